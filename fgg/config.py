@@ -1,0 +1,204 @@
+"""The configuration: check it, fill in defaults, expand the grid of experiments. Imports no torch."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS
+from fgg.errors import FggError
+
+Config = dict[str, Any]
+
+
+def check(config: Mapping[str, Any], schema: str | Path) -> Config:
+    """Validate a configuration against the schema file and fill in its defaults.
+
+    Raises:
+        FggError: listing every fault as ``key: what was found, what is allowed``.
+    """
+    rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
+    faults = [_explain(error) for error in Draft202012Validator(rules).iter_errors(config)]
+    if not faults:
+        for name in config["datasets"]:
+            faults += _check_overrides(config, name, rules)
+    if not faults:
+        faults = list(_cross_checks(config))
+    if faults:
+        raise FggError("the configuration has faults:\n" + "\n".join(f"  {fault}" for fault in sorted(faults)))
+    return config
+
+
+def dataset_config(config: Config, dataset: str) -> Config:
+    """A dataset's settings, with the general experiments and metrics merged under its own."""
+    own = copy.deepcopy(config["datasets"][dataset])
+    for part in ("experiments", "metrics"):
+        own[part] = _merge(config.get(part, {}), own.get(part, {}))
+    return own
+
+
+def experiments(config: Config, dataset: str) -> dict[str, Config]:
+    """Expand the grid of a dataset: experiment id -> its settings.
+
+    Settings are ``{"method": NAME}`` for a baseline, else ``{"method": "transmm", "gate": {...},
+    "control": None | "permuted_gate" | "sharpened"}``. An id holds only what enters the numbers.
+    """
+    grid = dataset_config(config, dataset)["experiments"]
+    found: dict[str, Config] = {name: {"method": name} for name in grid["baselines"]}
+    gated = grid["gated"]
+    for layers, construction, clamp_max, alpha, shuffle in itertools.product(
+        gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
+    ):
+        if shuffle and construction != "combined":
+            continue
+        gate = {
+            "layers": sorted(layers),
+            "construction": construction,
+            "clamp_max": float(clamp_max),
+            "alpha": float(alpha),
+            "shuffle_decoder": shuffle,
+        }
+        controls = [None, *grid["controls"]] if construction == "combined" and not shuffle else [None]
+        for control in controls:
+            found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
+    return found
+
+
+def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
+    """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``."""
+    layers = ".".join(str(layer) for layer in sorted(gate["layers"]))
+    parts = ["gated", f"l{layers}", gate["construction"], f"c{gate['clamp_max']:g}", f"a{gate['alpha']:g}"]
+    if gate.get("shuffle_decoder"):
+        parts.append("shuffled")
+    if control:
+        parts.append(CONTROLS[control])
+    return "-".join(parts)
+
+
+def needs_sae(settings: Mapping[str, Any]) -> bool:
+    """Whether an experiment of the grid reads SAEs."""
+    return "gate" in settings and CONSTRUCTIONS[settings["gate"]["construction"]].needs_sae
+
+
+def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
+    """The value with the defaults of the schema (properties, map values, references) filled in."""
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    if not isinstance(value, dict):
+        return value
+    filled = dict(value)
+    for key, rule in schema.get("properties", {}).items():
+        target = root["$defs"][rule["$ref"].rsplit("/", 1)[1]] if "$ref" in rule else rule
+        if key not in filled and "default" in target:
+            filled[key] = copy.deepcopy(target["default"])
+        if key in filled:
+            filled[key] = _with_defaults(filled[key], rule, root)
+    values = schema.get("additionalProperties")
+    if isinstance(values, dict):
+        filled = {k: _with_defaults(v, values, root) for k, v in filled.items()}
+    return filled
+
+
+def _explain(error: ValidationError, where: str = "") -> str:
+    """One line: the key, what was found, what is allowed."""
+    place = where + error.json_path.removeprefix("$").removeprefix(".")
+    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
+        allowed = sorted(error.schema["properties"])
+        unknown = [key for key in error.instance if key not in allowed]
+        hints = []
+        for key in unknown:
+            near = difflib.get_close_matches(str(key), allowed, n=1)
+            hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        return f"{place or 'top level'}: unknown key {', '.join(hints)}; allowed: {', '.join(allowed)}"
+    if error.validator == "enum":
+        allowed = ", ".join(str(option) for option in error.validator_value)
+        near = difflib.get_close_matches(str(error.instance), [str(o) for o in error.validator_value], n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return f"{place}: {error.instance!r} is not allowed{hint}; choose from: {allowed}"
+    if error.validator == "required":
+        return f"{place or 'top level'}: {error.message}"
+    return f"{place}: {error.message}"
+
+
+def _check_overrides(config: Config, name: str, rules: Any) -> Iterator[str]:
+    """Validate a dataset's experiments and metrics as they are after merging."""
+    merged = dataset_config(config, name)
+    for part in ("experiments", "metrics"):
+        validator = Draft202012Validator({**rules["$defs"][part], "$defs": rules["$defs"]})
+        for error in validator.iter_errors(merged[part]):
+            yield _explain(error, f"datasets.{name}.{part}.").replace("..", ".")
+
+
+def _cross_checks(config: Config) -> Iterator[str]:
+    """Faults that lie between keys."""
+    for name in config["run"]:
+        if name not in config["datasets"]:
+            near = difflib.get_close_matches(name, config["datasets"], n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            yield f"run: dataset {name!r} is not defined{hint}; defined: {', '.join(sorted(config['datasets']))}"
+    for name in (name for name in config["run"] if name in config["datasets"]):
+        yield from _check_dataset(config, name)
+
+
+def _check_dataset(config: Config, name: str) -> Iterator[str]:
+    own = dataset_config(config, name)
+    place = f"datasets.{name}"
+    if own["source"] == "image_folder" and not own["path"]:
+        yield f"{place}.path: missing; an image_folder needs the folder with the images"
+    if abs(sum(own["fractions"].values()) - 1) > 1e-9:
+        yield f"{place}.fractions: {own['fractions']} do not add up to 1"
+    grid = experiments(config, name)
+    if not grid:
+        yield f"experiments: none for dataset {name!r}; name `baselines`, or `gated.layers`"
+        return
+    if config["baseline"] not in grid:
+        near = ", ".join(sorted(grid)[:30])
+        yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {near}"
+    if (
+        "sharpened" in own["experiments"]["controls"]
+        and "transmm" not in grid
+        and any("gate" in e for e in grid.values())
+    ):
+        yield "experiments.controls: 'sharpened' starts from transmm; add it to `baselines`"
+    depth = own["model"]["kwargs"].get("depth")
+    wanted = [("sae.layers", own["sae"]["layers"])]
+    wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]
+    for key, layers in wanted:
+        for layer in layers:
+            if depth is not None and layer >= depth:
+                last = depth - 1
+                yield f"{place}.{key}: layer {layer} is beyond the model's depth {depth}; layers are 0 to {last}"
+    missing = {
+        layer
+        for e in grid.values()
+        if needs_sae(e)
+        for layer in e["gate"]["layers"]
+        if layer not in own["sae"]["layers"]
+    }
+    if missing:
+        yield (
+            f"{place}.sae.layers: {own['sae']['layers']} has no SAE for the gated layers "
+            f"{sorted(missing)}; add them, or take them out of experiments.gated.layers"
+        )
+    if own["sae"]["weights"] != "train" and "{layer}" not in own["sae"]["weights"] and len(own["sae"]["layers"]) > 1:
+        yield f"{place}.sae.weights: {own['sae']['weights']!r} needs the placeholder {{layer}} for several layers"
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged

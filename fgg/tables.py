@@ -1,0 +1,113 @@
+"""Reading and writing tables and records: atomic, and marked with what made them.
+
+Every Parquet and JSON file carries the schema version and the settings that made it, under the
+key ``fgg``. Nothing in a file depends on the time or the machine, so equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fgg.errors import FggError
+
+SCHEMA_VERSION = 1
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path in the target's folder, and move it to ``path`` when all went well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def column(values: Any) -> pa.Array:
+    """An Arrow column: a 2-D numpy array (n, k) becomes a fixed-size list of k."""
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+        return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+    return pa.array(values)
+
+
+def write_table(path: str | Path, columns: Mapping[str, Any] | pa.Table, settings: Mapping[str, Any]) -> None:
+    """Write columns (name -> 1-D sequence, or 2-D array for lists) or an Arrow table as Parquet."""
+    table = columns if isinstance(columns, pa.Table) else pa.table({k: column(v) for k, v in columns.items()})
+    note = json.dumps({"schema": SCHEMA_VERSION, "settings": settings}, sort_keys=True)
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"fgg": note.encode()})
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet table.
+
+    Raises:
+        FggError: the file is missing, damaged, or lacks a column.
+    """
+    try:
+        return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
+    except FileNotFoundError:
+        raise FggError(f"{path} does not exist; run the workflow to make it") from None
+    except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+        raise FggError(f"{path} cannot be read as a table ({error}); delete it and run the workflow again") from None
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings that made a Parquet table."""
+    return json.loads(read_table(path, columns=[]).schema.metadata[b"fgg"])["settings"]
+
+
+def matrix(table: pa.Table, name: str) -> np.ndarray:
+    """A fixed-size list column as an array (rows, k)."""
+    chunks = table.column(name).combine_chunks()
+    return np.asarray(chunks.flatten()).reshape(len(table), chunks.type.list_size)
+
+
+def write_json(path: str | Path, record: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write a record as JSON, with the schema version and the settings under ``fgg``."""
+    note = {"fgg": {"schema": SCHEMA_VERSION, "settings": settings}}
+    text = json.dumps({**record, **note}, indent=1, allow_nan=False, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON record.
+
+    Raises:
+        FggError: the file is missing or damaged.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FggError(f"{path} does not exist; run the workflow to make it") from None
+    except ValueError as error:
+        raise FggError(f"{path} is damaged ({error}); delete it and run the workflow again") from None
+
+
+def write_csv(path: str | Path, frame: Any) -> None:
+    """Write a pandas frame as CSV, numbers in the shortest form that reads back the same."""
+    with atomic(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
