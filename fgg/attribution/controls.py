@@ -1,0 +1,56 @@
+"""Controls that a gated map must beat before its gate may be credited. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fgg.keys import generator
+
+
+def random_relevance(image_ids: Sequence[str], patches: int, seed: int) -> np.ndarray:
+    """Uniform relevance keyed by (seed, image_id): float32 (B, N)."""
+    rows = [generator(seed, "random", name).random(patches, dtype=np.float32) for name in image_ids]
+    return np.stack(rows) if rows else np.empty((0, patches), np.float32)
+
+
+def permutation(image_ids: Sequence[str], patches: int, layer: int, seed: int) -> np.ndarray:
+    """For each image an order of its patches keyed by (seed, image_id, layer): int64 (B, N).
+
+    The permuted-gate control gives patch i the gate of patch ``order[i]``: the same values, elsewhere.
+    """
+    rows = [generator(seed, "permuted_gate", name, layer).permutation(patches) for name in image_ids]
+    return np.stack(rows) if rows else np.empty((0, patches), np.int64)
+
+
+def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
+    """Vanilla relevance raised to the power that gives it the gated map's spread.
+
+    The spread is the standard deviation of log relevance over the patches with positive relevance. The
+    ranking of the vanilla map is kept, so what a metric gains here it gains by contrast alone.
+
+    Args:
+        vanilla: (B, N), relevance without a gate.
+        gated: (B, N), relevance of the same images with it.
+
+    Returns:
+        float32 (B, N); a row is NaN where a map has fewer than two positive patches.
+    """
+
+    def spread(rows: np.ndarray) -> np.ndarray:
+        positive = rows > 0
+        logs = np.log(np.where(positive, rows, 1.0).astype(np.float64))
+        count = positive.sum(1)
+        enough = count >= 2
+        count = np.where(enough, count, 1)
+        centred = np.where(positive, logs - logs.sum(1, keepdims=True) / count[:, None], 0.0)
+        return np.where(enough, np.sqrt((centred**2).sum(1) / count), np.nan)
+
+    largest = vanilla.max(1, keepdims=True).astype(np.float64)
+    before, after = spread(vanilla), spread(gated)
+    # A constant map stays constant under every power.
+    power = np.divide(after, before, out=np.ones_like(after), where=before != 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scaled = np.where(vanilla > 0, vanilla / largest, 0.0)
+        return np.where(np.isnan(power)[:, None], np.nan, largest * scaled ** power[:, None]).astype(np.float32)

@@ -1,0 +1,46 @@
+"""What the metrics share: checks, and the class that is followed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgg.errors import FggError
+from fgg.faithfulness.perturbation import Perturber
+
+PROTOCOLS = ("corrected", "thesis")
+
+
+def check_protocol(protocol: str) -> None:
+    """Raise FggError for an unknown protocol."""
+    if protocol not in PROTOCOLS:
+        raise FggError(f"protocol {protocol!r} is unknown; choose from {', '.join(PROTOCOLS)}")
+
+
+def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
+    """The relevance (B, N) on the engine's device; FggError when the shape does not fit."""
+    expected = (len(engine.images), engine.patches)
+    if tuple(relevance.shape) != expected:
+        raise FggError(f"relevance is {tuple(relevance.shape)}, expected {expected} (images, patches)")
+    return relevance.detach().to(engine.images.device)
+
+
+def class_of(engine: Perturber, target: Tensor | None) -> Tensor:
+    """The class that is followed, int64 (B,): the target, or the predicted class."""
+    if target is None:
+        return engine.clean.argmax(-1)
+    return torch.as_tensor(target, device=engine.clean.device).expand(len(engine.clean))
+
+
+def probability(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Probability of the chosen class in versions: (B, V, K) and (B,) to float64 (B, V)."""
+    rows = logits.double().softmax(-1)
+    return rows.gather(2, chosen[:, None, None].expand(-1, rows.shape[1], 1))[..., 0]
+
+
+def tied_patches(relevance: Tensor) -> Tensor:
+    """How many patches share their relevance with another, int64 (B,)."""
+    ordered = relevance.sort(-1).values
+    same = ordered[:, 1:] == ordered[:, :-1]
+    pad = torch.nn.functional.pad
+    return (pad(same, (1, 0)) | pad(same, (0, 1))).sum(-1)

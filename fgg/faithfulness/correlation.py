@@ -1,0 +1,132 @@
+"""Faithfulness Correlation (Bhatt et al. 2020), by ranks, with the model's answers kept apart.
+
+The drops of the logit for random patch subsets do not depend on the relevance. They are computed once
+per dataset (`responses`) and shared by all experiments (`correlate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.errors import FggError
+from fgg.faithfulness.common import check_protocol, check_relevance, class_of
+from fgg.faithfulness.perturbation import Perturber
+from fgg.keys import generator
+
+# Below this standard deviation the research code calls a series constant.
+THESIS_CONSTANT = 1e-10
+
+
+def draw_subsets(
+    image_ids: Sequence[str], patches: int, trials: int, runs: int, subset_size: int, seed: int
+) -> np.ndarray:
+    """Random patch subsets keyed by (seed, image_id, trial), without repetition inside a subset.
+
+    Returns:
+        int64 (B, trials, runs, subset_size).
+
+    Raises:
+        FggError: subsets that are not smaller than the image.
+    """
+    if not 0 < subset_size < patches:
+        raise FggError(
+            f"metrics.faithfulness_correlation.subset_size: {subset_size} must be from 1 to {patches - 1}, "
+            f"below the {patches} patches of an image"
+        )
+    everything = np.tile(np.arange(patches), (runs, 1))
+    return np.stack(
+        [
+            np.stack(
+                [
+                    generator(seed, "subsets", name, trial).permuted(everything, axis=1)[:, :subset_size]
+                    for trial in range(trials)
+                ]
+            )
+            for name in image_ids
+        ]
+    )
+
+
+def responses(engine: Perturber, subsets: Tensor, target: Tensor | None = None) -> Tensor:
+    """Drops of the target logit when patch subsets are filled with the image's mean.
+
+    Args:
+        subsets: int64 (B, R, k).
+        target: int64 (B,); None takes the predicted class.
+
+    Returns:
+        float32 (B, R).
+    """
+    batch, runs, _ = subsets.shape
+    chosen = class_of(engine, target)
+    masks = torch.zeros(batch, runs, engine.patches, dtype=torch.bool, device=engine.images.device)
+    masks.scatter_(2, subsets.to(masks.device, torch.int64), True)
+    filled = engine.logits(masks).gather(2, chosen[:, None, None].expand(-1, runs, 1))[..., 0]
+    return engine.clean.gather(1, chosen[:, None]) - filled
+
+
+def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str = "corrected") -> Tensor:
+    """Spearman correlation over runs between a subset's summed relevance and its drop.
+
+    Args:
+        relevance: (B, N).
+        subsets: int64 (B, ..., runs, k).
+        drops: (B, ..., runs).
+        protocol: ``thesis`` gives 0 where a series is constant; ``corrected`` NaN.
+
+    Returns:
+        float64 (B, ...).
+    """
+    check_protocol(protocol)
+    subsets = subsets.to(relevance.device, torch.int64)
+    sums = relevance.gather(1, subsets.flatten(1)).view(subsets.shape).sum(-1)
+    if protocol == "thesis":
+        constant = (sums.double().std(-1, correction=0) < THESIS_CONSTANT) | (
+            drops.double().std(-1, correction=0) < THESIS_CONSTANT
+        )
+        return torch.where(constant, 0.0, spearman(sums, drops)).nan_to_num(nan=0.0)
+    return spearman(sums, drops)
+
+
+def spearman(x: Tensor, y: Tensor) -> Tensor:
+    """Spearman's rank correlation along the last dimension, ties by mean rank; NaN for a constant series."""
+    x, y = _ranks(x), _ranks(y)
+    x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
+    scale = (x.square().sum(-1) * y.square().sum(-1)).sqrt()
+    return torch.where(scale > 0, (x * y).sum(-1) / scale, torch.nan)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Mean ranks from 1 on, float64; a series with NaN has NaN ranks."""
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
+    ranks = below.double() + (equal + 1).double() / 2
+    return torch.where(values.isnan().any(-1, keepdim=True), torch.nan, ranks)
+
+
+def faithfulness_correlation(
+    model: VisionTransformer,
+    images: Tensor,
+    relevance: Tensor,
+    target: Tensor | None = None,
+    subsets: Tensor | None = None,
+    protocol: str = "corrected",
+) -> Tensor:
+    """Faithfulness Correlation of each image's relevance, float64 (B,).
+
+    Args:
+        subsets: int64 (B, runs, k), the patches that are filled together in each run; see `draw_subsets`.
+
+    Raises:
+        FggError: relevance or subsets of the wrong shape.
+    """
+    engine = Perturber(model, images)
+    relevance = check_relevance(engine, relevance)
+    if subsets is None or subsets.ndim != 3 or len(subsets) != len(images):
+        raise FggError("subsets must be int64 (images, runs, patches per subset); see fgg.draw_subsets")
+    return correlate(relevance, subsets, responses(engine, subsets, target), protocol)

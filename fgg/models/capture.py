@@ -1,0 +1,191 @@
+"""One forward and one backward pass that give everything the attribution methods read.
+
+The backward pass starts from the sum of the batch's target logits, so every image gets its own
+gradient. Attention gradients are reduced inside the gradient hook: a (B, H, T, T) gradient never
+outlives its block. The graph begins at the first block's attention, which spares the backward pass
+through the embedding, and parameters take no part in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from fgg.errors import FggError
+from fgg.models.vit import check_images, check_layers
+
+
+@dataclass
+class Captured:
+    """What a pass gave. B images, T tokens, D width, K classes; layers count from 0.
+
+    Attributes:
+        logits: (B, K).
+        target: int64 (B,), the class that was explained.
+        cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty when not asked for.
+        attention: per block the mean of A over heads, (B, T, T); empty when not asked for.
+        residuals: layer -> output of the block, (B, T, D).
+        gradients: layer -> dz / d residual, (B, T, D).
+    """
+
+    logits: Tensor
+    target: Tensor
+    cams: list[Tensor] = field(default_factory=list)
+    attention: list[Tensor] = field(default_factory=list)
+    residuals: dict[int, Tensor] = field(default_factory=dict)
+    gradients: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def predicted(self) -> Tensor:
+        """Int64 (B,), the class with the largest logit."""
+        return self.logits.argmax(-1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """Probability of the predicted class, (B,)."""
+        return self.logits.softmax(-1).amax(-1)
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode without parameter gradients inside the block; every flag as before afterwards."""
+    training = [(module, module.training) for module in model.modules()]
+    requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval()
+    for parameter, _ in requires:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, flag in training:
+            module.training = flag
+        for parameter, flag in requires:
+            parameter.requires_grad_(flag)
+
+
+def attention_module(block: nn.Module) -> nn.Module:
+    """The module of a block that has the attention's dropout, after which the attention can be read."""
+    for module in (getattr(block, "attn", None), block):
+        if isinstance(getattr(module, "attn_drop", None), nn.Module):
+            return module
+    raise FggError(f"attention cannot be captured in a block of type {type(block).__name__}")
+
+
+def capture(
+    model: VisionTransformer,
+    images: Tensor,
+    target: Tensor | None = None,
+    *,
+    cams: bool = False,
+    attention: bool = False,
+    layers: Sequence[int] = (),
+    gradients: Sequence[int] | None = None,
+    weigh: Callable[[nn.Module, Tensor], Tensor] | None = None,
+) -> Captured:
+    """Run the model on normalised images (B, C, H, W) and keep what is asked for.
+
+    Args:
+        target: int64 (B,), the class whose logit is differentiated; None takes the predicted class.
+        cams: keep C_l of every block (needs the backward pass).
+        attention: keep the head-averaged attention of every block.
+        layers: keep the residual stream after these blocks.
+        gradients: keep the gradients after these blocks (default: the same layers).
+        weigh: given a block and its input (B, T, D), weights (B, H, T) of the columns inside ``cams``.
+
+    Raises:
+        FggError: wrong image shape, a layer beyond the depth, or logits that are not finite.
+    """
+    check_images(model, images)
+    wanted = tuple(layers) if gradients is None else tuple(gradients)
+    check_layers(model, (*layers, *wanted))
+    backward = cams or bool(wanted)
+    found = Captured(images.new_empty(0), images.new_empty(0, dtype=torch.long))
+    per_block: dict[str, list[Tensor | None]] = {name: [None] * len(model.blocks) for name in ("cams", "attention")}
+
+    weights: dict[int, Tensor] = {}
+
+    def read_attention(index: int):
+        def hook(_module, _inputs, output: Tensor) -> Tensor | None:
+            if attention:
+                per_block["attention"][index] = output.detach().mean(1)
+            if not backward:
+                return None
+            replaced = None
+            if not output.requires_grad:  # the first block: the graph begins here
+                output = replaced = output.detach().requires_grad_()
+            if cams:
+                values, weight = output.detach(), weights.pop(index, None)
+
+                def reduce(gradient: Tensor) -> None:
+                    positive = (values * gradient).clamp_(min=0)
+                    per_block["cams"][index] = (positive if weight is None else positive * weight[:, :, None]).mean(1)
+
+                output.register_hook(reduce)
+            return replaced
+
+        return hook
+
+    def read_input(index: int):
+        def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            with torch.no_grad():
+                weights[index] = weigh(block, inputs[0].detach())
+
+        return hook
+
+    def read_residual(index: int):
+        def hook(_module, _inputs, output: Tensor) -> None:
+            if index in layers:
+                found.residuals[index] = output.detach()
+            if index in wanted:
+                output.register_hook(lambda gradient: found.gradients.__setitem__(index, gradient))
+
+        return hook
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(at_rest(model))
+        stack.enter_context(torch.set_grad_enabled(backward))
+        for index, block in enumerate(model.blocks):
+            module = attention_module(block)
+            if cams or attention or (backward and index == 0):
+                if hasattr(module, "fused_attn"):
+                    # The fused kernel never forms the attention matrix.
+                    stack.callback(setattr, module, "fused_attn", module.fused_attn)
+                    module.fused_attn = False
+                handle = module.attn_drop.register_forward_hook(read_attention(index))
+                stack.callback(handle.remove)
+            if weigh is not None:
+                stack.callback(block.register_forward_pre_hook(read_input(index)).remove)
+            if index in layers or index in wanted:
+                stack.callback(block.register_forward_hook(read_residual(index)).remove)
+        logits = model(images)
+        found.logits = logits.detach().float()
+        if not found.logits.isfinite().all():
+            raise FggError(
+                "the model's logits are not finite (NaN or infinite); check its weights and the preprocessing"
+            )
+        found.target = found.predicted if target is None else _check_target(target, found.logits)
+        if backward:
+            logits.gather(1, found.target[:, None]).sum().backward()
+    if cams:
+        found.cams = [c for c in per_block["cams"] if c is not None]
+    if attention:
+        found.attention = [a for a in per_block["attention"] if a is not None]
+    for index in wanted:
+        if index not in found.gradients:
+            raise FggError(f"the gradient after layer {index} was not reached; is the model's graph cut there?")
+    return found
+
+
+def _check_target(target: Tensor, logits: Tensor) -> Tensor:
+    classes = logits.shape[1]
+    target = torch.as_tensor(target, device=logits.device)
+    if target.ndim == 0:
+        target = target.expand(len(logits))
+    if target.shape != (len(logits),) or target.is_floating_point() or target.min() < 0 or target.max() >= classes:
+        raise FggError(f"target must hold one class from 0 to {classes - 1} per image, int64 ({len(logits)},)")
+    return target
