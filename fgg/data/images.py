@@ -1,0 +1,83 @@
+"""From the bytes of an image file to a PIL image of one of three modes. Imports no torch."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fgg.errors import FggError
+
+# What the suffixes of fgg.data.sources stand for, and GIF, since misnamed files are common. Other
+# decoders of PIL stay closed: some start programs (EPS).
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+
+
+Image.init()  # PIL loads TIFF and WEBP late, and `formats` does not wait for them
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decode an image file fully, as `standard` gives it. ``name`` appears in the errors.
+
+    Raises:
+        FggError: the bytes are no image, are damaged or truncated, or hold values `standard` refuses.
+    """
+    try:
+        return decode_unnamed(data)
+    except FggError as error:
+        raise FggError(f"image {name} cannot be used: {error}; mend, replace or remove it") from None
+
+
+def decode_unnamed(data: bytes) -> Image.Image:
+    """`decode`, where the message is the bare reason."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            return standard(image)
+    except (MemoryError, FggError):
+        raise
+    except Image.UnidentifiedImageError:
+        reason = "not an image, or of a kind that cannot be read" if data else "the file is empty"
+    except Exception as error:  # noqa: BLE001 - decoders meet damaged bytes with errors of any type
+        reason = f"{type(error).__name__}: {error}"
+    raise FggError(reason)
+
+
+def standard(image: Image.Image) -> Image.Image:
+    """An upright image of mode L, RGB, or F (grey, 0 to 1, for more than 8 bits).
+
+    EXIF rotation is applied, transparency is laid on black, of an animation the current (first)
+    frame counts, integers of 16 and 32 bits are divided by 65535. A second call changes nothing.
+
+    Raises:
+        FggError: 32-bit integers outside 0…65535, or floats outside 0…1.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _grey_float(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        return Image.alpha_composite(black, image).convert("RGB")
+    if image.mode in ("L", "RGB"):
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _grey_float(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.float32)
+    if image.mode != "F":
+        values /= 65535
+    if not (values.min() >= 0 and values.max() <= 1):  # so written, NaN fails too
+        allowed = "floats from 0 to 1" if image.mode == "F" else "integers from 0 to 65535"
+        raise FggError(f"its values (PIL mode {image.mode}) leave the range; allowed are {allowed}")
+    return Image.fromarray(values)
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """The image as L or RGB, for display and saving."""
+    image = standard(image)
+    if image.mode != "F":
+        return image
+    return Image.fromarray(np.rint(np.asarray(image) * 255).astype(np.uint8))

@@ -1,0 +1,148 @@
+"""Read a prepared split: its labels at once, its images when asked for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fgg import tables
+from fgg.data.images import decode, eight_bit
+from fgg.data.preprocess import Preprocess
+from fgg.data.quotas import apportion, keyed_order
+from fgg.errors import FggError
+
+COLUMNS = ("image_id", "image", "label", "label_name")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of a split, sorted by image_id.
+
+    ``labels`` (n,) int64 are indices into ``classes``; ``label_names`` are their names, per image.
+    ``rows`` (n,) int64 are the images' places in the file ``path``.
+    """
+
+    path: Path
+    image_ids: list[str]
+    labels: np.ndarray
+    label_names: list[str]
+    classes: list[str]
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def tensors(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
+        """Model inputs (n, C, H, W) float32 of all images, or of those at ``indices``, in that order.
+
+        Holds the encoded bytes of one row group at a time.
+
+        Raises:
+            FggError: the file is damaged, or an image in it is.
+        """
+        rows = self.rows if indices is None else self.rows[indices]
+        out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
+        for place, image in self._images(rows):
+            out[place] = preprocess(image)
+        return out
+
+    def pixels(
+        self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None
+    ) -> Iterator[Tensor]:
+        """(C, H, W) in 0…1, one by one, for `fgg.data.preprocess.statistics`. Raises as `tensors`."""
+        for _, image in self._images(self.rows if indices is None else self.rows[indices]):
+            yield preprocess.pixels(image)
+
+    def picture(self, i: int) -> Image.Image:
+        """Image i upright in its own size, mode L or RGB. Raises as `tensors`."""
+        return eight_bit(next(self._images(self.rows[[i]]))[1])
+
+    def _images(self, rows: np.ndarray) -> Iterator[tuple[int, Image.Image]]:
+        """(place in rows, image), each row group read once."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+                starts = np.cumsum([0, *sizes])
+                groups = np.searchsorted(starts, rows, side="right") - 1
+                for group in np.unique(groups):
+                    table = file.read_row_group(group, columns=["image_id", "image"])
+                    for place in np.flatnonzero(groups == group):
+                        row = table.slice(rows[place] - starts[group], 1).to_pylist()[0]
+                        yield int(place), _decode(self.path, row)
+        except (pa.ArrowException, OSError) as error:
+            raise FggError(f"{self.path} cannot be read ({error}); delete it and run the workflow again") from None
+
+
+def _decode(path: Path, row: dict) -> Image.Image:
+    name = f"{row['image_id']} in {path}"
+    data = (row["image"] or {}).get("bytes")
+    if data is None:
+        raise FggError(f"image {name} has no bytes in the file; prepare the dataset again")
+    return decode(data, name)
+
+
+def load_split(path: str | Path, max_images: int | None = None, seed: int = 0) -> Split:
+    """Read a split, or a class-stratified subset of ``max_images`` that depends on (seed, image_id) alone.
+
+    Of a class, a larger subset holds the images of a smaller one; the classes' shares follow the
+    largest remainders, with at least one image of each where ``max_images`` allows.
+
+    Raises:
+        FggError: the file is missing or damaged, lacks a column, repeats an image_id, or its labels
+            do not fit their names.
+    """
+    path = Path(path)
+    _check_columns(path)
+    table = tables.read_table(path, columns=["image_id", "label", "label_name"]).to_pydict()
+    rows = {image_id: row for row, image_id in enumerate(table["image_id"])}
+    _check_ids(path, table["image_id"])
+    names = _class_names(path, table["label"], table["label_name"])
+    chosen = sorted(rows)
+    if max_images is not None and max_images < len(chosen):
+        chosen = _subset(table["image_id"], table["label"], max_images, seed)
+    own = np.array([rows[image_id] for image_id in chosen], dtype=np.int64)
+    labels = np.array(table["label"], dtype=np.int64)[own]
+    return Split(path, chosen, labels, [names[label] for label in labels], names, own)
+
+
+def _subset(image_ids: list[str], labels: list[int], max_images: int, seed: int) -> list[str]:
+    """Sorted ids of a stratified subset."""
+    members: dict[int, list[str]] = {label: [] for label in sorted(set(labels))}
+    for image_id, label in zip(image_ids, labels, strict=True):
+        members[label].append(image_id)
+    quotas = apportion(max_images, [len(ids) for ids in members.values()])
+    chosen = [keyed_order(ids, seed, "subset")[:quota] for ids, quota in zip(members.values(), quotas, strict=True)]
+    return sorted(image_id for ids in chosen for image_id in ids)
+
+
+def _check_columns(path: Path) -> None:
+    tables.read_table(path, columns=[])  # tells a missing or damaged file
+    missing = [name for name in COLUMNS if name not in pq.read_schema(path).names]
+    if missing:
+        raise FggError(f"{path} lacks the column {', '.join(missing)}; delete it and run the workflow again")
+
+
+def _check_ids(path: Path, image_ids: list[str]) -> None:
+    if not image_ids:
+        raise FggError(f"{path} has no images; prepare the dataset again")
+    repeated = [str(image_id) for image_id, n in Counter(image_ids).items() if n > 1 or image_id is None]
+    if repeated:
+        raise FggError(f"{path} repeats the image_id {', '.join(repeated[:5])}; prepare the dataset again")
+
+
+def _class_names(path: Path, labels: list[int], label_names: list[str]) -> list[str]:
+    """Class names by label: one name per label, labels 0…K-1 without a gap."""
+    pairs = sorted(set(zip(labels, label_names, strict=True)), key=str)
+    names = dict(pairs)
+    if len(pairs) != len(names) or sorted(names, key=str) != sorted(range(len(names)), key=str):
+        raise FggError(f"{path}: labels must be 0 to K-1 with one name each, found {pairs[:8]}; prepare it again")
+    return [names[label] for label in range(len(names))]

@@ -1,0 +1,222 @@
+"""Prepare a dataset: check every image, split, and write DIR/{train,val,test}.parquet and DIR/dataset.json.
+
+Run as ``python -m fgg.data.prepare --dataset NAME --settings JSON --output DIR``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fgg import tables
+from fgg.data.images import decode_unnamed
+from fgg.data.quotas import apportion, keyed_order
+from fgg.data.sources import SPLITS, Record, open_source
+from fgg.errors import FggError, command
+
+SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
+FEATURES = datasets.Features(
+    {
+        "image_id": datasets.Value("string"),
+        "image": datasets.Image(),
+        "label": datasets.Value("int64"),
+        "label_name": datasets.Value("string"),
+    }
+)
+# Small row groups, so that a subset, or a batch, is read without the rest of the file.
+GROUP_ROWS, GROUP_BYTES = 64, 32 * 2**20
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A readable image: its record, and the digest of the bytes that were checked."""
+
+    record: Record
+    digest: str
+
+
+def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """Write the four files; gives what dataset.json holds. Equal images and settings give equal bytes.
+
+    Raises:
+        FggError: the settings or the source are at fault, too many images are unreadable, or a class
+            has no image in a split.
+    """
+    _check_settings(settings)
+    source = open_source(settings)
+    checked, unreadable = _check_images(source.records)
+    _check_share(dataset, unreadable, len(checked), settings["max_skipped"])
+    classes = sorted({record.label_name for record in source.records})
+    splits = _split(checked, classes, settings)
+    for split, images in splits.items():
+        _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings})
+    skipped = sorted([*source.skipped, *unreadable], key=lambda entry: entry["path"])
+    record = {
+        "dataset": dataset,
+        "source": settings["source"],
+        "version": source.version,
+        "licence": source.licence,
+        "citation": source.citation,
+        "source_checksum": source.checksum,
+        "checksum": _checksum(checked, classes),
+        "classes": classes,
+        "counts": {split: _counts(images, classes) for split, images in splits.items()},
+        "n_read": len(checked),
+        "n_unreadable": len(unreadable),
+        "n_skipped": len(skipped),
+        "skipped": skipped,
+        "settings": dict(settings),
+    }
+    tables.write_json(output / "dataset.json", record, {"dataset": dataset, **settings})
+    return record
+
+
+def _check_settings(settings: Mapping[str, Any]) -> None:
+    if not isinstance(settings, dict):
+        raise FggError(f"settings: {settings!r} is not an object with {', '.join(SETTINGS)}")
+    missing = [key for key in SETTINGS if key not in settings]
+    unknown = [key for key in settings if key not in SETTINGS]
+    if missing or unknown:
+        raise FggError(f"settings: missing {missing}, unknown {unknown}; they are: {', '.join(SETTINGS)}")
+    fractions = settings["fractions"]
+    if sorted(fractions) != sorted(SPLITS) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
+        raise FggError(f"fractions: {fractions}; give train, val and test shares above 0 that add up to 1")
+
+
+def _check_images(records: list[Record]) -> tuple[list[Checked], list[dict[str, str]]]:
+    """Decode every image once: the readable ones sorted by id, and (path, reason) of the others."""
+    repeated = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
+    if repeated:
+        raise FggError(f"image ids must be unique, but these are not: {', '.join(repeated[:5])}; rename the files")
+    checked, unreadable = [], []
+    for record in sorted(records, key=lambda record: record.image_id):
+        try:
+            data = record.data
+            decode_unnamed(data)
+        except OSError as error:
+            unreadable.append({"path": record.path, "reason": f"cannot be read: {error.strerror}"})
+        except FggError as error:
+            unreadable.append({"path": record.path, "reason": str(error)})
+        else:
+            checked.append(Checked(record, hashlib.sha256(data).hexdigest()))
+    return checked, unreadable
+
+
+def _check_share(dataset: str, unreadable: list[dict[str, str]], n_read: int, allowed: float) -> None:
+    """End when more than the allowed share of the images is unreadable."""
+    total = n_read + len(unreadable)
+    if len(unreadable) <= allowed * total:
+        return
+    first = "\n".join(f"  {entry['path']}: {entry['reason']}" for entry in unreadable[:5])
+    more = f"\n  and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
+    share = len(unreadable) / total
+    raise FggError(
+        f"{len(unreadable)} of {total} images of {dataset} ({share:.2%}) are unreadable, {allowed:.2%} are allowed:\n"
+        f"{first}{more}\n"
+        f"mend or remove them, or raise `max_skipped` of the dataset to {share:.4f} or more to leave them out"
+    )
+
+
+def _split(checked: list[Checked], classes: list[str], settings: Mapping[str, Any]) -> dict[str, list[Checked]]:
+    """The source's own splits, or a stratified one by the fractions; each sorted by image_id.
+
+    Within a class, the order by (seed, image_id) decides, so neither the folder's order nor the
+    other classes matter.
+    """
+    splits: dict[str, list[Checked]] = {split: [] for split in SPLITS}
+    if all(image.record.split for image in checked):
+        for image in checked:
+            splits[str(image.record.split)].append(image)
+    else:
+        weights = [settings["fractions"][split] for split in SPLITS]
+        for label in classes:
+            images = {image.record.image_id: image for image in checked if image.record.label_name == label}
+            order = iter(keyed_order(images, settings["seed"], "split"))
+            for split, size in zip(SPLITS, apportion(len(images), weights), strict=True):
+                splits[split] += [images[next(order)] for _ in range(size)]
+    for split, own in splits.items():
+        empty = [label for label, n in _counts(own, classes).items() if n == 0]
+        if empty:
+            raise FggError(
+                f"split {split} of {settings['path'] or settings['source']} has no readable image of class "
+                f"{', '.join(empty[:5])}; every class needs one or more in each of train, val and test: "
+                "add images, or remove the class"
+            )
+    return {split: sorted(own, key=lambda image: image.record.image_id) for split, own in splits.items()}
+
+
+def _counts(images: list[Checked], classes: list[str]) -> dict[str, int]:
+    counts = Counter(image.record.label_name for image in images)
+    return {label: counts[label] for label in classes}
+
+
+def _checksum(checked: list[Checked], classes: list[str]) -> str:
+    """SHA-256 over (image_id, label, SHA-256 of the bytes) of all images, sorted by image_id."""
+    digest = hashlib.sha256()
+    for image in checked:
+        row = [image.record.image_id, classes.index(image.record.label_name), image.digest]
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _write(path: Path, images: list[Checked], classes: list[str], settings: Mapping[str, Any]) -> None:
+    """Write a split, a row group at a time, so that memory does not grow with the dataset."""
+    note = json.dumps({"schema": tables.SCHEMA_VERSION, "settings": settings}, sort_keys=True)
+    schema = FEATURES.arrow_schema
+    schema = schema.with_metadata({**schema.metadata, b"fgg": note.encode()})
+    with (
+        tables.atomic(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["label_name"]) as writer,
+    ):
+        for rows in _groups(images, classes):
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _groups(images: list[Checked], classes: list[str]) -> Iterator[list[dict[str, Any]]]:
+    """The rows in lists of at most GROUP_ROWS rows and, but for the last row, GROUP_BYTES bytes."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for image in images:
+        record, data = image.record, image.record.data
+        if hashlib.sha256(data).hexdigest() != image.digest:
+            raise FggError(f"{record.file} changed while it was prepared; run the same command again")
+        label = {"label": classes.index(record.label_name), "label_name": record.label_name}
+        rows.append({"image_id": record.image_id, "image": {"bytes": data, "path": record.path}, **label})
+        size += len(data)
+        if len(rows) == GROUP_ROWS or size >= GROUP_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, prepare, and say in one line what there is."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.data.prepare", description=__doc__)
+    parser.add_argument("--dataset", required=True, help="its name in the configuration")
+    parser.add_argument("--settings", required=True, help=f"JSON with {', '.join(SETTINGS)}")
+    parser.add_argument("--output", required=True, type=Path, help="folder for the four files")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = json.loads(arguments.settings)
+    except ValueError as error:
+        raise FggError(f"--settings is not JSON ({error}); give an object with {', '.join(SETTINGS)}") from None
+    record = prepare(arguments.dataset, settings, arguments.output)
+    sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in record["counts"].items())
+    print(f"{arguments.dataset}: {record['n_read']} images ({sizes}), {record['n_skipped']} files skipped")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""From a PIL image to a model's input."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from fgg.data.images import decode, standard
+from fgg.errors import FggError
+
+__all__ = ["Preprocess", "decode", "statistics"]
+
+CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3}
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, crop and standardise an image of any mode that `fgg.data.images.standard` takes.
+
+    ``size`` is (H, W), or one number for a square; proportions are not kept. ``crop`` is the side of
+    a centre crop afterwards. ``channels``: rgb (3), grey (1), or extremes (3): the grey image pooled
+    to mean, mean - minimum and maximum - mean of each cell.
+
+    Why extremes: thin structures, such as the cracks of a solar cell, are one or two pixels wide.
+    Averaging over a cell of 4 x 4 pixels leaves a quarter of their contrast or less; the distance
+    from the cell's mean to its darkest and brightest pixel keeps all of it.
+
+    Raises:
+        FggError: a setting is unknown, or does not fit the others.
+    """
+
+    size: tuple[int, int]
+    crop: int | None = None
+    channels: str = "rgb"
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+        object.__setattr__(self, "size", size)
+        if len(size) != 2 or min(size) < 1:
+            raise FggError(f"preprocess.resize: {self.size} is not a height and a width in pixels")
+        if self.crop is not None and not 1 <= self.crop <= min(size):
+            raise FggError(f"preprocess.crop: {self.crop} is larger than the resized image {size}; lower it")
+        for key, allowed in (("channels", CHANNELS), ("interpolation", INTERPOLATIONS)):
+            if getattr(self, key) not in allowed:
+                raise FggError(
+                    f"preprocess.{key}: {getattr(self, key)!r} is unknown; choose from: {', '.join(allowed)}"
+                )
+        for key in ("mean", "std"):
+            values = getattr(self, key)
+            if values is None:
+                continue
+            object.__setattr__(self, key, tuple(float(value) for value in values))
+            if len(values) != self.n_channels:
+                raise FggError(
+                    f"preprocess.{key}: {len(values)} values, but channels {self.channels!r} are {self.n_channels}; "
+                    "give one value per channel"
+                )
+        if self.std is not None and min(self.std) <= 0:
+            raise FggError(f"preprocess.std: {self.std} must be above 0")
+
+    @property
+    def n_channels(self) -> int:
+        """C of the output."""
+        return CHANNELS[self.channels]
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """(H, W) of the output, after the crop."""
+        return self.size if self.crop is None else (self.crop, self.crop)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON holds them."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> Preprocess:
+        """The reverse of `to_dict`. Raises FggError for a missing or unknown key."""
+        unknown = sorted(set(settings) - {field.name for field in dataclasses.fields(cls)})
+        if unknown or "size" not in settings:
+            raise FggError(f"preprocess: {'unknown ' + ', '.join(unknown) if unknown else '`size` is missing'}")
+        return cls(**settings)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """The input before it is standardised: (C, H, W) float32 in 0…1."""
+        image = standard(image)
+        if self.channels == "extremes":
+            pixels = _extremes(_tensor(image if image.mode == "F" else image.convert("L")), self.size)
+        else:
+            pixels = self._resized(image)
+        height, width = self.output_size
+        top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
+        return pixels[:, top : top + height, left : left + width].contiguous()
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """The model's input: (C, H, W) float32, standardised. Raises ValueError before mean and std are known."""
+        if self.mean is None or self.std is None:
+            raise ValueError("mean and std are not known yet; measure them with `statistics`")
+        return (self.pixels(image) - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+
+    def _resized(self, image: Image.Image) -> Tensor:
+        if image.mode != "F":
+            image = image.convert("RGB" if self.channels == "rgb" else "L")
+        image = image.resize(self.size[::-1], INTERPOLATIONS[self.interpolation])
+        pixels = _tensor(image).clamp(0, 1)  # floats overshoot in bicubic and lanczos; bytes are clipped by PIL
+        return pixels.expand(self.n_channels, -1, -1)
+
+
+def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel over all pixels of images (C, H, W), in float64.
+
+    A channel without variation gets 1 as its deviation, so that it can be divided by.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+    for image in images:
+        values = image.double().flatten(1)
+        n, own = values.shape[1], values.mean(1)
+        # Chan et al.'s update: exact where sums of squares would cancel.
+        shift = own - mean
+        mean = mean + shift * (n / (count + n))
+        squares = squares + (values - own[:, None]).square().sum(1) + shift.square() * (count * n / (count + n))
+        count += n
+    if not count:
+        raise ValueError("there are no images to measure mean and std on")
+    deviations = [math.sqrt(value / count) for value in squares.tolist()]
+    return tuple(mean.tolist()), tuple(value if value > 1e-8 else 1.0 for value in deviations)
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    """(C, H, W) float32 in 0…1 of an image of mode L, RGB or F."""
+    values = np.asarray(image)
+    values = values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
+    return torch.from_numpy(values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+
+def _extremes(grey: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean, mean - minimum and maximum - mean of each cell: (1, h, w) -> (3, H, W)."""
+    enlarged = (max(grey.shape[1], size[0]), max(grey.shape[2], size[1]))
+    if enlarged != tuple(grey.shape[1:]):  # pooling cannot enlarge
+        grey = functional.interpolate(grey[None], enlarged, mode="bilinear", align_corners=False)[0]
+    mean = functional.adaptive_avg_pool2d(grey, size)
+    high = functional.adaptive_max_pool2d(grey, size)
+    low = -functional.adaptive_max_pool2d(-grey, size)
+    return torch.cat([mean, mean - low, high - mean]).clamp(0, 1)  # rounding can leave -1e-8

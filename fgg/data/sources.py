@@ -1,0 +1,244 @@
+"""Where images come from: a registry of sources, each a function from settings to a `Source`.
+
+A source only lists its images. Bytes are read when asked for, so that a list of a million images
+is light, and a file that cannot be read is met where it is counted (`fgg.data.prepare`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fgg.errors import FggError
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join(SUFFIXES)})"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image file. ``path`` is relative to the source, ``split`` is None where the source has no splits."""
+
+    image_id: str
+    path: str
+    label_name: str
+    split: str | None
+    file: Path
+
+    @property
+    def data(self) -> bytes:
+        """The file's bytes, read anew each time. Raises OSError."""
+        return self.file.read_bytes()
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a source, what was set aside unread (``path``, ``reason``), and its facts."""
+
+    records: list[Record]
+    skipped: list[dict[str, str]] = field(default_factory=list)
+    version: str | None = None
+    citation: str | None = None
+    licence: str | None = None
+    checksum: str | None = None  # of the annotations; the images' own is in dataset.json
+
+
+SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {}
+
+
+def source(name: str) -> Callable:
+    """Register a source under a name; a name taken raises ValueError."""
+
+    def register(function: Callable[[Mapping[str, Any]], Source]) -> Callable:
+        if name in SOURCES:
+            raise ValueError(f"there are two sources named {name!r}")
+        SOURCES[name] = function
+        return function
+
+    return register
+
+
+def open_source(settings: Mapping[str, Any]) -> Source:
+    """The source that ``settings["source"]`` names.
+
+    Raises:
+        FggError: the name is unknown, or the source cannot be used as it is.
+    """
+    name = settings["source"]
+    if name not in SOURCES:
+        raise FggError(f"source {name!r} is unknown; choose from: {', '.join(sorted(SOURCES))}")
+    return SOURCES[name](settings)
+
+
+@source("elpv")
+def elpv(settings: Mapping[str, Any]) -> Source:
+    """2,624 solar cells, from the files of the installed package ``elpv-dataset``.
+
+    Its ``load_dataset`` decodes all images at once, hence the files. The annotation is a probability
+    of a defect and the kind of cell; from 0.5 on, a cell counts as defective.
+
+    Raises:
+        FggError: the package is not installed, or lacks its annotations.
+    """
+    spec = importlib.util.find_spec("elpv_dataset")
+    labels = Path(spec.origin).parent / "data" / "labels.csv" if spec and spec.origin else None
+    if labels is None or not labels.is_file():
+        place = labels or "the package elpv_dataset"
+        raise FggError(f"{place} is missing; reinstall it: pip install --force-reinstall elpv-dataset")
+    text = labels.read_bytes()
+    records = []
+    for line in text.decode().splitlines():
+        path, probability, kind = line.split()
+        state = "defective" if float(probability) >= 0.5 else "functional"
+        records.append(Record(Path(path).stem, path, f"{kind}-{state}", None, labels.parent / path))
+    return Source(
+        records,
+        version=importlib.metadata.version("elpv-dataset"),
+        citation=(
+            "Buerhop-Lutz et al. 2018, A Benchmark for Visual Identification of Defective Solar Cells "
+            "in Electroluminescence Imagery"
+        ),
+        licence="CC BY-NC-SA 4.0",
+        checksum=hashlib.sha256(text).hexdigest(),
+    )
+
+
+@source("image_folder")
+def image_folder(settings: Mapping[str, Any]) -> Source:
+    """The images of ``settings["path"]``: DIR/<class>/*, or DIR/{train,val,test}/<class>/*.
+
+    ``image_id`` is the path below DIR without its suffix; the suffix stays where two files would
+    share an id. Hidden files are ignored; all else that is not an image is listed as skipped.
+
+    Raises:
+        FggError: no such folder, no classes or images, fewer than two classes, a missing split, or
+            splits with unequal classes.
+    """
+    if not settings.get("path"):
+        raise FggError(f"`path` is missing; set it to the folder with the images: {LAYOUTS}")
+    root = Path(settings["path"]).expanduser()
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise FggError(f"the image folder {root} {what}; set `path` to a folder laid out as {LAYOUTS}")
+    skipped: list[dict[str, str]] = []
+    folders = _folders(root, root, skipped)
+    _check_split_folders(root, folders)
+    found: list[tuple[str | None, str, Path]] = []
+    if SPLITS[0] in folders:
+        for split in SPLITS:
+            found += [(split, *image) for image in _class_images(folders[split], root, skipped)]
+    else:
+        found = [(None, *image) for image in _class_images(root, root, skipped, folders)]
+    _check_classes(root, found)
+    return Source(_records(root, found), skipped)
+
+
+def _records(root: Path, found: list[tuple[str | None, str, Path]]) -> list[Record]:
+    """Records with unique ids, sorted by path; found holds (split, class, file)."""
+    paths = [file.relative_to(root).as_posix() for _, _, file in found]
+    stems = [file.relative_to(root).with_suffix("").as_posix() for _, _, file in found]
+    # A stem is an id only if no other stem and no full name equals it, so that a.png beside a.jpg,
+    # or beside a.png.png, stay apart.
+    taken = Counter(stems) + Counter(paths)
+    ids = [stem if taken[stem] == 1 else path for stem, path in zip(stems, paths, strict=True)]
+    records = [Record(i, p, label, split, f) for i, p, (split, label, f) in zip(ids, paths, found, strict=True)]
+    return sorted(records, key=lambda record: record.path)
+
+
+def _class_images(
+    folder: Path, root: Path, skipped: list[dict[str, str]], classes: Mapping[str, Path] | None = None
+) -> list[tuple[str, Path]]:
+    """(class, file) of all images directly in the class folders of a folder."""
+    found = []
+    for label, place in (_folders(folder, root, skipped) if classes is None else classes).items():
+        files = _images(place, root, skipped)
+        if not files:
+            skipped.append(_skip(place, root, "a folder without images"))
+        found += [(label, file) for file in files]
+    return found
+
+
+def _folders(folder: Path, root: Path, skipped: list[dict[str, str]]) -> dict[str, Path]:
+    """The visible folders in a folder, by name; files beside them are skipped."""
+    entries = _entries(folder)
+    skipped += [_skip(entry, root, "not in a class folder") for entry in entries if not entry.is_dir()]
+    return {entry.name: entry for entry in entries if entry.is_dir()}
+
+
+def _images(folder: Path, root: Path, skipped: list[dict[str, str]]) -> list[Path]:
+    """The image files directly in a folder, by their suffix; all else is skipped."""
+    images = []
+    for entry in _entries(folder):
+        if entry.is_dir():
+            skipped.append(_skip(entry, root, "a folder inside a class folder"))
+        elif entry.suffix.lower() not in SUFFIXES:
+            skipped.append(_skip(entry, root, f"not an image file: its name ends in none of {', '.join(SUFFIXES)}"))
+        elif not _is_text(entry.relative_to(root)):
+            skipped.append(_skip(entry, root, "its name is not valid UTF-8"))
+        elif entry.exists() and not entry.is_file():
+            skipped.append(_skip(entry, root, "not a regular file"))
+        else:  # a dangling link too: reading it fails, and it counts as unreadable
+            images.append(entry)
+    return images
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
+def _skip(entry: Path, root: Path, reason: str) -> dict[str, str]:
+    return {"path": os.fsencode(entry.relative_to(root)).decode(errors="replace"), "reason": reason}
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
+    """All of train, val and test, or none; and no other folder beside them."""
+    missing = [split for split in SPLITS if split not in folders]
+    others = [name for name in folders if name not in SPLITS]
+    if not folders:
+        raise FggError(f"the image folder {root} has no class folders; lay it out as {LAYOUTS}")
+    if len(missing) == len(SPLITS):
+        return
+    if missing:
+        present = ", ".join(name for name in folders if name in SPLITS)
+        beside = f" (other folders: {', '.join(others[:5])})" if others else ""
+        raise FggError(
+            f"the image folder {root} has {present} but lacks {', '.join(missing)}{beside}; add what is missing, "
+            "or put the class folders directly into it to have them split by `fractions`"
+        )
+    if others:
+        raise FggError(
+            f"the image folder {root} has other folders beside train, val and test: {', '.join(others[:5])}; "
+            "move them elsewhere"
+        )
+
+
+def _check_classes(root: Path, found: list[tuple[str | None, str, Path]]) -> None:
+    """At least two classes, and the same ones in all splits."""
+    if not found:
+        raise FggError(f"the image folder {root} has no images in its class folders; lay it out as {LAYOUTS}")
+    classes = sorted({label for _, label, _ in found})
+    if len(classes) < 2:
+        raise FggError(f"the image folder {root} has images of one class only ({classes[0]}); add a second one")
+    for split in {split for split, _, _ in found} | (set(SPLITS) if found[0][0] else set()):
+        lacking = sorted(set(classes) - {label for own, label, _ in found if own == split})
+        if lacking:
+            raise FggError(
+                f"{root / str(split)} has no images of {', '.join(lacking[:5])}, which other splits have; "
+                "every split needs images of every class"
+            )

@@ -1,0 +1,144 @@
+"""Preprocessing against slow definitions."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fgg.data.preprocess import Preprocess, statistics
+from fgg.errors import FggError
+
+
+def slow_extremes(grey, height, width):
+    """Cells as adaptive pooling defines them: from floor(i h / H) to ceil((i + 1) h / H)."""
+    out = np.empty((3, height, width))
+    for i in range(height):
+        for j in range(width):
+            rows = slice(i * grey.shape[0] // height, -(-(i + 1) * grey.shape[0] // height))
+            columns = slice(j * grey.shape[1] // width, -(-(j + 1) * grey.shape[1] // width))
+            cell = grey[rows, columns]
+            out[:, i, j] = cell.mean(), cell.mean() - cell.min(), cell.max() - cell.mean()
+    return out
+
+
+@pytest.mark.parametrize("size", [(5, 7), (12, 16), (3, 16), (1, 1)])
+def test_extremes_against_a_loop(picture, size):
+    grey = np.asarray(picture().convert("L")) / 255
+    pixels = Preprocess(size, channels="extremes").pixels(picture())
+    assert pixels.dtype == torch.float32
+    assert np.allclose(pixels, slow_extremes(grey, *size), atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (20, 4), (6, 30)])
+def test_extremes_enlarge_bilinearly_where_the_image_is_smaller(picture, size):
+    grey = torch.from_numpy(np.asarray(picture().convert("L")) / 255)
+    enlarged = torch.nn.functional.interpolate(
+        grey[None, None], (max(12, size[0]), max(16, size[1])), mode="bilinear", align_corners=False
+    )[0, 0]
+    pixels = Preprocess(size, channels="extremes").pixels(picture())
+    assert np.allclose(pixels, slow_extremes(enlarged.numpy(), *size), atol=1e-6)
+    assert pixels.min() >= 0 and pixels.max() <= 1
+
+
+def test_extremes_keep_a_thin_line_that_averaging_dilutes():
+    values = np.full((40, 40), 200, dtype=np.uint8)
+    values[:, 17] = 20
+    image = Image.fromarray(values)
+    contrast = {}
+    for channels in ("grey", "extremes"):
+        pixels = Preprocess(10, channels=channels).pixels(image)
+        contrast[channels] = (pixels.amax((1, 2)) - pixels.amin((1, 2))).max().item()
+    assert contrast["extremes"] > 0.5 > contrast["grey"]
+
+
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_rgb_and_grey_are_pils_resize(picture, name):
+    resample = Image.Resampling[name.upper()]
+    rgb = Preprocess((6, 10), interpolation=name).pixels(picture())
+    expected = np.asarray(picture().resize((10, 6), resample)) / 255
+    assert rgb.shape == (3, 6, 10)
+    assert np.allclose(rgb, expected.transpose(2, 0, 1))
+    grey = Preprocess((6, 10), channels="grey", interpolation=name).pixels(picture())
+    assert grey.shape == (1, 6, 10)
+    assert np.allclose(grey[0], np.asarray(picture().convert("L").resize((10, 6), resample)) / 255)
+
+
+def test_sixteen_bits_stay_finer_than_eight():
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 16
+    for channels, n in (("rgb", 3), ("grey", 1), ("extremes", 3)):
+        pixels = Preprocess(8, channels=channels).pixels(Image.fromarray(values))
+        assert pixels.shape == (n, 8, 8)
+        assert np.allclose(pixels[0], values / 65535, atol=1e-7)
+    overshoot = Preprocess(32, channels="grey", interpolation="lanczos").pixels(
+        Image.fromarray(((np.indices((8, 8)).sum(0) % 2) * 65535).astype(np.uint16))
+    )
+    assert overshoot.min() >= 0 and overshoot.max() <= 1
+
+
+def test_one_number_is_a_square_and_the_crop_is_central(picture):
+    whole = Preprocess(9).pixels(picture())
+    preprocess = Preprocess(9, crop=5)
+    assert preprocess.size == (9, 9) and preprocess.output_size == (5, 5)
+    assert torch.equal(preprocess.pixels(picture()), whole[:, 2:7, 2:7])
+
+
+def test_standardised(picture):
+    preprocess = Preprocess(4, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    pixels, out = preprocess.pixels(picture()), preprocess(picture())
+    for c in range(3):
+        assert torch.allclose(out[c], (pixels[c] - preprocess.mean[c]) / preprocess.std[c])
+    with pytest.raises(ValueError, match="statistics"):
+        Preprocess(4)(picture())
+
+
+def test_exif_rotation(encode, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40)
+    (tmp_path / "x.png").write_bytes(encode(upright.rotate(90, expand=True), exif=exif))
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.allclose(Preprocess((2, 3), channels="grey").pixels(image)[0] * 255, np.asarray(upright))
+
+
+def test_settings_survive_json():
+    for preprocess in (Preprocess(8), Preprocess((8, 9), 4, "grey", "lanczos", (0.5,), (0.25,))):
+        assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
+    with pytest.raises(FggError, match="unknown colour"):
+        Preprocess.from_dict({"size": 3, "colour": 1})
+    with pytest.raises(FggError, match="`size` is missing"):
+        Preprocess.from_dict({})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": (4, 0)}, "preprocess.resize"),
+        ({"size": 4, "crop": 5}, "preprocess.crop: 5 .*lower"),
+        ({"size": 4, "channels": "gray"}, "preprocess.channels: 'gray' is unknown; choose from: rgb, grey"),
+        ({"size": 4, "interpolation": "cubic"}, "preprocess.interpolation: 'cubic'.*choose from: nearest"),
+        ({"size": 4, "channels": "grey", "mean": (1, 1, 1)}, "preprocess.mean: 3 values.*one value per channel"),
+        ({"size": 4, "std": (1, 0, 1)}, "preprocess.std"),
+    ],
+)
+def test_faulty_settings(settings, message):
+    with pytest.raises(FggError, match=message):
+        Preprocess(**settings)
+
+
+def test_statistics_over_images_of_unequal_size():
+    rng = np.random.default_rng(0)
+    images = [torch.from_numpy(rng.random((2, h, 5), dtype=np.float32)) for h in (1, 4, 9)]
+    mean, std = statistics(iter(images))
+    every = np.concatenate([image.numpy().reshape(2, -1) for image in images], axis=1).astype(np.float64)
+    assert np.allclose(mean, every.mean(1), rtol=1e-12)
+    assert np.allclose(std, every.std(1), rtol=1e-12)
+
+
+def test_statistics_of_constant_channels_and_of_nothing():
+    mean, std = statistics([torch.full((1, 7, 7), 0.3)] * 5)
+    assert math.isclose(mean[0], 0.3, rel_tol=1e-6) and std == (1.0,)
+    with pytest.raises(ValueError, match="no images"):
+        statistics([])
