@@ -1,0 +1,59 @@
+"""Names of experiments for people: ``gated, layers 1+2, activation × gradient``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fgg.catalogue import CONSTRUCTIONS, METHODS
+
+CONTROL_TITLES = {"permuted_gate": "permuted gate", "sharpened": "sharpened TransMM"}
+PARTNER_TITLES = {
+    "transmm": "TransMM",
+    "shuffled": "shuffled decoder",
+    "permuted": "permuted gate",
+    "sharpened": "sharpened TransMM",
+} | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
+GROUPS = ("Baselines", "Gated", "Controls")
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's settings as table cells; layers (1, 2) become ``1+2``, and what a method lacks is None."""
+    gate = settings.get("gate")
+    if not gate:
+        empty = ("layers", "construction", "clamp_max", "alpha", "shuffle_decoder", "control")
+        return {"method": settings["method"], **dict.fromkeys(empty)}
+    layers = "+".join(str(layer) for layer in gate["layers"])
+    return {"method": settings["method"], **gate, "layers": layers, "control": settings.get("control")}
+
+
+def group(cells: Mapping[str, Any]) -> str:
+    """One of `GROUPS`, for an experiment's table cells; a shuffled decoder is a control."""
+    if not cells["construction"]:
+        return "Baselines"
+    return "Controls" if cells["control"] or cells["shuffle_decoder"] else "Gated"
+
+
+def kind(cells: Mapping[str, Any]) -> str:
+    """What distinguishes an experiment from its neighbours on the same layers, such as ``activation × gradient``."""
+    if not cells["construction"]:
+        return METHODS[cells["method"]].title if cells["method"] in METHODS else cells["method"]
+    if cells["control"]:
+        return CONTROL_TITLES.get(cells["control"], cells["control"])
+    return "shuffled decoder" if cells["shuffle_decoder"] else PARTNER_TITLES[cells["construction"]]
+
+
+def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:
+    """Where an experiment gates, such as ``layers 1+2``, and if wanted how strongly; empty for a baseline."""
+    if not cells["construction"]:
+        return ""
+    strength = f", clamp {cells['clamp_max']:g}, alpha {cells['alpha']:g}" if with_strength else ""
+    return f"layer{'s' if '+' in cells['layers'] else ''} {cells['layers']}{strength}"
+
+
+def label(cells: Mapping[str, Any], with_strength: bool = False) -> str:
+    """The full name of an experiment."""
+    if not cells["construction"]:
+        return kind(cells)
+    first = {"Gated": "gated", "Controls": "control"}[group(cells)]
+    return f"{first}, {place(cells, with_strength)}, {kind(cells)}"

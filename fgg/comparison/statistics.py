@@ -1,0 +1,115 @@
+"""Paired statistics of two sets of scores, as pure functions.
+
+Differences are ``treatment - baseline`` in the metric's own unit, one per image. ``sign`` is +1 where
+higher is better, else -1: what is named improvement, effect size or share improved is positive where the
+treatment is better than the baseline.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fgg.keys import generator
+
+LEVEL = 0.95  # of every interval
+ALPHA = 0.05  # below it an adjusted p-value is significant
+RESAMPLES = 9999
+RESOLUTION = 1e-6  # scores are made in float32: smaller differences are ties
+FEWEST = 3  # pairs, below which nothing is tested
+
+Row = dict[str, Any]
+
+
+def describe(scores: np.ndarray) -> Row:
+    """Number n, mean, sd (ddof 1) and sem of the defined scores in a vector; NaN is left out."""
+    scores = np.asarray(scores, dtype=np.float64)
+    scores = scores[~np.isnan(scores)]
+    n = len(scores)
+    sd = float(scores.std(ddof=1)) if n > 1 else np.nan
+    return {"n": n, "mean": float(scores.mean()) if n else np.nan, "sd": sd, "sem": sd / np.sqrt(n) if n else np.nan}
+
+
+def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence[str | int]) -> Row:
+    """Compare two score vectors (n,) whose rows are the same images.
+
+    A pair with an undefined (NaN) score is left out. Of the pairs that remain: ``n_pairs`` and ``n_left_out``;
+    ``mean``, ``sd``, ``sem`` of the treatment and ``baseline_mean``; the mean ``difference`` and its interval
+    ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``key`` names its random stream); ``improvement`` =
+    sign x difference; ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x
+    mean / sd of the differences (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank
+    test (Wilcoxon 1945: ties are dropped; exact where scipy's ``auto`` takes the exact distribution; NaN where
+    all are ties); ``share_improved``, with ties counted as not improved, and ``n_tied`` (|difference| <= 1e-6).
+
+    With fewer than 3 pairs, or differences that are all equal, nothing is tested: p-values and effect size are
+    NaN, the interval is NaN or the constant, and ``reason`` says why.
+    """
+    from scipy import stats
+
+    treatment, baseline = (np.asarray(x, dtype=np.float64) for x in (treatment, baseline))
+    both = ~(np.isnan(treatment) | np.isnan(baseline))
+    kept, reference = treatment[both], baseline[both]
+    differences = kept - reference
+    n, mean = len(differences), float(differences.mean()) if both.any() else np.nan
+    baseline_mean = float(reference.mean()) if n else np.nan
+    ties = np.abs(differences) <= RESOLUTION
+    row = {
+        "n_pairs": n,
+        "n_left_out": len(both) - n,
+        **{name: value for name, value in describe(kept).items() if name != "n"},
+        "baseline_mean": baseline_mean,
+        "difference": mean,
+        "improvement": sign * mean,
+        "improvement_pct": 100 * sign * mean / abs(baseline_mean) if baseline_mean else np.nan,
+        "ci_low": np.nan,
+        "ci_high": np.nan,
+        "effect_size": np.nan,
+        "p_value": np.nan,
+        "wilcoxon_p": np.nan,
+        "share_improved": float(np.mean((sign * differences > 0) & ~ties)) if n else np.nan,
+        "n_tied": int(ties.sum()),
+        "reason": "",
+    }
+    if n < FEWEST:
+        return row | {"reason": f"only {n} pairs"}
+    if np.ptp(differences) <= RESOLUTION:
+        reason = "identical scores" if ties.all() else "all differences are equal"
+        return row | {"ci_low": mean, "ci_high": mean, "reason": reason}
+    low, high = bootstrap_interval(differences, generator(*key))
+    row |= {
+        "ci_low": low,
+        "ci_high": high,
+        "effect_size": sign * mean / float(differences.std(ddof=1)),
+        "p_value": float(stats.ttest_1samp(differences, 0).pvalue),
+        "reason": "" if np.isfinite([low, high]).all() else "the bootstrap interval is undefined",
+    }
+    if not ties.all():
+        row["wilcoxon_p"] = float(stats.wilcoxon(np.where(ties, 0, differences), zero_method="wilcox").pvalue)
+    return row
+
+
+def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the mean of ``values`` (n,): bias-corrected, accelerated (BCa, Efron 1987)."""
+    from scipy import stats
+
+    batch = max(1, 2_000_000 // len(values))  # bounds the memory; the resamples stay the same stream
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # gives NaN, which the caller explains
+        result = stats.bootstrap(
+            (values,), np.mean, n_resamples=RESAMPLES, batch=batch, confidence_level=LEVEL, method="BCa", rng=rng
+        )
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's (1979) step-down adjustment of a family of p-values; a NaN is not part of the family and stays NaN."""
+    from statsmodels.stats.multitest import multipletests
+
+    known = np.asarray(p_values, dtype=np.float64)
+    adjusted, tested = np.full(known.shape, np.nan), ~np.isnan(known)
+    if tested.any():
+        adjusted[tested] = multipletests(known[tested], method="holm")[1]
+    return adjusted

@@ -1,0 +1,116 @@
+"""The visual language of the comparison's figures: one width, one size of letters, one marker and colour per group.
+
+Colours are Okabe and Ito's (2008), safe for the colour-blind; markers and line styles differ too, so that the
+figures read in greyscale. A filled marker is a significant difference, a hollow one is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fgg.tables import atomic
+
+WIDTH = 7.0  # inches
+ROW = 0.175  # inches per line of a dot plot
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
+)
+GREY = "#666666"
+FAINT = "#E8E8E8"
+BASELINE = (BLACK, "D")  # colour and marker
+GROUP_STYLES = {"Baselines": (BLUE, "s"), "Gated": (VERMILION, "o"), "Controls": (GREEN, "^")}
+CURVE_COLOURS: tuple[str, ...] = (BLUE, GREEN, ORANGE, PURPLE, SKY)
+GATED_COLOURS: tuple[str, ...] = (VERMILION, "#8C3B00", "#F2A477", "#5C2600")
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)))
+
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "figure.titlesize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "svg.hashsalt": "fgg",
+    "figure.dpi": 100,
+    "savefig.dpi": 200,
+}
+
+
+@contextmanager
+def figure(height: float, **kwargs) -> Iterator[tuple[Figure, Any]]:
+    """A figure of the common width and the given height in inches, and what ``plt.subplots`` gives; closed after."""
+    with matplotlib.rc_context(RC):
+        fig, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained", **kwargs)
+        try:
+            yield fig, axes
+        finally:
+            plt.close(fig)
+
+
+def save(fig: Figure, folder: str | Path, name: str) -> None:
+    """Write ``name.png`` and ``name.svg``; the same figure gives the same bytes."""
+    metadata = {"png": {"Software": None}, "svg": {"Date": None}}
+    for suffix, marks in metadata.items():
+        with atomic(Path(folder) / f"{name}.{suffix}") as temporary:
+            fig.savefig(temporary, format=suffix, metadata=marks)
+
+
+def interval(
+    axis: Axes, y: float, centre: float, low: float, high: float, style: tuple[str, str], filled: bool = True
+) -> None:
+    """A dot with its interval at height y; nothing if undefined. Beyond the axis' limits: an arrow at the edge, and the number."""
+    colour, marker = style
+    if np.isnan(centre):
+        return
+    left, right = axis.get_xlim()
+    face = colour if filled else "white"
+    if left <= centre <= right:
+        axis.plot([low, high], [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
+        axis.plot(centre, y, marker, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=0.9, zorder=3)
+        for beyond, edge, tip in ((low < left, left, "<"), (high > right, right, ">")):
+            if beyond:
+                axis.plot(edge, y, tip, color=colour, markersize=3, clip_on=False)
+        return
+    beyond = centre > right
+    edge, arrow = (right, ">") if beyond else (left, "<")
+    axis.plot(edge, y, arrow, markerfacecolor=face, markeredgecolor=colour, clip_on=False, zorder=3)
+    axis.annotate(
+        f"{centre:+.3g}".replace("-", "−"),
+        (edge, y),
+        xytext=(-5 if beyond else 5, 0),
+        textcoords="offset points",
+        ha="right" if beyond else "left",
+        va="center_baseline",
+        color=colour,
+        fontsize=7.5,
+    )
+
+
+def limits(*values, margin: float = 0.06) -> tuple[float, float]:
+    """Axis limits that hold all the values (NaN aside), with a margin; a lone value gets some room."""
+    found = np.concatenate([np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in values])
+    found = found[np.isfinite(found)] if np.isfinite(found).any() else np.zeros(1)
+    low, high = found.min(), found.max()
+    room = margin * (high - low) or 0.01
+    return low - room, high + room
