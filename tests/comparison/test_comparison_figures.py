@@ -19,9 +19,10 @@ def draw(folder, output, dataset="toy"):
     return figures.main(arguments)
 
 
-@pytest.fixture
-def compared(results):
-    folder, settings = results
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory, write_scores):
+    folder = tmp_path_factory.mktemp("figures")
+    settings = write_scores(folder, 40, undefined=4)
     keep = ("transmm", "random", "gradcam", "gated-l2-combined-c10-a1", "gated-l2-combined-c10-a1-permuted")
     settings["experiments"] = {"toy": {name: settings["experiments"]["toy"][name] for name in keep}}
     arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings)]
