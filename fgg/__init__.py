@@ -1,0 +1,39 @@
+"""fgg: are Vision Transformer explanations more faithful when gated with sparse autoencoder features?
+
+The names below are the public interface. They are loaded on first use, so that importing ``fgg`` in the
+workflow costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PLACES = {
+    "FggError": "fgg.errors",
+    "Gate": "fgg.attribution.attribute",
+    "Attribution": "fgg.attribution.attribute",
+    "attribute": "fgg.attribution.attribute",
+    "load_model": "fgg.models.vit",
+    "load_sae": "fgg.models.sae",
+    "saco": "fgg.faithfulness.saco",
+    "pixel_flipping": "fgg.faithfulness.pixel_flipping",
+    "faithfulness_correlation": "fgg.faithfulness.correlation",
+    "draw_subsets": "fgg.faithfulness.correlation",
+}
+
+__all__ = [*_PLACES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'fgg' has no attribute {name!r}")
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

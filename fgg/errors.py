@@ -12,7 +12,7 @@ class FggError(Exception):
     """Something the user can mend; the message names the thing and the remedy."""
 
 
-def command(main: Callable[[list[str] | None], None]) -> Callable[[list[str] | None], int]:
+def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
     """Wrap a command's main function: an error that the user can mend becomes one clear message.
 
     Returns 0, or 1 after printing ``error: …`` to standard error. Errors that are not the user's

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fgg.errors import FggError
+from fgg.models.vit import UNREADABLE, first_line
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 
@@ -48,9 +49,8 @@ def _load_sae_lens(path: Path) -> Any:
     try:
         json.loads((path / SAE_FILES[0]).read_text(encoding="utf-8"))
         return SAE.load_from_disk(path, device="cpu", dtype="float32")
-    except Exception as error:  # sae-lens, safetensors and json raise many kinds for a damaged folder
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FggError(f"sae.weights: {path} cannot be read as a sae-lens SAE ({reason})") from None
+    except UNREADABLE as error:
+        raise FggError(f"sae.weights: {path} cannot be read as a sae-lens SAE ({first_line(error)})") from None
 
 
 def build_sae(

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from timm.models import create_model, is_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
+
+# What the readers of weights raise for damaged or foreign files; to the user they all mean the same.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def load_model(
@@ -80,9 +95,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             raise FggError(f"model.weights: {path} is neither .safetensors nor .pth nor .pt")
     except FggError:
         raise
-    except Exception as error:  # the readers raise many kinds; all mean the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FggError(f"model.weights: {path} cannot be read safely as weights ({reason})") from None
+    except UNREADABLE as error:
+        raise FggError(f"model.weights: {path} cannot be read safely as weights ({first_line(error)})") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise FggError(f"model.weights: {path} holds no state dict of tensors")
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -114,6 +128,11 @@ def _fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) 
             "Check model.architecture, model.kwargs and the number of classes"
         )
     model.load_state_dict(state)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its kind."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _names(names: list[str], most: int = 8) -> str:

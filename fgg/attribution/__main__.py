@@ -1,0 +1,132 @@
+"""Attributions of one experiment: ``python -m fgg.attribution``.
+
+Reads a model's folder, a prepared split and the SAEs; writes the relevance of every image, and the gates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fgg.attribution.attribute import Attribution, Gate, attribute
+from fgg.data.load import Split, load_split
+from fgg.degeneracy import measured, note
+from fgg.errors import FggError, command
+from fgg.models import store
+from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.models.sae import load_sae
+from fgg.progress import batches
+from fgg.tables import write_table
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Run one experiment."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.attribution", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    parser.add_argument("--sae", action="append", default=[], metavar="LAYER=FOLDER", help="SAE of a layer; repeatable")
+    parser.add_argument("--experiment", type=json.loads, required=True, help="JSON: method, gate, control")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: seed, device, precision, …")
+    parser.add_argument("--relevance", type=Path, required=True, help="table to write")
+    parser.add_argument("--gates", type=Path, help="table of gates to write")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(JOB_THREADS)
+    saes = dict(entry.split("=", 1) for entry in arguments.sae)
+    run(
+        arguments.model,
+        arguments.images,
+        {int(layer): Path(folder) for layer, folder in saes.items()},
+        arguments.experiment,
+        arguments.settings,
+        arguments.relevance,
+        arguments.gates,
+    )
+
+
+def run(
+    model_folder: Path,
+    images: Path,
+    sae_folders: dict[int, Path],
+    experiment: dict[str, Any],
+    settings: dict[str, Any],
+    relevance: Path,
+    gates: Path | None = None,
+) -> None:
+    """Attribute every image of the split, batch by batch, and write the tables."""
+    device = resolve(settings["device"])
+    model, preprocess, record = store.load(model_folder, device)
+    remark = note(experiment, measured(record["layers"]))
+    if remark:
+        print(f"warning: {remark}", file=sys.stderr)
+    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders.items()}
+    gate = Gate(**experiment["gate"]) if "gate" in experiment else None
+    split = load_split(images, settings["max_images"], settings["seed"])
+    size = images_per_batch(model, settings["batch_size"])
+    parts = []
+    with arithmetic(settings["precision"], device):
+        for part in batches(len(split), size, "attribution"):
+            parts.append(
+                attribute(
+                    model,
+                    split.tensors(preprocess, part).to(device),
+                    experiment["method"],
+                    gate,
+                    saes,
+                    control=experiment.get("control"),
+                    image_ids=split.image_ids[part],
+                    seed=settings["seed"],
+                    batch_size=size,
+                )
+            )
+    note_made = {"experiment": experiment, **settings, "note": remark}
+    write(relevance, gates, split, parts, note_made)
+
+
+def write(relevance: Path, gates: Path | None, split: Split, parts: list[Attribution], made: dict[str, Any]) -> None:
+    """Write the relevance, and the gates where asked for."""
+    write_table(
+        relevance,
+        {
+            "image_id": split.image_ids,
+            "label": split.labels,
+            "predicted": np.concatenate([part.predicted.cpu().numpy() for part in parts]),
+            "confidence": np.concatenate([part.confidence.cpu().numpy() for part in parts]),
+            "relevance": np.concatenate([part.relevance.cpu().numpy() for part in parts]),
+        },
+        made,
+    )
+    if gates is None:
+        return
+    if not parts[0].gates:
+        raise FggError("--gates: this experiment has no gate")
+    layers = sorted(parts[0].gates)
+    stacked = {
+        name: np.stack(
+            [
+                np.concatenate([getattr(part, f"{name}s")[layer].float().cpu().numpy() for part in parts])
+                for layer in layers
+            ],
+            axis=1,
+        )
+        for name in ("score", "gate")
+    }
+    write_table(
+        gates,
+        {
+            "image_id": np.repeat(split.image_ids, len(layers)),
+            "layer": np.tile(np.array(layers, dtype=np.int64), len(split)),
+            **{name: values.reshape(-1, values.shape[-1]) for name, values in stacked.items()},
+        },
+        made,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Faithfulness of one experiment's attributions, by the three metrics: ``python -m fgg.faithfulness``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from fgg.data.load import load_split
+from fgg.errors import FggError, command
+from fgg.faithfulness import correlation, pixel_flipping, saco
+from fgg.faithfulness.common import tied_patches
+from fgg.faithfulness.perturbation import Perturber
+from fgg.models import store
+from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.progress import batches
+from fgg.tables import matrix, read_table, write_table
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Score one experiment."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    parser.add_argument("--attributions", type=Path, required=True, help="relevance table of the experiment")
+    parser.add_argument("--responses", type=Path, required=True, help="response table of the dataset")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: metrics, protocol, device, …")
+    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(JOB_THREADS)
+    run(
+        arguments.model,
+        arguments.images,
+        arguments.attributions,
+        arguments.responses,
+        arguments.settings,
+        arguments.output,
+    )
+
+
+def run(
+    model_folder: Path,
+    images: Path,
+    attributions: Path,
+    responses: Path,
+    settings: dict[str, Any],
+    output: Path,
+) -> None:
+    """Score every image and write one row for each."""
+    device = resolve(settings["device"])
+    model, preprocess, _ = store.load(model_folder, device)
+    split = load_split(images, settings["max_images"], settings["seed"])
+    explained, answered = read_table(attributions), read_table(responses)
+    for path, table in ((attributions, explained), (responses, answered)):
+        if table["image_id"].to_pylist() != split.image_ids:
+            raise FggError(f"{path} holds other images than {images}; run the workflow again to rebuild it")
+        if table["predicted"].to_pylist() != explained["predicted"].to_pylist():
+            raise FggError(f"{path} was made with another model than {attributions}; run the workflow again")
+    relevance = torch.from_numpy(matrix(explained, "relevance").copy()).to(device)
+    target = torch.from_numpy(np.asarray(explained["predicted"]).copy()).to(device)
+    metrics, protocol = settings["metrics"], settings["protocol"]
+    columns = correlation_columns(relevance, answered, metrics["faithfulness_correlation"], protocol)
+    columns["relevance_ties"] = [tied_patches(relevance)]
+    perturbed: dict[str, list[torch.Tensor]] = {
+        name: [] for name in ("saco", "saco_equal_drops", "pixel_flipping", "pixel_flipping_curve")
+    }
+    with arithmetic(settings["precision"], device):
+        for part in batches(len(split), images_per_batch(model, settings["batch_size"]), "faithfulness"):
+            engine = Perturber(model, split.tensors(preprocess, part).to(device))
+            coherence = saco.evaluate(
+                engine, relevance[part], target[part], number_of_bins(engine.patches, metrics["saco"]), protocol
+            )
+            flipped = pixel_flipping.evaluate(
+                engine,
+                relevance[part],
+                target[part],
+                metrics["pixel_flipping"]["patches_per_step"],
+                protocol=protocol,
+            )
+            perturbed["saco"].append(coherence.score)
+            perturbed["saco_equal_drops"].append(coherence.equal_drops)
+            perturbed["pixel_flipping"].append(flipped.auc)
+            perturbed["pixel_flipping_curve"].append(flipped.curve.float())
+    found = {name: torch.cat(parts).cpu().numpy() for name, parts in {**columns, **perturbed}.items()}
+    kept = {name: explained[name].combine_chunks() for name in ("image_id", "label", "predicted", "confidence")}
+    write_table(output, {**kept, **ordered(found)}, settings)
+
+
+def correlation_columns(
+    relevance: torch.Tensor, answered: pa.Table, settings: dict[str, Any], protocol: str
+) -> dict[str, list[torch.Tensor]]:
+    """Faithfulness Correlation per image: mean over trials, their spread, the mean's error, undefined trials."""
+    trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
+    subsets = torch.from_numpy(matrix(answered, "subsets").copy()).view(-1, trials, runs, size)
+    drops = torch.from_numpy(matrix(answered, "drops").copy()).to(relevance.device).view(-1, trials, runs)
+    scores = correlation.correlate(relevance, subsets.to(relevance.device), drops, protocol)
+    spread = scores.std(1, correction=1) if trials > 1 else torch.full_like(scores[:, 0], torch.nan)
+    return {
+        "faithfulness_correlation": [scores.mean(1)],
+        "faithfulness_correlation_sd": [spread],
+        "faithfulness_correlation_se": [spread / trials**0.5],
+        "faithfulness_correlation_undefined": [scores.isnan().sum(1)],
+    }
+
+
+def number_of_bins(patches: int, settings: dict[str, Any]) -> int:
+    """The number of SaCo bins from its settings."""
+    return settings["bins"] or -(-patches // settings["patches_per_bin"])
+
+
+def ordered(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Columns in the order of the contract: scores, then counts, then the curve."""
+    names = [
+        "saco",
+        "faithfulness_correlation",
+        "faithfulness_correlation_sd",
+        "faithfulness_correlation_se",
+        "pixel_flipping",
+        "relevance_ties",
+        "saco_equal_drops",
+        "faithfulness_correlation_undefined",
+        "pixel_flipping_curve",
+    ]
+    return {name: found[name] for name in names}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

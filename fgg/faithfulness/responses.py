@@ -1,0 +1,65 @@
+"""The model's answers that Faithfulness Correlation needs: ``python -m fgg.faithfulness.responses``.
+
+They do not depend on any relevance, so all experiments of a dataset share them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fgg.data.load import load_split
+from fgg.errors import command
+from fgg.faithfulness.correlation import draw_subsets, responses
+from fgg.faithfulness.perturbation import Perturber
+from fgg.models import store
+from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.progress import batches
+from fgg.tables import write_table
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Draw the subsets, run the model, write the table."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.responses", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: runs, trials, subset_size, seed, …")
+    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(JOB_THREADS)
+    run(arguments.model, arguments.images, arguments.settings, arguments.output)
+
+
+def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path) -> None:
+    """Logit drops of every image of the split to its random patch subsets."""
+    device = resolve(settings["device"])
+    model, preprocess, _ = store.load(model_folder, device)
+    split = load_split(images, settings["max_images"], settings["seed"])
+    trials, runs, subset_size = settings["trials"], settings["runs"], settings["subset_size"]
+    predicted, subsets, drops = [], [], []
+    with arithmetic(settings["precision"], device):
+        for part in batches(len(split), images_per_batch(model, settings["batch_size"]), "responses"):
+            engine = Perturber(model, split.tensors(preprocess, part).to(device))
+            drawn = draw_subsets(
+                split.image_ids[part], engine.patches, trials, runs, subset_size, settings["seed"]
+            ).reshape(len(engine.images), trials * runs, subset_size)
+            subsets.append(drawn.reshape(len(drawn), -1).astype(np.int32))
+            drops.append(responses(engine, torch.from_numpy(drawn)).cpu().numpy())
+            predicted.append(engine.clean.argmax(-1).cpu().numpy())
+    columns = {"predicted": predicted, "subsets": subsets, "drops": drops}
+    write_table(
+        output,
+        {"image_id": split.image_ids, **{name: np.concatenate(rows) for name, rows in columns.items()}},
+        settings,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

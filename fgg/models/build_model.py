@@ -1,0 +1,170 @@
+"""Make a dataset's model: ``python -m fgg.models.build_model``. Train it, or load it; then measure it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.data.load import Split, load_split
+from fgg.data.preprocess import Preprocess, statistics
+from fgg.errors import FggError, command
+from fgg.models import store
+from fgg.models.device import TRAINING_THREADS, resolve
+from fgg.models.layers import diagnose
+from fgg.models.training import predict, train
+from fgg.models.vit import load_model
+from fgg.tables import read_json
+
+# Enough for an accuracy to half a percent, and for a linear baseline.
+MOST_IMAGES = 5000
+DIAGNOSED_IMAGES = 16
+BASELINE_SIDE = 20
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read a prepared dataset, write the model's folder."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.models.build_model", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: model, preprocess, seed, device")
+    parser.add_argument("--output", type=Path, required=True, help="folder for model.safetensors and model.json")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(TRAINING_THREADS)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    build(arguments.data, arguments.settings, arguments.output)
+
+
+def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
+    """Train or load the model, measure it, and write its folder; returns its record."""
+    options, device = settings["model"], resolve(settings["device"])
+    classes = read_json(data / "dataset.json")["classes"]
+    splits = {name: load_split(data / f"{name}.parquet", MOST_IMAGES, settings["seed"]) for name in ("val", "test")}
+    everything = load_split(data / "train.parquet")
+    shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
+    preprocess = resolve_preprocess(settings["preprocess"], options, shape, everything)
+    if options["weights"] == "train":
+        images = everything.tensors(preprocess).to(device)
+        labels = torch.from_numpy(everything.labels).to(device)
+        model, history = train(
+            options["architecture"], options["kwargs"], images, labels, len(classes), options["train"], settings["seed"]
+        )
+    else:
+        model = _load(options, len(classes)).to(device)
+        history = []
+    splits = {"train": load_split(data / "train.parquet", MOST_IMAGES, settings["seed"]), **splits}
+    inputs = {name: split.tensors(preprocess) for name, split in splits.items()}
+    record = {
+        "architecture": options["architecture"],
+        "kwargs": options["kwargs"],
+        "weights": options["weights"],
+        "classes": classes,
+        "preprocess": preprocess.to_dict(),
+        "accuracy": measure(model.eval(), splits, inputs, device),
+        "layers": diagnose(model, inputs["val"][:DIAGNOSED_IMAGES].to(device)),
+        "training": history,
+    }
+    report(record)
+    store.save(output, model, record, settings)
+    return record
+
+
+def _load(options: dict[str, Any], classes: int) -> VisionTransformer:
+    if options["weights"] != "pretrained":
+        return load_model(options["architecture"], options["kwargs"], options["weights"], num_classes=classes)
+    model = load_model(options["architecture"], options["kwargs"], "pretrained")
+    if model.num_classes != classes:
+        raise FggError(
+            f"model.weights: the pretrained {options['architecture']!r} has {model.num_classes} classes, the dataset "
+            f"{classes}; give the path of fine-tuned weights, or 'train'"
+        )
+    return model
+
+
+def resolve_preprocess(
+    settings: dict[str, Any], model: dict[str, Any], shape: VisionTransformer, training: Split
+) -> Preprocess:
+    """The preprocessing with size, mean and standard deviation filled in.
+
+    Raises:
+        FggError: it does not give what the model takes.
+    """
+    size = settings["resize"] or list(shape.patch_embed.img_size)
+    options = {key: settings[key] for key in ("crop", "channels", "interpolation", "mean", "std")}
+    preprocess = Preprocess(size=size, **options)
+    takes = shape.patch_embed.proj.in_channels
+    if preprocess.n_channels != takes:
+        raise FggError(
+            f"preprocess.channels: {preprocess.channels!r} gives {preprocess.n_channels} channels, the model takes "
+            f"{takes}; set model.kwargs.in_chans, or other channels"
+        )
+    if tuple(preprocess.output_size) != tuple(shape.patch_embed.img_size):
+        raise FggError(
+            f"preprocess: images come out as {tuple(preprocess.output_size)}, the model takes "
+            f"{tuple(shape.patch_embed.img_size)}; set preprocess.resize and crop, or model.kwargs.img_size"
+        )
+    if preprocess.mean is not None and preprocess.std is not None:
+        return preprocess
+    if model["weights"] == "train":
+        mean, std = statistics(training.pixels(preprocess))
+    else:
+        mean, std = shape.pretrained_cfg["mean"], shape.pretrained_cfg["std"]
+    filled = preprocess.to_dict()
+    filled["mean"] = filled["mean"] or list(mean)
+    filled["std"] = filled["std"] or list(std)
+    return Preprocess.from_dict(filled)
+
+
+def measure(
+    model: VisionTransformer, splits: dict[str, Split], inputs: dict[str, Tensor], device: torch.device
+) -> dict[str, dict[str, float]]:
+    """Per split: accuracy and balanced accuracy of the model, the majority class and a linear model on pixels."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def flat(images: Tensor) -> np.ndarray:
+        return torch.nn.functional.adaptive_avg_pool2d(images, BASELINE_SIDE).flatten(1).numpy()
+
+    baseline = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    labels = splits["train"].labels
+    baseline.fit(flat(inputs["train"]), labels)
+    majority = np.bincount(labels).argmax()
+    found = {}
+    for name, split in splits.items():
+        predicted = predict(model, inputs[name].to(device)).cpu().numpy()
+        linear = baseline.predict(flat(inputs[name]))
+        found[name] = {
+            "images": len(split),
+            "accuracy": float((predicted == split.labels).mean()),
+            "balanced_accuracy": float(balanced_accuracy_score(split.labels, predicted)),
+            "majority_accuracy": float((majority == split.labels).mean()),
+            "logistic_regression_accuracy": float((linear == split.labels).mean()),
+            "logistic_regression_balanced_accuracy": float(balanced_accuracy_score(split.labels, linear)),
+        }
+    return found
+
+
+def report(record: dict[str, Any]) -> None:
+    """Print what was measured."""
+    for split, found in record["accuracy"].items():
+        print(
+            f"{split:>5}: accuracy {found['accuracy']:.3f} (balanced {found['balanced_accuracy']:.3f}), "
+            f"majority {found['majority_accuracy']:.3f}, "
+            f"logistic regression on pixels {found['logistic_regression_accuracy']:.3f} "
+            f"(balanced {found['logistic_regression_balanced_accuracy']:.3f}), {found['images']} images"
+        )
+    for layer in record["layers"]:
+        print(f"layer {layer['layer']}: residual x gradient {layer['status']} ({layer['survives']:.2g} survives)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Make the SAE of one layer: ``python -m fgg.models.build_sae``. Train it with sae-lens, or load it; then measure it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.attribution.attribute import check_sae
+from fgg.data.load import load_split
+from fgg.data.preprocess import Preprocess
+from fgg.errors import FggError, command
+from fgg.models import store
+from fgg.models.capture import capture
+from fgg.models.device import TRAINING_THREADS, images_per_batch, resolve
+from fgg.models.sae import SAE_FILES, load_sae
+from fgg.models.vit import check_layers
+from fgg.progress import batches
+from fgg.tables import write_json
+
+# Residuals are kept in memory: 2**28 floats are a gigabyte.
+MOST_FLOATS = 2**28
+MEASURED_IMAGES = 500
+DECAY = 1 / 3  # last share of the steps, with falling learning rate
+WARMUP = 0.05
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read a model's folder and a prepared dataset, write the SAE's folder."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.models.build_sae", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
+    parser.add_argument("--layer", type=int, required=True, help="block whose output is encoded, from 0")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: weights, train, seed, device")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    # sae-lens imports wandb; nothing is logged there, and nothing may be asked for.
+    os.environ["WANDB_MODE"] = "disabled"
+    torch.set_num_threads(TRAINING_THREADS)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    build(arguments.model, arguments.data, arguments.layer, arguments.settings, arguments.output)
+
+
+def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], output: Path) -> dict[str, float]:
+    """Train or load the SAE of a layer, measure it on held-out images, and write its folder."""
+    device = resolve(settings["device"])
+    model, preprocess, _ = store.load(model_folder, device)
+    check_layers(model, (layer,))
+    seed = settings["seed"]
+    if settings["weights"] == "train":
+        rows = residuals(model, preprocess, data / "train.parquet", layer, device, seed)
+        sae = train(rows, settings["train"], seed + layer)
+        del rows
+    else:
+        sae = load_sae(settings["weights"].format(layer=layer))
+        check_sae(sae, model, layer)
+    held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
+    with tempfile.TemporaryDirectory() as folder:
+        # Measured as saved: what is read back is what the gates will use.
+        save_inference(sae, Path(folder))
+        measured = measure(load_sae(folder).to(device), held_out)
+        print(
+            f"layer {layer}: explained variance {measured['explained_variance']:.3f}, L0 {measured['l0']:.1f} of "
+            f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {len(held_out)} held-out tokens"
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        for name in SAE_FILES:
+            partial = output / f".{name}.partial"
+            shutil.copyfile(Path(folder) / name, partial)
+            partial.replace(output / name)
+    write_json(output / "metrics.json", {"layer": layer, **measured}, settings)
+    return measured
+
+
+def residuals(
+    model: VisionTransformer,
+    preprocess: Preprocess,
+    images: Path,
+    layer: int,
+    device: torch.device,
+    seed: int,
+    max_images: int | None = None,
+) -> Tensor:
+    """The residual stream at the patches after a layer, float32 (images x N, D), as far as memory allows."""
+    tokens = model.patch_embed.num_patches
+    fitting = max(1, MOST_FLOATS // (tokens * model.embed_dim))
+    split = load_split(images, min(fitting, max_images or fitting), seed)
+    found = []
+    for part in batches(len(split), images_per_batch(model), f"residuals of layer {layer}"):
+        seen = capture(model, split.tensors(preprocess, part).to(device), layers=[layer], gradients=[])
+        found.append(seen.residuals[layer][:, model.num_prefix_tokens :].flatten(0, 1))
+    return torch.cat(found)
+
+
+def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
+    """Train a sae-lens SAE on rows (n, D); normalisation by a constant is folded into its weights.
+
+    Raises:
+        FggError: fewer rows than one batch, or more active features than there are.
+    """
+    from sae_lens import (
+        LoggingConfig,
+        SAETrainer,
+        SAETrainerConfig,
+        StandardTrainingSAE,
+        StandardTrainingSAEConfig,
+        TopKTrainingSAE,
+        TopKTrainingSAEConfig,
+    )
+
+    width, batch = rows.shape[1], min(settings["batch_size"], len(rows))
+    common = {
+        "d_in": width,
+        "d_sae": width * settings["expansion"],
+        "normalize_activations": settings["normalize"],
+        "device": str(rows.device),
+        "dtype": "float32",
+    }
+    if settings["architecture"] == "topk" and settings["k"] > common["d_sae"]:
+        raise FggError(f"sae.train.k: {settings['k']} is more than the {common['d_sae']} features")
+    steps = max(1, settings["tokens"] // batch)
+    warmup = int(WARMUP * steps)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+        torch.manual_seed(seed)  # sae-lens draws its initial weights from the global generator
+        if settings["architecture"] == "topk":
+            sae: Any = TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=settings["k"]))
+        else:
+            sae = StandardTrainingSAE(
+                StandardTrainingSAEConfig(**common, l1_coefficient=settings["l1"], l1_warm_up_steps=warmup)
+            )
+        if settings["normalize"] in ("none", "expected_average_only_in"):
+            # Start at the mean, which the features then need not explain.
+            norm = rows.norm(dim=1).mean() / width**0.5 if settings["normalize"] != "none" else 1.0
+            sae.b_dec.data.copy_(rows.mean(0) / norm)
+        trainer = SAETrainer(
+            cfg=SAETrainerConfig(
+                total_training_samples=steps * batch,
+                train_batch_size_samples=batch,
+                lr=settings["learning_rate"],
+                lr_end=settings["learning_rate"] / 100,
+                lr_warm_up_steps=warmup,
+                lr_decay_steps=int(DECAY * steps),
+                device=str(rows.device),
+                dead_feature_window=max(1, steps // 8),
+                feature_sampling_window=steps,
+                n_batches_for_norm_estimate=50,
+                logger=LoggingConfig(log_to_wandb=False),
+            ),
+            sae=sae,
+            data_provider=shuffled(rows, batch, generator),
+        )
+        return trainer.fit().eval()
+
+
+def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of rows, shuffled anew each epoch; an incomplete last batch is left out."""
+    while True:
+        order = torch.randperm(len(rows), generator=generator)
+        for index in order[: len(rows) // batch * batch].split(batch):
+            yield rows[index.to(rows.device)]
+
+
+def save_inference(sae: Any, folder: Path) -> None:
+    """Write the SAE as the sae-lens folder that `SAE.load_from_disk` reads."""
+    device = str(sae.device)
+    sae.to("cpu")
+    if hasattr(sae, "save_inference_model"):
+        sae.save_inference_model(folder)
+    else:
+        sae.save_model(folder)
+    sae.to(device)
+
+
+@torch.no_grad()
+def measure(sae: Any, rows: Tensor, chunk: int = 8192) -> dict[str, Any]:
+    """Explained variance, mean L0 and share of dead features on rows (n, D)."""
+    mean = rows.double().mean(0)
+    residual = total = 0.0
+    active = torch.zeros(sae.W_dec.shape[0], dtype=torch.float64, device=rows.device)
+    for part in rows.split(chunk):
+        codes = sae.encode(part)
+        residual += float((part - sae.decode(codes)).double().square().sum())
+        total += float((part.double() - mean).square().sum())
+        active += (codes > 0).double().sum(0)
+    return {
+        "explained_variance": 1 - residual / total,
+        "l0": float(active.sum()) / len(rows),
+        "dead_share": float((active == 0).double().mean()),
+        "features": len(active),
+        "width": rows.shape[1],
+        "tokens": len(rows),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

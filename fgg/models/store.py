@@ -1,0 +1,40 @@
+"""A model's folder: ``model.safetensors`` with the weights in timm names, ``model.json`` with everything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
+
+from fgg.data.preprocess import Preprocess
+from fgg.errors import FggError
+from fgg.models.vit import load_model
+from fgg.tables import atomic, read_json, write_json
+
+
+def save(folder: str | Path, model: VisionTransformer, record: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Write a model's folder; the record must hold ``architecture``, ``kwargs``, ``classes`` and ``preprocess``."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic(Path(folder) / "model.safetensors") as temporary:
+        save_file(state, temporary)
+    write_json(Path(folder) / "model.json", record, settings)
+
+
+def load(folder: str | Path, device: torch.device) -> tuple[VisionTransformer, Preprocess, dict[str, Any]]:
+    """Read a model's folder: the model in eval mode on the device, its preprocessing, and its record.
+
+    Raises:
+        FggError: missing or damaged files, or tensors that do not fit.
+    """
+    folder = Path(folder)
+    record = read_json(folder / "model.json")
+    try:
+        architecture, kwargs, classes = record["architecture"], record["kwargs"], record["classes"]
+        preprocess = Preprocess.from_dict(record["preprocess"])
+    except (KeyError, TypeError) as error:
+        raise FggError(f"{folder / 'model.json'} lacks {error}; delete the folder and run the workflow again") from None
+    model = load_model(architecture, kwargs, folder / "model.safetensors", num_classes=len(classes))
+    return model.to(device), preprocess, record

@@ -1,0 +1,153 @@
+"""Training a small Vision Transformer from scratch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fgg.errors import FggError
+from fgg.models.vit import load_model
+from fgg.progress import progress
+
+FINAL_LEARNING_RATE = 0.01  # of the peak
+CLIP_NORM = 1.0
+
+
+def train(
+    architecture: str,
+    kwargs: Mapping[str, Any],
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    settings: Mapping[str, Any],
+    seed: int,
+) -> tuple[VisionTransformer, list[dict[str, float]]]:
+    """Train on standardised images (n, C, H, W) with labels int64 (n,), on their device.
+
+    AdamW with warm-up and cosine decay. Patches are dropped in training (as in FLIP, Li et al. 2023), which
+    regularises and saves time; the last ``full_epochs`` see all of them, as the explained model will.
+
+    Args:
+        settings: the ``model.train`` block of the configuration.
+        seed: initialisation, order of images, augmentation and dropout depend on it alone.
+
+    Returns:
+        The model in eval mode, and per epoch its ``loss``, ``accuracy`` (on the augmented images) and
+        ``learning_rate``.
+
+    Raises:
+        FggError: training diverged, or there are fewer images than one batch.
+    """
+    batch = min(settings["batch_size"], len(images))
+    if not batch:
+        raise FggError("the training split has no images")
+    generator = torch.Generator().manual_seed(seed)
+    with _seeded(generator, images.device):
+        options = {"patch_drop_rate": settings["patch_drop"], "drop_path_rate": settings["drop_path"], **kwargs}
+        model = load_model(architecture, options, num_classes=num_classes).to(images.device).train()
+        optimiser = torch.optim.AdamW(parameter_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
+        per_epoch = len(images) // batch
+        total = per_epoch * settings["epochs"]
+        warmup = max(1, round(settings["warmup"] * total))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, total, warmup))
+        history = []
+        for epoch in progress(range(settings["epochs"]), settings["epochs"], "training", unit="epoch"):
+            if epoch >= settings["epochs"] - settings["full_epochs"] and hasattr(model.patch_drop, "prob"):
+                model.patch_drop.prob = 0.0
+            order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
+            loss_sum, correct = 0.0, 0
+            for index in order.split(batch):
+                logits = model(augment(images[index], settings, generator))
+                loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+                optimiser.step()
+                schedule.step()
+                loss_sum += loss.item()
+                correct += int((logits.argmax(-1) == labels[index]).sum())
+            if not math.isfinite(loss_sum):
+                raise FggError(
+                    f"training diverged in epoch {epoch + 1} (loss {loss_sum}); lower model.train.learning_rate"
+                )
+            history.append(
+                {
+                    "epoch": epoch + 1,
+                    "loss": loss_sum / per_epoch,
+                    "accuracy": correct / (per_epoch * batch),
+                    "learning_rate": schedule.get_last_lr()[0],
+                }
+            )
+    return _without_dropout(model, architecture, kwargs, num_classes), history
+
+
+def _without_dropout(
+    model: VisionTransformer, architecture: str, kwargs: Mapping[str, Any], num_classes: int
+) -> VisionTransformer:
+    """The same weights in the model that `load_model` will build."""
+    plain = load_model(architecture, kwargs, num_classes=num_classes)
+    plain.load_state_dict(model.state_dict())
+    return plain.to(next(model.parameters()).device)
+
+
+def augment(images: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+    """Flips, shifts with repeated edges, and contrast changes of a batch (B, C, H, W), each image its own."""
+    batch, _, height, width = images.shape
+    device = images.device
+
+    def draw(*shape: int) -> Tensor:
+        return torch.rand(shape, generator=generator).to(device)
+
+    if settings["flips"]:
+        images = torch.where(draw(batch, 1, 1, 1) < 0.5, images.flip(3), images)
+        images = torch.where(draw(batch, 1, 1, 1) < 0.5, images.flip(2), images)
+    if settings["shift"]:
+        most = settings["shift"]
+        down, right = (draw(2, batch) * (2 * most + 1)).long()
+        rows = (torch.arange(height, device=device) + down[:, None] - most).clamp(0, height - 1)
+        columns = (torch.arange(width, device=device) + right[:, None] - most).clamp(0, width - 1)
+        images = images.gather(2, rows[:, None, :, None].expand_as(images))
+        images = images.gather(3, columns[:, None, None, :].expand_as(images))
+    if settings["contrast"]:
+        images = images * (1 + settings["contrast"] * (2 * draw(batch, 1, 1, 1) - 1))
+    return images
+
+
+def rate(step: int, total: int, warmup: int) -> float:
+    """Share of the peak learning rate at a step: linear warm-up, cosine decay."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
+    return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices and kernels only: not on biases, norms, tokens and position embeddings."""
+    decayed, kept = [], []
+    for name, parameter in model.named_parameters():
+        is_token = name in ("cls_token", "reg_token", "pos_embed")
+        (kept if parameter.ndim <= 1 or is_token else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+
+@contextlib.contextmanager
+def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generator, which timm's initialisation and dropout draw from, and put it back."""
+    seed = int(torch.randint(0, 2**62, (1,), generator=generator))
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def predict(model: VisionTransformer, images: Tensor, batch: int = 64) -> Tensor:
+    """Predicted classes int64 (n,) of standardised images (n, C, H, W)."""
+    return torch.cat([model(part).argmax(-1) for part in images.split(batch)])

@@ -1,0 +1,79 @@
+"""What the Snakemake rules need besides their wiring. Imports no torch, so that a dry run is quick."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from modulefinder import ModuleFinder
+from pathlib import Path
+from typing import Any
+
+from fgg import degeneracy
+from fgg.config import Config
+
+
+def as_json(value: Any) -> str:
+    """JSON in one spelling: the order of keys and the spelling of numbers do not count as a change."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+@functools.cache
+def code_hash(module: str, folder: str) -> str:
+    """A hash of a module and of all the package's modules it imports; comments and layout do not count."""
+    finder = ModuleFinder(path=[folder])
+    finder.import_hook(module)
+    files = sorted(m.__file__ for m in finder.modules.values() if m.__file__)
+    trees = (ast.dump(ast.parse(Path(file).read_text(encoding="utf-8"))) for file in files)
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
+
+
+def pick(config: Config, dataset: Mapping[str, Any], keys: Sequence[str]) -> Config:
+    """The settings a job needs: keys of the dataset, or of the whole run; ``a.b`` is taken out as ``b``."""
+    chosen = {}
+    for key in keys:
+        value: Any = dataset if key.split(".")[0] in dataset else config
+        for part in key.split("."):
+            value = value[part]
+        chosen[key.rsplit(".", 1)[-1]] = value
+    return chosen
+
+
+def known_layers(folder: Path, depth: int | None) -> dict[int, str]:
+    """Layer -> degeneracy: measured where the model exists already, else expected from the depth, else nothing."""
+    try:
+        return degeneracy.measured(json.loads((folder / "model.json").read_text(encoding="utf-8"))["layers"])
+    except (OSError, ValueError, KeyError):
+        return degeneracy.expected(depth) if depth else {}
+
+
+def warn_degenerate(dataset: str, grid: Mapping[str, Config], layers: Mapping[int, str]) -> None:
+    """Tell on standard error, before any job runs, which experiments mean nothing."""
+    for name, settings in grid.items():
+        remark = degeneracy.note(settings, layers)
+        if remark:
+            print(f"warning: {dataset}: {name}: {remark}", file=sys.stderr)
+
+
+def accelerators(device: str, local: bool) -> int:
+    """The GPUs that a job asks for: none where the models run on the CPU, so that its jobs run side by side.
+
+    Args:
+        device: the configuration's ``device``; ``auto`` asks for a GPU when this machine has one.
+        local: whether jobs run on this machine; a cluster's nodes are taken to have one.
+    """
+    if device == "auto":
+        present = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd"))
+        return int(present or not local)
+    return int(device == "cuda")
+
+
+def use_environment(folder: str) -> None:
+    """Let jobs run in the environment that Snakemake runs in, and find the package from any working folder."""
+    python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
+    os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
+    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([inherited] if inherited else [])])

@@ -1,0 +1,92 @@
+rule comparison:
+    input:
+        faithfulness=scores,
+        models=expand("data/models/{dataset}/model.json", dataset=DATASETS),
+    output:
+        table="results/comparison.parquet",
+        csv="results/comparison.csv",
+        hypotheses="results/hypotheses.csv",
+    log:
+        "logs/comparison.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        datasets=as_json(DATASETS),
+        settings=comparison_settings(),
+        code=code("fgg.comparison.__main__"),
+    message:
+        "Comparing all experiments with {config[baseline]}"
+    shell:
+        "python -m fgg.comparison --datasets {params.datasets:q} --settings {params.settings:q}"
+        " --results results --models data/models --output results > {log} 2>&1"
+
+
+rule figures:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        faithfulness=scores_of_dataset,
+    output:
+        metrics=[
+            report(
+                f"results/figures/{{dataset}}_{metric}.png",
+                caption=f"../report/{metric}.rst",
+                category="Figures",
+                subcategory="{dataset}",
+                labels={"dataset": "{dataset}", "figure": METRICS[metric].title},
+            )
+            for metric in METRICS
+        ],
+        curves=report(
+            "results/figures/{dataset}_pixel_flipping_curves.png",
+            caption="../report/curves.rst",
+            category="Figures",
+            subcategory="{dataset}",
+            labels={"dataset": "{dataset}", "figure": "Pixel Flipping curves"},
+        ),
+        hypotheses=report(
+            "results/figures/{dataset}_hypotheses.png",
+            caption="../report/hypotheses.rst",
+            category="Figures",
+            subcategory="{dataset}",
+            labels={"dataset": "{dataset}", "figure": "Hypotheses"},
+        ),
+        vectors=expand(
+            "results/figures/{{dataset}}_{figure}.svg",
+            figure=[*METRICS, "pixel_flipping_curves", "hypotheses"],
+        ),
+    log:
+        "logs/figures/{dataset}.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        code=code("fgg.comparison.figures"),
+    message:
+        "Figures of {wildcards.dataset}"
+    shell:
+        "python -m fgg.comparison.figures --comparison {input.table} --hypotheses {input.hypotheses}"
+        " --results results --dataset {wildcards.dataset} --output results/figures > {log} 2>&1"
+
+
+# The table to read comes last: when it is there, everything else is.
+rule summary:
+    input:
+        table="results/comparison.parquet",
+        figures=expand("results/figures/{dataset}_hypotheses.png", dataset=DATASETS),
+    output:
+        report(
+            "results/summary.csv",
+            caption="../report/summary.rst",
+            category="Tables",
+            labels={"table": "Summary"},
+        ),
+    log:
+        "logs/summary.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        code=code("fgg.comparison.summary"),
+    message:
+        "Writing {output}"
+    shell:
+        "python -m fgg.comparison.summary --comparison {input.table} --output {output} > {log} 2>&1"

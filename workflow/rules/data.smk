@@ -1,0 +1,18 @@
+rule prepare:
+    output:
+        train="data/prepared/{dataset}/train.parquet",
+        val="data/prepared/{dataset}/val.parquet",
+        test="data/prepared/{dataset}/test.parquet",
+        record="data/prepared/{dataset}/dataset.json",
+    log:
+        "logs/prepare/{dataset}.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        settings=settings("source", "path", "fractions", "max_skipped", "seed"),
+        code=code("fgg.data.prepare"),
+    message:
+        "Preparing the images of {wildcards.dataset}"
+    shell:
+        "python -m fgg.data.prepare --dataset {wildcards.dataset} --settings {params.settings:q}"
+        " --output data/prepared/{wildcards.dataset} > {log} 2>&1"

@@ -1,0 +1,56 @@
+rule model:
+    input:
+        train="data/prepared/{dataset}/train.parquet",
+        val="data/prepared/{dataset}/val.parquet",
+        test="data/prepared/{dataset}/test.parquet",
+        record="data/prepared/{dataset}/dataset.json",
+    output:
+        weights="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+    log:
+        "logs/model/{dataset}.log",
+    benchmark:
+        "benchmarks/model/{dataset}.tsv"
+    conda:
+        "../../envs/fgg.yaml"
+    threads: 2
+    resources:
+        gpu=gpus,
+    params:
+        settings=settings("model", "preprocess", "seed", "device"),
+        code=code("fgg.models.build_model"),
+    message:
+        "Making the model of {wildcards.dataset}"
+    shell:
+        "python -m fgg.models.build_model --data data/prepared/{wildcards.dataset} --settings {params.settings:q}"
+        " --output data/models/{wildcards.dataset} > {log} 2>&1"
+
+
+rule sae:
+    input:
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        train="data/prepared/{dataset}/train.parquet",
+        val="data/prepared/{dataset}/val.parquet",
+    output:
+        config="data/saes/{dataset}/layer_{layer}/cfg.json",
+        weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
+        metrics="data/saes/{dataset}/layer_{layer}/metrics.json",
+    log:
+        "logs/sae/{dataset}/layer_{layer}.log",
+    benchmark:
+        "benchmarks/sae/{dataset}/layer_{layer}.tsv"
+    conda:
+        "../../envs/fgg.yaml"
+    threads: 2
+    resources:
+        gpu=gpus,
+    params:
+        settings=settings("sae.weights", "sae.train", "seed", "device"),
+        code=code("fgg.models.build_sae"),
+    message:
+        "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
+    shell:
+        "python -m fgg.models.build_sae --model data/models/{wildcards.dataset}"
+        " --data data/prepared/{wildcards.dataset} --layer {wildcards.layer} --settings {params.settings:q}"
+        " --output data/saes/{wildcards.dataset}/layer_{wildcards.layer} > {log} 2>&1"
