@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,7 @@ CHOICES = {
     "normalize_activations": ("none", "layer_norm", "constant_norm_rescale"),
 }
 ZIP_START, TORCHSCRIPT_MARK = b"PK\x03\x04", b"constants.pkl"
+FOLDER_BIT = 0x10
 
 
 def load_prisma(path: str | Path) -> Any:
@@ -158,11 +160,16 @@ def _read_weights(file: Path) -> Any:
     if not data.startswith(ZIP_START) or TORCHSCRIPT_MARK in data:
         raise FggError("this is not a file of tensors that torch.save wrote, or it is damaged")
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            # torch compares no checksums, and gives unset memory for a tensor that is marked as a folder
+            broken = parts.testzip() or next((p.filename for p in parts.infolist() if p.external_attr & FOLDER_BIT), "")
+        if broken:
+            raise FggError(f"the file is damaged (at {broken}); fetch it again")
         try:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PICKLE)
-    except (FggError, MemoryError):
+    except FggError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file can fail at any step, with any error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -179,6 +186,8 @@ class _Record:
     """
 
     __slots__ = ("args", "fields")
+    args: tuple[Any, ...]
+    fields: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> _Record:
         record = object.__new__(cls)
