@@ -38,15 +38,13 @@ def score(
     """
     if construction == "no_sae":
         return (residual * gradient).sum(-1)
-    if codes is None or decoder is None:
-        raise ValueError(f"construction {construction!r} needs SAE codes and a decoder")
-    if construction == "combined":
+    if construction == "combined" and codes is not None and decoder is not None:
         return ((codes @ decoder) * gradient).sum(-1)
-    if construction == "activation_only":
+    if construction == "activation_only" and codes is not None:
         return codes.sum(-1)
-    if construction == "gradient_only":
+    if construction == "gradient_only" and decoder is not None:
         return gradient @ decoder.sum(0)
-    raise ValueError(f"unknown construction {construction!r}")
+    raise ValueError(f"construction {construction!r} is unknown, or lacks the SAE's codes or decoder")
 
 
 def standardise(score: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--settings",
         required=True,
-        help="JSON, or a file of it: baseline, protocol, precision, seed, experiments {dataset: {id: settings}}, "
+        help="JSON, or a file of it: baseline, protocol, precision, seed, experiments {dataset: [[id, settings], …]}, "
         "and perhaps notes {dataset: {id: text}}",
     )
     parser.add_argument("--results", required=True, help="folder with {dataset}/faithfulness/{experiment}.parquet")
@@ -40,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     missing += [f"experiments.{name}" for name in datasets if name not in settings.get("experiments", {})]
     if missing:
         raise FggError(f"--settings lacks {', '.join(missing)}")
-    settings["experiments"] = {name: settings["experiments"][name] for name in datasets}
+    # Pairs keep the order of the grid where JSON objects are sorted.
+    settings["experiments"] = {name: dict(settings["experiments"][name]) for name in datasets}
     found = read_notes(arguments.models, settings["experiments"]) if arguments.models else {}
     given = read_json(arguments.notes) if arguments.notes else settings.get("notes") or {}
     settings["notes"] = {name: {**found.get(name, {}), **given.get(name, {})} for name in datasets}

@@ -19,6 +19,7 @@ from fgg.catalogue import METRICS
 from fgg.comparison.labels import flat
 from fgg.comparison.statistics import ALPHA, Row, describe, holm, paired
 from fgg.config import experiment_id
+from fgg.degeneracy import measured, note
 from fgg.errors import FggError
 from fgg.tables import read_json, read_table
 
@@ -142,8 +143,8 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
         for hypothesis in hypotheses(experiments):
             for metric in METRICS:
                 row = _test(scores, hypothesis, metric, settings, dataset)
-                note = "; ".join(dict.fromkeys(filter(None, (notes[row["experiment"]], notes[row["partner"]]))))
-                tests.append(row | common | flat(experiments[row["experiment"]]) | {"note": note})
+                remark = "; ".join(dict.fromkeys(filter(None, (notes[row["experiment"]], notes[row["partner"]]))))
+                tests.append(row | common | flat(experiments[row["experiment"]]) | {"note": remark})
     _adjust(rows, ("dataset", "metric", "stratum"))
     _adjust(tests, ("dataset", "metric"))
     for row in tests:
@@ -178,33 +179,13 @@ def verdict(row: Mapping[str, Any]) -> str:
     return "better" if row["improvement"] > 0 else "worse"
 
 
-def layer_notes(record: Mapping[str, Any], experiments: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Notes on the experiments that gate a degenerate layer, from a model record's ``layers``.
-
-    ``zero``: no gradient reaches the layer's patches, so scores that need it vanish. ``error_only_or_zero``:
-    residual . gradient vanishes, so `no_sae` is rounding noise and `combined` reconstruction error.
-    """
-    hit = {"zero": ("combined", "gradient_only", "no_sae"), "error_only_or_zero": ("combined", "no_sae")}
-    status = {entry["layer"]: entry["status"] for entry in record.get("layers", []) if entry["status"] != "ok"}
-    notes = {}
-    for name, settings in experiments.items():
-        gate = settings.get("gate", {"layers": [], "construction": None})
-        found = [
-            f"layer {layer}: score {status[layer].replace('_', ' ')}"
-            for layer in gate["layers"]
-            if layer in status and gate["construction"] in hit.get(status[layer], (gate["construction"],))
-        ]
-        if found:
-            notes[name] = "; ".join(found)
-    return notes
-
-
 def read_notes(models: str | Path, experiments: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """`layer_notes` of every dataset, from ``models/{dataset}/model.json``."""
-    return {
-        dataset: layer_notes(read_json(Path(models) / dataset / "model.json"), own)
-        for dataset, own in experiments.items()
-    }
+    """What is degenerate about the experiments, from the ``layers`` of each ``models/{dataset}/model.json``."""
+    notes = {}
+    for dataset, own in experiments.items():
+        layers = measured(read_json(Path(models) / dataset / "model.json")["layers"])
+        notes[dataset] = {name: remark for name, settings in own.items() if (remark := note(settings, layers))}
+    return notes
 
 
 def _read(path: Path, name: str) -> pd.DataFrame:

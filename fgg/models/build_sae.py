@@ -31,8 +31,9 @@ from fgg.tables import write_json
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
 MOST_FLOATS = 2**28
 MEASURED_IMAGES = 500
-DECAY = 1 / 3  # last share of the steps, with falling learning rate
-WARMUP = 0.05
+DECAY = 1 / 2  # last share of the steps, with falling learning rate
+WARMUP = 1 / 12
+DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a feature is revived
 
 
 @command
@@ -112,12 +113,12 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
     from sae_lens import (
         LoggingConfig,
         SAETrainer,
-        SAETrainerConfig,
         StandardTrainingSAE,
         StandardTrainingSAEConfig,
         TopKTrainingSAE,
         TopKTrainingSAEConfig,
     )
+    from sae_lens.config import SAETrainerConfig
 
     width, batch = rows.shape[1], min(settings["batch_size"], len(rows))
     common = {
@@ -153,7 +154,7 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
                 lr_warm_up_steps=warmup,
                 lr_decay_steps=int(DECAY * steps),
                 device=str(rows.device),
-                dead_feature_window=max(1, steps // 8),
+                dead_feature_window=max(1, int(DEAD_AFTER * steps)),
                 feature_sampling_window=steps,
                 n_batches_for_norm_estimate=50,
                 logger=LoggingConfig(log_to_wandb=False),

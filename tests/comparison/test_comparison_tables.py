@@ -245,11 +245,11 @@ def test_other_predictions_are_noted(results):
 
 
 def test_degenerate_layers_become_notes(built, tmp_path):
-    record = {"layers": [{"layer": 1, "status": "ok"}, {"layer": 2, "status": "error_only_or_zero"}]}
+    record = {"layers": [{"layer": 1, "status": "ok"}, {"layer": 2, "status": "cancelled"}]}
     (tmp_path / "models" / "toy").mkdir(parents=True)
     (tmp_path / "models" / "toy" / "model.json").write_text(json.dumps(record))
     notes = tables.read_notes(tmp_path / "models", built[1]["experiments"])["toy"]
-    assert notes["gated-l1.2-combined-c10-a1-permuted"] == "layer 2: score error only or zero"
+    assert notes["gated-l1.2-combined-c10-a1-permuted"].startswith("layer 2: residual x gradient is analytically zero")
     assert "gated-l2-no_sae-c10-a1" in notes
     assert not {"transmm", "gated-l2-activation_only-c10-a1", "gated-l2-gradient_only-c10-a1"} & set(notes)
 

@@ -1,0 +1,45 @@
+# make results   set up .venv and run the main job on the embedded images
+# make test      set up .venv and run all tests
+# make bench     benchmarks: ratios on the terminal, JSON in results/benchmarks
+# make check     lint, format, types, workflow lint, dry run
+PYTHON ?= python3
+CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY = 1
+export WANDB_MODE = disabled
+
+.PHONY: results test bench check setup setup-dev clean
+
+results: setup
+	$(BIN)/snakemake --cores $(CORES) results/summary.csv
+	@echo "The table to read is results/summary.csv; the figures are in results/figures."
+
+test: setup-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+bench: setup
+	$(BIN)/python -m fgg.bench --output results/benchmarks
+
+check: setup-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check .
+	$(BIN)/snakemake --lint
+	$(BIN)/snakemake -n --cores 1 --quiet
+
+setup: .venv/.requirements
+setup-dev: .venv/.requirements-dev
+
+.venv/.requirements: requirements.txt
+	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else 'fgg needs Python 3.11 to 3.13, not %d.%d; name one with: make PYTHON=python3.12 …' % sys.version_info[:2])"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.requirements-dev: requirements-dev.txt .venv/.requirements
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf results/* data/prepared data/models data/saes logs benchmarks .snakemake
