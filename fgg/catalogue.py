@@ -65,6 +65,12 @@ CONTROLS: dict[str, str] = {
     "sharpened": "sharpened",  # TransMM raised to the power that gives it the gated map's spread
 }
 
+# Sanity checks (Adebayo et al. 2018): a map that survives the loss of what was learnt explains nothing learnt.
+SANITY: dict[str, str] = {
+    "randomized_model": "randomized-model",  # relevance from the same architecture with fresh weights
+    "randomized_sae": "randomized-sae",  # the gate of an SAE whose weights are shuffled
+}
+
 METRICS: dict[str, Metric] = _by_name(
     Metric("saco", "SaCo", "Wu et al. 2024, On the Faithfulness of Vision Transformer Explanations", True),
     Metric(

@@ -14,7 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
@@ -71,7 +71,34 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
         controls = [None, *grid["controls"]] if construction == "combined" and not shuffle else [None]
         for control in controls:
             found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
-    return found
+    return found | _sanity_checks(found, grid["sanity"])
+
+
+def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, Config]:
+    """For each method and each plain combined gate, what it gives when the model or the SAE is randomised."""
+    added = {}
+    for check_name, (name, settings) in itertools.product(checks, found.items()):
+        gated = is_plain_combined(settings)
+        if gated or ("gate" not in settings and name != "random" and check_name == "randomized_model"):
+            added[f"{name}-{SANITY[check_name]}"] = {**settings, "control": check_name}
+    return added
+
+
+def is_plain_combined(settings: Mapping[str, Any]) -> bool:
+    """Whether an experiment is a combined gate, and no control of one."""
+    gate = settings.get("gate")
+    return bool(
+        gate and gate["construction"] == "combined" and not gate["shuffle_decoder"] and not settings.get("control")
+    )
+
+
+def candidates(grid: Mapping[str, Config]) -> list[str]:
+    """The experiments that a selection chooses from: gates that read an SAE, and no controls."""
+    return [
+        name
+        for name, settings in grid.items()
+        if needs_sae(settings) and not settings["control"] and not settings["gate"]["shuffle_decoder"]
+    ]
 
 
 def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
@@ -170,6 +197,11 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
         and any("gate" in e for e in grid.values())
     ):
         yield "experiments.controls: 'sharpened' starts from transmm; add it to `baselines`"
+    if config["select"]["enabled"]:
+        if own["split"] == "val":
+            yield f"{place}.split: 'val' is what `select` chooses on; explain another split"
+        if not candidates(grid):
+            yield f"select: dataset {name!r} has no gated experiment to choose from"
     depth = own["model"]["kwargs"].get("depth")
     wanted = [("sae.layers", own["sae"]["layers"])]
     wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]

@@ -8,17 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from fgg.attribution import sanity
 from fgg.attribution.attribute import Attribution, Gate, attribute
+from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import measured, note
 from fgg.errors import FggError, command
 from fgg.models import store
+from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.sae import load_sae
 from fgg.progress import batches
@@ -67,24 +71,35 @@ def run(
         print(f"warning: {remark}", file=sys.stderr)
     saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders.items()}
     gate = Gate(**experiment["gate"]) if "gate" in experiment else None
+    control = experiment.get("control")
+    explained = model
+    if control == "randomized_model":
+        explained = sanity.randomized_model(record, settings["seed"]).to(device)
+    elif control == "randomized_sae":
+        saes = {layer: sanity.randomized_sae(sae, settings["seed"], layer) for layer, sae in saes.items()}
     split = load_split(images, settings["max_images"], settings["seed"])
     size = images_per_batch(model, settings["batch_size"])
     parts = []
     with arithmetic(settings["precision"], device):
         for part in batches(len(split), size, "attribution"):
-            parts.append(
-                attribute(
-                    model,
-                    split.tensors(preprocess, part).to(device),
-                    experiment["method"],
-                    gate,
-                    saes,
-                    control=experiment.get("control"),
-                    image_ids=split.image_ids[part],
-                    seed=settings["seed"],
-                    batch_size=size,
-                )
+            inputs = split.tensors(preprocess, part).to(device)
+            # A randomised model is asked about the class that the real one predicts.
+            said = capture(model, inputs) if explained is not model else None
+            found = attribute(
+                explained,
+                inputs,
+                experiment["method"],
+                gate,
+                saes,
+                None if said is None else said.predicted,
+                control=None if control in SANITY else control,
+                image_ids=split.image_ids[part],
+                seed=settings["seed"],
+                batch_size=size,
             )
+            if said is not None:
+                found = replace(found, predicted=said.predicted, confidence=said.confidence, logits=said.logits)
+            parts.append(found)
     note_made = {"experiment": experiment, **settings, "note": remark}
     write(relevance, gates, split, parts, note_made)
 

@@ -7,7 +7,12 @@ from typing import Any
 
 from fgg.catalogue import CONSTRUCTIONS, METHODS
 
-CONTROL_TITLES = {"permuted_gate": "permuted gate", "sharpened": "sharpened TransMM"}
+CONTROL_TITLES = {
+    "permuted_gate": "permuted gate",
+    "sharpened": "sharpened TransMM",
+    "randomized_model": "randomised model",
+    "randomized_sae": "randomised SAE",
+}
 PARTNER_TITLES = {
     "transmm": "TransMM",
     "shuffled": "shuffled decoder",
@@ -21,23 +26,24 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment's settings as table cells; layers (1, 2) become ``1+2``, and what a method lacks is None."""
     gate = settings.get("gate")
     if not gate:
-        empty = ("layers", "construction", "clamp_max", "alpha", "shuffle_decoder", "control")
-        return {"method": settings["method"], **dict.fromkeys(empty)}
+        empty = ("layers", "construction", "clamp_max", "alpha", "shuffle_decoder")
+        return {"method": settings["method"], **dict.fromkeys(empty), "control": settings.get("control")}
     layers = "+".join(str(layer) for layer in gate["layers"])
     return {"method": settings["method"], **gate, "layers": layers, "control": settings.get("control")}
 
 
 def group(cells: Mapping[str, Any]) -> str:
     """One of `GROUPS`, for an experiment's table cells; a shuffled decoder is a control."""
-    if not cells["construction"]:
-        return "Baselines"
-    return "Controls" if cells["control"] or cells["shuffle_decoder"] else "Gated"
+    if cells["control"] or cells["shuffle_decoder"]:
+        return "Controls"
+    return "Gated" if cells["construction"] else "Baselines"
 
 
 def kind(cells: Mapping[str, Any]) -> str:
     """What distinguishes an experiment from its neighbours on the same layers, such as ``activation × gradient``."""
     if not cells["construction"]:
-        return METHODS[cells["method"]].title if cells["method"] in METHODS else cells["method"]
+        title = METHODS[cells["method"]].title if cells["method"] in METHODS else cells["method"]
+        return f"{title}, {CONTROL_TITLES.get(cells['control'], cells['control'])}" if cells["control"] else title
     if cells["control"]:
         return CONTROL_TITLES.get(cells["control"], cells["control"])
     return "shuffled decoder" if cells["shuffle_decoder"] else PARTNER_TITLES[cells["construction"]]

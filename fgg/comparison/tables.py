@@ -18,7 +18,7 @@ import pyarrow as pa
 from fgg.catalogue import METRICS
 from fgg.comparison.labels import flat
 from fgg.comparison.statistics import ALPHA, Row, describe, holm, paired
-from fgg.config import experiment_id
+from fgg.config import experiment_id, is_plain_combined
 from fgg.degeneracy import measured, note
 from fgg.errors import FggError
 from fgg.tables import read_json, read_table
@@ -155,9 +155,9 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
 def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
     """(combined gate, what it is held against, that experiment's id), for the partners that the grid has."""
     for name, settings in experiments.items():
-        gate = settings.get("gate")
-        if not gate or gate["construction"] != "combined" or gate["shuffle_decoder"] or settings.get("control"):
+        if not is_plain_combined(settings):
             continue
+        gate = settings["gate"]
         partners = {
             "transmm": "transmm",
             "shuffled": experiment_id({**gate, "shuffle_decoder": True}),

@@ -17,7 +17,7 @@ rule attribution:
         gpu=gpus,
     params:
         experiment=experiment,
-        settings=settings("seed", "device", "precision", "batch_size", "max_images"),
+        settings=settings(*RUN_KEYS, "max_images"),
         code=code("fgg.attribution.__main__"),
     message:
         "Attributions of {wildcards.dataset}: {wildcards.experiment}"
@@ -49,7 +49,7 @@ rule gated_attribution:
     params:
         experiment=experiment,
         saes=sae_arguments,
-        settings=settings("seed", "device", "precision", "batch_size", "max_images"),
+        settings=settings(*RUN_KEYS, "max_images"),
         code=code("fgg.attribution.__main__"),
     message:
         "Attributions of {wildcards.dataset}: {wildcards.experiment}"

@@ -3,8 +3,8 @@ import os
 import re
 from pathlib import Path
 
-from fgg.catalogue import METRICS
-from fgg.config import check, dataset_config, experiments, needs_sae
+from fgg.catalogue import METRICS, SANITY
+from fgg.config import candidates, check, dataset_config, experiments, needs_sae
 from fgg.errors import FggError
 from fgg.workflow import (
     accelerators,
@@ -29,6 +29,15 @@ except FggError as error:
 DATASETS = config["run"]
 SETTINGS = {name: dataset_config(config, name) for name in DATASETS}
 GRID = {name: experiments(config, name) for name in DATASETS}
+RUN_KEYS = ("seed", "device", "precision", "batch_size")
+RESPONSE_KEYS = (
+    *(
+        f"metrics.faithfulness_correlation.{key}"
+        for key in ("runs", "trials", "subset_size")
+    ),
+    *RUN_KEYS,
+)
+SCORE_KEYS = ("metrics", "protocol", *RUN_KEYS)
 
 
 wildcard_constraints:
@@ -123,14 +132,49 @@ def scores(wildcards):
     ]
 
 
-def comparison_settings():
-    chosen = {key: config[key] for key in ("baseline", "protocol", "precision", "seed")}
-    # A list: the order of the grid is the order of the rows, and JSON objects are sorted.
-    chosen["experiments"] = {
-        dataset: [[name, settings] for name, settings in grid.items()]
+def candidate_scores(wildcards):
+    return [
+        f"results/{dataset}/validation/faithfulness/{experiment}.parquet"
         for dataset, grid in GRID.items()
-    }
-    return as_json(chosen)
+        for experiment in [config["baseline"], *candidates(grid)]
+    ]
+
+
+def checked_attributions(wildcards):
+    """The maps of the sanity checks, and of what they are checks of."""
+    names = [
+        (dataset, name)
+        for dataset, grid in GRID.items()
+        for checked, chosen in grid.items()
+        if chosen.get("control") in SANITY
+        for name in (checked, checked.removesuffix(f"-{SANITY[chosen['control']]}"))
+    ]
+    return [f"results/{dataset}/attributions/{name}.parquet" for dataset, name in names]
+
+
+def extra_tables(wildcards):
+    """Tables of what is switched on in the configuration."""
+    checks = any(checked_attributions(wildcards))
+    return ["results/sanity.csv"] * checks + ["results/selection.csv"] * config[
+        "select"
+    ]["enabled"]
+
+
+def grid_in_order():
+    """The grids as lists: their order is the order of the rows, and JSON objects are sorted."""
+    return as_json({dataset: list(grid.items()) for dataset, grid in GRID.items()})
+
+
+def comparison_settings():
+    keys = ("baseline", "protocol", "precision", "seed")
+    return as_json(
+        {
+            **{key: config[key] for key in keys},
+            "experiments": {
+                dataset: list(grid.items()) for dataset, grid in GRID.items()
+            },
+        }
+    )
 
 
 if workflow.is_main_process:

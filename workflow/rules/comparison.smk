@@ -68,11 +68,36 @@ rule figures:
         " --results results --dataset {wildcards.dataset} --output results/figures > {log} 2>&1"
 
 
+rule sanity:
+    input:
+        attributions=checked_attributions,
+    output:
+        table=report(
+            "results/sanity.csv",
+            caption="../report/sanity.rst",
+            category="Tables",
+            labels={"table": "Sanity checks"},
+        ),
+    log:
+        "logs/sanity.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        experiments=grid_in_order(),
+        code=code("fgg.comparison.sanity"),
+    message:
+        "Comparing maps before and after randomisation"
+    shell:
+        "python -m fgg.comparison.sanity --experiments {params.experiments:q} --results results"
+        " --output {output.table} > {log} 2>&1"
+
+
 # The table to read comes last: when it is there, everything else is.
 rule summary:
     input:
         table="results/comparison.parquet",
         figures=expand("results/figures/{dataset}_hypotheses.png", dataset=DATASETS),
+        extra=extra_tables,
     output:
         report(
             "results/summary.csv",

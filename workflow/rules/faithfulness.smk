@@ -14,16 +14,7 @@ rule responses:
     resources:
         gpu=gpus,
     params:
-        settings=settings(
-            "metrics.faithfulness_correlation.runs",
-            "metrics.faithfulness_correlation.trials",
-            "metrics.faithfulness_correlation.subset_size",
-            "seed",
-            "device",
-            "precision",
-            "batch_size",
-            "max_images",
-        ),
+        settings=settings(*RESPONSE_KEYS, "max_images"),
         code=code("fgg.faithfulness.responses"),
     message:
         "The model's answers to random patch subsets of {wildcards.dataset}"
@@ -50,15 +41,7 @@ rule faithfulness:
     resources:
         gpu=gpus,
     params:
-        settings=settings(
-            "metrics",
-            "protocol",
-            "seed",
-            "device",
-            "precision",
-            "batch_size",
-            "max_images",
-        ),
+        settings=settings(*SCORE_KEYS, "max_images"),
         code=code("fgg.faithfulness.__main__"),
     message:
         "Faithfulness of {wildcards.dataset}: {wildcards.experiment}"

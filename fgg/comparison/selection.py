@@ -1,0 +1,118 @@
+"""Choose the best gate without peeking: ``python -m fgg.comparison.selection``.
+
+The rule: of the gates that read an SAE and are no controls, take the one whose effect size d_z against the
+baseline, averaged over the metrics, is largest on the validation split. It is reported once on the explained
+split, with Holm over the metrics only: there was one choice, and it did not see these images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fgg.catalogue import METRICS
+from fgg.comparison.statistics import ALPHA, holm, paired
+from fgg.comparison.tables import read_scores
+from fgg.config import candidates
+from fgg.errors import FggError, command
+from fgg.tables import write_csv
+
+RULE = "largest mean effect size (d_z over the metrics) on the validation split"
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Rank the candidates on the validation split, report the first on the explained one."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.selection", description=__doc__.split("\n")[0])
+    parser.add_argument("--experiments", required=True, type=json.loads, help="JSON {dataset: [[id, settings], …]}")
+    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: baseline, seed")
+    parser.add_argument("--results", required=True, type=Path, help="folder with {dataset}/[validation/]faithfulness/")
+    parser.add_argument("--output", required=True, help="CSV of the choice")
+    parser.add_argument("--ranking", required=True, help="CSV of all candidates")
+    arguments = parser.parse_args(argv)
+    chosen, ranking = [], []
+    for dataset, grid in arguments.experiments.items():
+        own = rank(arguments.results / dataset / "validation", dataset, candidates(dict(grid)), arguments.settings)
+        ranking += own
+        chosen += confirm(arguments.results / dataset, dataset, own, arguments.settings)
+    write_csv(arguments.ranking, pd.DataFrame(ranking))
+    write_csv(arguments.output, pd.DataFrame(chosen))
+    for row in chosen:
+        print(
+            f"{row['dataset']}: chosen of {row['n_candidates']} {row['experiment']}; {row['metric']} "
+            f"{row['improvement_pct']:+.1f} %, p {row['p_adjusted']:.2g}"
+        )
+
+
+def rank(folder: Path, dataset: str, names: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The candidates on the validation split, best first: a row each with the effect size per metric.
+
+    Raises:
+        FggError: no candidate has an effect size in every metric.
+    """
+    baseline = settings["baseline"]
+    scores = read_scores(folder / "faithfulness", [baseline, *names], baseline)
+    rows = []
+    for name in names:
+        effects = {
+            metric: _effect(scores[name][metric], scores[baseline][metric], METRICS[metric].sign) for metric in METRICS
+        }
+        mean = float(np.mean(list(effects.values())))
+        rows.append(
+            {"dataset": dataset, "experiment": name, "mean_effect_size": mean}
+            | {f"{metric}_effect_size": effect for metric, effect in effects.items()}
+        )
+    # A candidate whose scores equal the baseline's has no effect size; it goes last. Ties keep the grid's order.
+    rows.sort(key=lambda row: -np.nan_to_num(row["mean_effect_size"], nan=-np.inf))
+    if not rows or np.isnan(rows[0]["mean_effect_size"]):
+        raise FggError(f"select: no gate of {dataset!r} has an effect size on the validation split; use more images")
+    return rows
+
+
+def confirm(
+    folder: Path, dataset: str, ranking: list[dict[str, Any]], settings: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """The first of the ranking on the explained split: a row per metric."""
+    baseline, name = settings["baseline"], ranking[0]["experiment"]
+    scores = read_scores(folder / "faithfulness", [baseline, name], baseline)
+    rows = []
+    for metric, entry in METRICS.items():
+        key = (settings["seed"], "bootstrap", dataset, name, metric)
+        found = paired(scores[name][metric], scores[baseline][metric], entry.sign, key)
+        rows.append(
+            {
+                "dataset": dataset,
+                "rule": RULE,
+                "n_candidates": len(ranking),
+                "experiment": name,
+                "metric": metric,
+                "higher_is_better": entry.higher_is_better,
+                "validation_effect_size": ranking[0][f"{metric}_effect_size"],
+            }
+            | {
+                column: found[column]
+                for column in ("n_pairs", "mean", "baseline_mean", "difference", "improvement_pct", "ci_low", "ci_high")
+            }
+            | {column: found[column] for column in ("effect_size", "p_value", "wilcoxon_p", "share_improved")}
+        )
+    for row, adjusted in zip(rows, holm([row["p_value"] for row in rows]), strict=True):
+        row["p_adjusted"] = float(adjusted)
+        row["significant"] = bool(adjusted < ALPHA)
+    return rows
+
+
+def _effect(treatment: pd.Series, baseline: pd.Series, sign: int) -> float:
+    """d_z of the paired differences, positive when better; NaN without spread."""
+    differences = (treatment - baseline).dropna()
+    sd = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
+    return sign * float(differences.mean()) / sd if sd > 0 else float("nan")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

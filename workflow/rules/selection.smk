@@ -1,0 +1,97 @@
+# The candidates of `select` on the validation split: the rules of the explained split, on other images.
+use rule attribution as validation_attribution with:
+    input:
+        images="data/prepared/{dataset}/val.parquet",
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+    output:
+        relevance="results/{dataset}/validation/attributions/{experiment}.parquet",
+    log:
+        "logs/validation/attribution/{dataset}/{experiment}.log",
+    benchmark:
+        "benchmarks/validation/attribution/{dataset}/{experiment}.tsv"
+    params:
+        experiment=experiment,
+        settings=settings(*RUN_KEYS, "select.max_images"),
+        code=code("fgg.attribution.__main__"),
+
+
+use rule gated_attribution as validation_gated_attribution with:
+    input:
+        images="data/prepared/{dataset}/val.parquet",
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        saes=gate_saes,
+    output:
+        relevance="results/{dataset}/validation/attributions/{experiment}.parquet",
+        gates="results/{dataset}/validation/gates/{experiment}.parquet",
+    log:
+        "logs/validation/attribution/{dataset}/{experiment}.log",
+    benchmark:
+        "benchmarks/validation/attribution/{dataset}/{experiment}.tsv"
+    params:
+        experiment=experiment,
+        saes=sae_arguments,
+        settings=settings(*RUN_KEYS, "select.max_images"),
+        code=code("fgg.attribution.__main__"),
+
+
+use rule responses as validation_responses with:
+    input:
+        images="data/prepared/{dataset}/val.parquet",
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+    output:
+        responses="results/{dataset}/validation/responses.parquet",
+    log:
+        "logs/validation/responses/{dataset}.log",
+    benchmark:
+        "benchmarks/validation/responses/{dataset}.tsv"
+    params:
+        settings=settings(*RESPONSE_KEYS, "select.max_images"),
+        code=code("fgg.faithfulness.responses"),
+
+
+use rule faithfulness as validation_faithfulness with:
+    input:
+        images="data/prepared/{dataset}/val.parquet",
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
+        responses="results/{dataset}/validation/responses.parquet",
+    output:
+        faithfulness="results/{dataset}/validation/faithfulness/{experiment}.parquet",
+    log:
+        "logs/validation/faithfulness/{dataset}/{experiment}.log",
+    benchmark:
+        "benchmarks/validation/faithfulness/{dataset}/{experiment}.tsv"
+    params:
+        settings=settings(*SCORE_KEYS, "select.max_images"),
+        code=code("fgg.faithfulness.__main__"),
+
+
+rule selection:
+    input:
+        explained=scores,
+        validation=candidate_scores,
+    output:
+        choice=report(
+            "results/selection.csv",
+            caption="../report/selection.rst",
+            category="Tables",
+            labels={"table": "Selection"},
+        ),
+        ranking="results/selection_ranking.csv",
+    log:
+        "logs/selection.log",
+    conda:
+        "../../envs/fgg.yaml"
+    params:
+        experiments=grid_in_order(),
+        settings=as_json({key: config[key] for key in ("baseline", "seed")}),
+        code=code("fgg.comparison.selection"),
+    message:
+        "Choosing on the validation split"
+    shell:
+        "python -m fgg.comparison.selection --experiments {params.experiments:q} --settings {params.settings:q}"
+        " --results results --output {output.choice} --ranking {output.ranking} > {log} 2>&1"
