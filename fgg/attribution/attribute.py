@@ -241,7 +241,7 @@ def _result(seen: Captured, relevance: Tensor, gates=None, scores=None) -> Attri
 def _join(parts: list[Attribution]) -> Attribution:
     if len(parts) == 1:
         return parts[0]
-    tensors = {
+    tensors: dict[str, Any] = {
         name: torch.cat([getattr(part, name) for part in parts])
         for name in ("relevance", "predicted", "confidence", "logits", "target")
     }

@@ -58,7 +58,7 @@ def rank(folder: Path, dataset: str, names: list[str], settings: dict[str, Any])
     """
     baseline = settings["baseline"]
     scores = read_scores(folder / "faithfulness", [baseline, *names], baseline)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         effects = {
             metric: _effect(scores[name][metric], scores[baseline][metric], METRICS[metric].sign) for metric in METRICS

@@ -113,6 +113,8 @@ def resolve_preprocess(
         )
     if preprocess.mean is not None and preprocess.std is not None:
         return preprocess
+    mean: Any
+    std: Any
     if model["weights"] == "train":
         mean, std = statistics(training.pixels(preprocess))
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -68,7 +69,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def attention_module(block: nn.Module) -> nn.Module:
+def attention_module(block: nn.Module) -> Any:
     """The module of a block that has the attention's dropout, after which the attention can be read."""
     for module in (getattr(block, "attn", None), block):
         if isinstance(getattr(module, "attn_drop", None), nn.Module):
@@ -130,7 +131,7 @@ def capture(
 
         return hook
 
-    def read_input(index: int):
+    def read_input(index: int, weigh: Callable[[nn.Module, Tensor], Tensor]):
         def hook(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             with torch.no_grad():
                 weights[index] = weigh(block, inputs[0].detach())
@@ -159,7 +160,7 @@ def capture(
                 handle = module.attn_drop.register_forward_hook(read_attention(index))
                 stack.callback(handle.remove)
             if weigh is not None:
-                stack.callback(block.register_forward_pre_hook(read_input(index)).remove)
+                stack.callback(block.register_forward_pre_hook(read_input(index, weigh)).remove)
             if index in layers or index in wanted:
                 stack.callback(block.register_forward_hook(read_residual(index)).remove)
         logits = model(images)

@@ -42,9 +42,9 @@ def diagnose(model: VisionTransformer, images: Tensor) -> list[dict[str, Any]]:
             sums[layer].append(survives[patches > 0])
     records = []
     for layer in layers:
-        share = float(torch.cat(shares[layer]).nan_to_num(nan=0.0).median())  # no gradient at all: no share
+        patch_share = float(torch.cat(shares[layer]).nan_to_num(nan=0.0).median())  # no gradient at all: no share
         left = torch.cat(sums[layer])
-        survives = float(left.median()) if len(left) else 0.0
-        status = ZERO if share < ZERO_BELOW else CANCELLED if survives < CANCELLED_BELOW else OK
-        records.append({"layer": layer, "survives": survives, "patch_share": share, "status": status})
+        remaining = float(left.median()) if len(left) else 0.0
+        status = ZERO if patch_share < ZERO_BELOW else CANCELLED if remaining < CANCELLED_BELOW else OK
+        records.append({"layer": layer, "survives": remaining, "patch_share": patch_share, "status": status})
     return records

@@ -130,7 +130,8 @@ def rate(step: int, total: int, warmup: int) -> float:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels only: not on biases, norms, tokens and position embeddings."""
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_token = name in ("cls_token", "reg_token", "pos_embed")
         (kept if parameter.ndim <= 1 or is_token else decayed).append(parameter)

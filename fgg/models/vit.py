@@ -85,7 +85,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            state: Any = load_file(path)
         elif path.suffix in (".pth", ".pt"):
             state = torch.load(path, map_location="cpu", weights_only=True)
             for name in ("model_state_dict", "state_dict"):

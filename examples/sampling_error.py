@@ -1,0 +1,82 @@
+"""How sure is Faithfulness Correlation? Its Monte-Carlo error against the number of random subsets.
+
+    python examples/sampling_error.py --dataset elpv --output sampling_error.png
+
+Draws many subsets for some images, cuts them into trials of R runs, and measures how much the score of one image
+varies between trials.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from fgg import draw_subsets
+from fgg.data.load import load_split
+from fgg.faithfulness.correlation import correlate, responses
+from fgg.faithfulness.perturbation import Perturber
+from fgg.models import store
+from fgg.tables import matrix, read_settings, read_table
+
+
+def main() -> None:
+    """Measure and draw."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--dataset", default="elpv")
+    parser.add_argument("--experiment", default="transmm")
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--subsets", type=int, default=960)
+    parser.add_argument("--subset-size", type=int, default=20)
+    parser.add_argument("--output", default="sampling_error.png")
+    arguments = parser.parse_args()
+    path = Path(f"results/{arguments.dataset}/attributions/{arguments.experiment}.parquet")
+    table, settings = read_table(path), read_settings(path)
+    model, preprocess, _ = store.load(f"data/models/{arguments.dataset}", torch.device("cpu"))
+    split = load_split(f"data/prepared/{arguments.dataset}/test.parquet", settings["max_images"], settings["seed"])
+    relevance = torch.from_numpy(matrix(table, "relevance").copy())
+    chosen = np.linspace(0, len(split) - 1, arguments.images).astype(int)
+    drops, subsets = [], []
+    for index in chosen:
+        engine = Perturber(model, split.tensors(preprocess, [index]))
+        drawn = draw_subsets(
+            [split.image_ids[index]], engine.patches, 1, arguments.subsets, arguments.subset_size, settings["seed"]
+        )
+        subsets.append(torch.from_numpy(drawn[:, 0]))
+        drops.append(responses(engine, subsets[-1]))
+    subsets, drops, relevance = torch.cat(subsets), torch.cat(drops), relevance[chosen]
+
+    runs = [r for r in (10, 20, 40, 80, 160, 320) if arguments.subsets // r >= 3]
+    errors = []
+    for r in runs:
+        trials = arguments.subsets // r
+        scores = correlate(
+            relevance,
+            subsets[:, : trials * r].unflatten(1, (trials, r)),
+            drops[:, : trials * r].unflatten(1, (trials, r)),
+        )
+        errors.append(scores.std(1).nanmean().item())
+        print(f"{r} runs: standard deviation of one trial {errors[-1]:.3f}")
+    errors = np.array(errors)
+    figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
+    axis.plot(runs, errors, "o-", color="#0072B2", label="one trial")
+    axis.plot(runs, errors / 3**0.5, "s--", color="#D55E00", label="mean of three trials")
+    axis.plot(runs, errors[0] * (runs[0] / np.array(runs)) ** 0.5, ":", color="0.4", label="1 / sqrt(runs)")
+    axis.set(
+        xscale="log", yscale="log", xticks=runs, xticklabels=[str(r) for r in runs],
+        xlabel="random subsets per trial (runs)", ylabel="standard error of one image's score",
+        title=f"Faithfulness Correlation of {arguments.experiment}\n{arguments.dataset}, {arguments.images} images",
+    )  # fmt: skip
+    axis.minorticks_off()
+    axis.legend(frameon=False)
+    figure.savefig(arguments.output, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

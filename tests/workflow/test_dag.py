@@ -1,0 +1,265 @@
+"""The real workflow in miniature, run as a user runs it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from pictures import draw
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("dag")]
+
+
+def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True) -> str:
+    """Run the workflow in a folder; its output as text."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    # The target goes before --configfile, which takes a list.
+    done = subprocess.run(
+        [*command, "--cores", "2", *arguments, "--configfile", str(config)],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = done.stdout + done.stderr
+    assert not check or done.returncode == 0, text[-6000:]
+    assert check or done.returncode != 0, text[-6000:]
+    return text
+
+
+def planned(folder: Path, config: Path = TINY) -> dict[str, int]:
+    """What a dry run would run: rule -> jobs."""
+    text = snakemake(folder, "--dry-run", "results/summary.csv", config=config)
+    if "Nothing to be done" in text:
+        return {}
+    table = text.split("Job stats:")[1].split("total")[0].splitlines()[3:]
+    return {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2}
+
+
+def changed(tmp_path: Path, **keys) -> Path:
+    """The tiny configuration with other values: a__b=value sets a: {b: value}."""
+    settings = yaml.safe_load(TINY.read_text())
+    for path, value in keys.items():
+        *parents, last = path.split("__")
+        place = settings
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    target = tmp_path / "changed.yaml"
+    target.write_text(yaml.safe_dump(settings))
+    return target
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A folder in which the tiny workflow has run."""
+    folder = tmp_path_factory.mktemp("dag")
+    draw(folder / "pictures")
+    snakemake(folder, "results/summary.csv")
+    return folder
+
+
+def test_the_tables_are_there_and_hold_what_the_contract_says(finished):
+    summary = pd.read_csv(finished / "results/summary.csv", dtype={"layers": str})
+    first = [
+        "dataset",
+        "experiment",
+        "method",
+        "layers",
+        "construction",
+        "clamp_max",
+        "alpha",
+        "shuffle_decoder",
+        "control",
+        "metric",
+        "higher_is_better",
+        "n",
+        "mean",
+        "sem",
+        "baseline_mean",
+        "difference",
+        "improvement_pct",
+        "ci_low",
+        "ci_high",
+        "effect_size",
+        "p_value",
+        "p_adjusted",
+        "significant",
+        "protocol",
+        "precision",
+    ]
+    assert list(summary.columns[: len(first)]) == first
+    experiments = {
+        "random",
+        "transmm",
+        "gated-l1-combined-c10-a1",
+        "gated-l1-combined-c10-a1-permuted",
+        "gated-l1-combined-c10-a1-sharpened",
+        "gated-l1-combined-c10-a1-shuffled",
+        "gated-l1-no_sae-c10-a1",
+        "transmm-randomized-model",
+        "gated-l1-combined-c10-a1-randomized-model",
+        "gated-l1-combined-c10-a1-randomized-sae",
+    }
+    assert set(summary["experiment"]) == experiments
+    assert len(summary) == 3 * len(experiments)
+    assert (summary["n"] == 12).all()
+    for name in experiments:
+        attributions = pq.read_table(finished / f"results/tiny/attributions/{name}.parquet")
+        assert attributions.column_names == ["image_id", "label", "predicted", "confidence", "relevance"]
+        assert attributions.schema.field("relevance").type.list_size == 16
+        assert json.loads(attributions.schema.metadata[b"fgg"])["schema"] == 1
+        scores = pq.read_table(finished / f"results/tiny/faithfulness/{name}.parquet")
+        assert scores["image_id"] == attributions["image_id"]
+    gates = pq.read_table(finished / "results/tiny/gates/gated-l1-combined-c10-a1.parquet")
+    assert gates.column_names == ["image_id", "layer", "score", "gate"]
+    assert gates.num_rows == 12
+    assert not (finished / "results/tiny/gates/transmm.parquet").exists()
+
+
+def test_models_saes_and_figures_are_there(finished):
+    record = json.loads((finished / "data/models/tiny/model.json").read_text())
+    assert [layer["status"] for layer in record["layers"]] == ["ok", "ok", "cancelled", "zero"]
+    assert set(record["accuracy"]) == {"train", "val", "test"}
+    measured = json.loads((finished / "data/saes/tiny/layer_1/metrics.json").read_text())
+    assert measured["l0"] <= 4
+    for figure in ("saco", "faithfulness_correlation", "pixel_flipping", "pixel_flipping_curves", "hypotheses"):
+        for suffix in ("png", "svg"):
+            assert (finished / f"results/figures/tiny_{figure}.{suffix}").stat().st_size > 5000
+    sanity = pd.read_csv(finished / "results/sanity.csv")
+    assert len(sanity) == 3
+    assert sanity["spearman"].between(-1, 1).all()
+    selection = pd.read_csv(finished / "results/selection.csv")
+    assert set(selection["experiment"]) == {"gated-l1-combined-c10-a1"}
+    hypotheses = pd.read_csv(finished / "results/hypotheses.csv")
+    assert set(hypotheses["against"]) == {"transmm", "shuffled", "permuted", "sharpened", "no_sae"}
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert planned(finished) == {}
+
+
+def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp_path):
+    # Another alpha is another experiment: only its own jobs are new. The controls and checks of a gate go with it.
+    plan = planned(finished, changed(tmp_path, experiments__gated__alpha=[2]))
+    assert plan == {
+        "gated_attribution": 6,  # combined, shuffled, permuted, no_sae, and two randomised
+        "sharpened_attribution": 1,
+        "faithfulness": 7,
+        "validation_gated_attribution": 1,
+        "validation_faithfulness": 1,
+        "comparison": 1,
+        "figures": 1,
+        "sanity": 1,
+        "selection": 1,
+        "summary": 1,
+    }
+
+
+def test_an_added_experiment_adds_its_own_jobs_only(finished, tmp_path):
+    plan = planned(
+        finished, changed(tmp_path, experiments__baselines=["random", "transmm", "rollout"], experiments__sanity=[])
+    )
+    assert plan == {"attribution": 1, "faithfulness": 1, "comparison": 1, "figures": 1, "selection": 1, "summary": 1}
+
+
+def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
+    plan = planned(finished, changed(tmp_path, metrics__pixel_flipping__patches_per_step=4))
+    assert "attribution" not in plan
+    assert "responses" not in plan
+    assert plan["faithfulness"] == 10
+
+
+def test_the_same_setting_spelt_otherwise_reruns_nothing(finished, tmp_path):
+    config = changed(tmp_path, experiments__gated__clamp_max=[10.0], experiments__gated__alpha=[1.0])
+    assert planned(finished, config) == {}
+
+
+def test_an_edited_module_reruns_what_rests_on_it(finished, tmp_path):
+    """On a copy of the code: the metric's module touches scores, not attributions or models."""
+    code = tmp_path / "code"
+    shutil.copytree(
+        ROOT, code, ignore=shutil.ignore_patterns(".*", "results", "data", "logs", "benchmarks", "__pycache__")
+    )
+    shutil.copytree(ROOT / "fgg" / "data", code / "fgg" / "data", dirs_exist_ok=True)
+
+    def plan() -> dict[str, int]:
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(code / "Snakefile"),
+            "--directory",
+            str(finished),
+        ]
+        command += ["--cores", "2", "-n", "results/summary.csv", "--configfile", str(TINY)]
+        done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=True)
+        if "Nothing to be done" in done.stdout + done.stderr:
+            return {}
+        table = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0].splitlines()[3:]
+        return {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2}
+
+    module = code / "fgg" / "faithfulness" / "saco.py"
+    module.write_text("# a comment\n\n" + module.read_text())
+    assert plan() == {}
+    module.write_text(module.read_text().replace("PATCHES_PER_BIN = 4", "PATCHES_PER_BIN = 5"))
+    touched = plan()
+    assert touched["faithfulness"] == 10
+    assert not {"prepare", "model", "sae", "attribution", "gated_attribution", "responses"} & set(touched)
+
+
+def test_from_scratch_again_gives_the_same_bytes_on_one_core(finished, tmp_path):
+    (tmp_path / "pictures").symlink_to(finished / "pictures")
+    snakemake(tmp_path, "results/summary.csv", "--cores", "1", "--quiet")
+    names = ["summary.csv", "comparison.parquet", "hypotheses.csv", "sanity.csv", "selection.csv"]
+    names += ["figures/tiny_saco.svg", "tiny/responses.parquet", "tiny/faithfulness/transmm.parquet"]
+    for name in names:
+        first, second = ((folder / "results" / name).read_bytes() for folder in (finished, tmp_path))
+        assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), name
+
+
+BAD = {
+    "unknown key": ({"datasets__tiny__modle": 1}, "datasets.tiny: unknown key 'modle' (did you mean 'model'?)"),
+    "unknown dataset": ({"run": ["tinny"]}, "run: dataset 'tinny' is not defined (did you mean 'tiny'?)"),
+    "unknown method": ({"experiments__baselines": ["transm"]}, "'transm' is not allowed (did you mean 'transmm'?)"),
+    "unknown construction": ({"experiments__gated__construction": ["combine"]}, "did you mean 'combined'?"),
+    "layer beyond the depth": ({"experiments__gated__layers": [[9]]}, "layer 9 is beyond the model's depth 4"),
+    "no experiments": (
+        {"experiments__baselines": [], "experiments__gated__layers": []},
+        "experiments: none for dataset 'tiny'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_configuration_ends_before_any_job(case, tmp_path):
+    keys, message = BAD[case]
+    text = snakemake(tmp_path, "--dry-run", "results/summary.csv", config=changed(tmp_path, **keys), check=False)
+    assert message in text
+    assert "Traceback" not in text
+
+
+def test_the_report_is_one_offline_file(finished):
+    snakemake(finished, "results/summary.csv", "--report", "report.html")
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert "SaCo (-1 to 1, higher is better)" in text
+    assert len(text) > 1_000_000
+
+
+def test_the_graph_can_be_drawn(finished):
+    text = snakemake(finished, "results/summary.csv", "--rulegraph")
+    assert "digraph" in text
+    assert "gated_attribution" in text
