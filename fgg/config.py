@@ -6,6 +6,7 @@ import copy
 import difflib
 import itertools
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,19 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
         FggError: listing every fault as ``key: what was found, what is allowed``.
     """
     rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
-    config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
-    faults = [_explain(error) for error in Draft202012Validator(rules).iter_errors(config)]
+    faults = list(_unfit(config))
+    if faults:
+        raise FggError("the configuration has faults:\n" + "\n".join(f"  {fault}" for fault in faults))
+    filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
+    faults = [_explain(error) for error in Draft202012Validator(rules).iter_errors(filled)]
     if not faults:
-        for name in config["datasets"]:
-            faults += _check_overrides(config, name, rules)
+        for name in filled["datasets"]:
+            faults += _check_overrides(filled, name, rules)
     if not faults:
-        faults = list(_cross_checks(config))
+        faults = list(_cross_checks(filled))
     if faults:
         raise FggError("the configuration has faults:\n" + "\n".join(f"  {fault}" for fault in sorted(faults)))
-    return config
+    return filled
 
 
 def dataset_config(config: Config, dataset: str) -> Config:
@@ -104,7 +108,8 @@ def candidates(grid: Mapping[str, Config]) -> list[str]:
 def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
     """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``."""
     layers = ".".join(str(layer) for layer in sorted(gate["layers"]))
-    parts = ["gated", f"l{layers}", gate["construction"], f"c{gate['clamp_max']:g}", f"a{gate['alpha']:g}"]
+    clamp_max, alpha = (repr(float(gate[key])).removesuffix(".0") for key in ("clamp_max", "alpha"))
+    parts = ["gated", f"l{layers}", gate["construction"], f"c{clamp_max}", f"a{alpha}"]
     if gate.get("shuffle_decoder"):
         parts.append("shuffled")
     if control:
@@ -115,6 +120,20 @@ def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
 def needs_sae(settings: Mapping[str, Any]) -> bool:
     """Whether an experiment of the grid reads SAEs."""
     return "gate" in settings and CONSTRUCTIONS[settings["gate"]["construction"]].needs_sae
+
+
+def _unfit(value: Any, place: str = "") -> Iterator[str]:
+    """Faults of values that no schema speaks of: dates and the like, NaN and infinity."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _unfit(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _unfit(inner, f"{place}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}: {value} is not a finite number"
+    elif value is not None and not isinstance(value, str | int | float):
+        yield f"{place}: {value} is read as a {type(value).__name__}; put it in quotes if text is meant"
 
 
 def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
@@ -138,7 +157,7 @@ def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
 
 def _explain(error: ValidationError, where: str = "") -> str:
     """One line: the key, what was found, what is allowed."""
-    place = where + error.json_path.removeprefix("$").removeprefix(".")
+    place = (where + error.json_path.removeprefix("$").removeprefix(".")).removesuffix(".")
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         allowed = sorted(error.schema["properties"])
         unknown = [key for key in error.instance if key not in allowed]
@@ -148,10 +167,10 @@ def _explain(error: ValidationError, where: str = "") -> str:
             hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
         return f"{place or 'top level'}: unknown key {', '.join(hints)}; allowed: {', '.join(allowed)}"
     if error.validator == "enum":
-        allowed = ", ".join(str(option) for option in error.validator_value)
+        options = ", ".join(str(option) for option in error.validator_value)
         near = difflib.get_close_matches(str(error.instance), [str(o) for o in error.validator_value], n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"{place}: {error.instance!r} is not allowed{hint}; choose from: {allowed}"
+        return f"{place}: {error.instance!r} is not allowed{hint}; choose from: {options}"
     if error.validator == "required":
         return f"{place or 'top level'}: {error.message}"
     return f"{place}: {error.message}"
@@ -203,6 +222,9 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
         if not candidates(grid):
             yield f"select: dataset {name!r} has no gated experiment to choose from"
     depth = own["model"]["kwargs"].get("depth")
+    if depth is not None and (not isinstance(depth, int) or depth < 1):
+        yield f"{place}.model.kwargs.depth: {depth!r} is not a number of blocks"
+        depth = None
     wanted = [("sae.layers", own["sae"]["layers"])]
     wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]
     for key, layers in wanted:

@@ -48,13 +48,14 @@ def score(
 
 
 def standardise(score: Tensor) -> Tensor:
-    """s~ = (s - median) / (1.4826 MAD + 1e-8) over the patches of each image; (B, N) to (B, N).
+    """s~ = (s - median) / (1.4826 (MAD + 1e-8)) over the patches of each image; (B, N) to (B, N).
 
-    Median and MAD are the lower middle for an even number of patches, as torch.median gives them.
+    Median and MAD are the lower middle for an even number of patches, as torch.median gives them. The floor
+    stands inside the factor, as in the research code; it matters for scores of pure rounding only.
     """
     centred = score - score.median(-1, keepdim=True).values
     spread = centred.abs().median(-1, keepdim=True).values
-    return centred / (1.4826 * spread + 1e-8)
+    return centred / (1.4826 * (spread + 1e-8))
 
 
 def gate(score: Tensor, clamp_max: float = 10.0, alpha: float = 1.0) -> Tensor:

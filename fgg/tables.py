@@ -75,8 +75,11 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings that made a Parquet table."""
-    return json.loads(read_table(path, columns=[]).schema.metadata[b"fgg"])["settings"]
+    """The settings that made a Parquet table. Raises FggError for a table that fgg did not write."""
+    metadata = read_table(path, columns=[]).schema.metadata or {}
+    if b"fgg" not in metadata:
+        raise FggError(f"{path} does not say what made it; delete it and run the workflow again")
+    return json.loads(metadata[b"fgg"])["settings"]
 
 
 def matrix(table: pa.Table, name: str) -> np.ndarray:

@@ -19,7 +19,15 @@ from fgg.config import Config
 
 def as_json(value: Any) -> str:
     """JSON in one spelling: the order of keys and the spelling of numbers do not count as a change."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+    def plain(inner: Any) -> Any:
+        if isinstance(inner, Mapping):
+            return {key: plain(own) for key, own in inner.items()}
+        if isinstance(inner, list | tuple):
+            return [plain(own) for own in inner]
+        return int(inner) if isinstance(inner, float) and inner.is_integer() else inner
+
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"))
 
 
 @functools.cache
@@ -27,7 +35,7 @@ def code_hash(module: str, folder: str) -> str:
     """A hash of a module and of all the package's modules it imports; comments and layout do not count."""
     finder = ModuleFinder(path=[folder])
     finder.import_hook(module)
-    files = sorted(m.__file__ for m in finder.modules.values() if m.__file__)
+    files = sorted(file for module in finder.modules.values() if (file := getattr(module, "__file__", None)))
     trees = (ast.dump(ast.parse(Path(file).read_text(encoding="utf-8"))) for file in files)
     return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 
@@ -47,7 +55,7 @@ def known_layers(folder: Path, depth: int | None) -> dict[int, str]:
     """Layer -> degeneracy: measured where the model exists already, else expected from the depth, else nothing."""
     try:
         return degeneracy.measured(json.loads((folder / "model.json").read_text(encoding="utf-8"))["layers"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, LookupError, TypeError):
         return degeneracy.expected(depth) if depth else {}
 
 

@@ -289,7 +289,6 @@ def test_csv_reads_back_the_same(tmp_path):
     )
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="read_settings takes the metadata for granted")
 def test_the_settings_of_a_foreign_table(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "t.parquet")
     with pytest.raises(FggError, match=r"t\.parquet"):

@@ -17,7 +17,7 @@ from fgg.errors import FggError
 from fgg.keys import content_id
 from fgg.models.capture import Captured, capture
 from fgg.models.device import images_per_batch
-from fgg.models.vit import check_layers, readout
+from fgg.models.vit import check_layers, patch_size, readout
 
 
 @dataclass(frozen=True)
@@ -115,11 +115,14 @@ def attribute(
     """
     _check(model, method, gate, saes, control)
     if image_ids is None:
-        image_ids = [content_id(image.float().cpu().numpy()) for image in images]
+        image_ids = [content_id(image.detach().float().cpu().numpy()) for image in images]
     if len(image_ids) != len(images):
         raise FggError(f"{len(image_ids)} image_ids for {len(images)} images")
     if target is not None:
-        target = torch.as_tensor(target, device=images.device).expand(len(images))
+        target = torch.as_tensor(target, device=images.device)
+        target = target.expand(len(images)) if target.ndim == 0 else target
+        if target.shape != (len(images),):
+            raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
     size = images_per_batch(model, batch_size)
     parts = [
         _attribute_batch(
@@ -172,7 +175,9 @@ def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
 def _attribute_batch(model, images, method, gate, saes, target, control, image_ids, seed) -> Attribution:
     if method == "random":
         seen = capture(model, images, target)
-        rows = controls.random_relevance(image_ids, model.patch_embed.num_patches, seed)
+        height, width = patch_size(model)
+        patches = (images.shape[2] // height) * (images.shape[3] // width)
+        rows = controls.random_relevance(image_ids, patches, seed)
         return _result(seen, torch.from_numpy(rows).to(images.device))
     if method == "gradcam":
         layer = len(model.blocks) - 2

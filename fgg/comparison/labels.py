@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fgg.catalogue import CONSTRUCTIONS, METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CONTROL_TITLES = {
     "permuted_gate": "permuted gate",
@@ -63,3 +66,8 @@ def label(cells: Mapping[str, Any], with_strength: bool = False) -> str:
         return kind(cells)
     first = {"Gated": "gated", "Controls": "control"}[group(cells)]
     return f"{first}, {place(cells, with_strength)}, {kind(cells)}"
+
+
+def varies(frame: pd.DataFrame) -> bool:
+    """Whether gates differ in clamp_max or alpha, so that their names must tell."""
+    return len(frame[["clamp_max", "alpha"]].dropna().drop_duplicates()) > 1

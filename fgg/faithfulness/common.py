@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.faithfulness.perturbation import Perturber
+from fgg.models.capture import check_target
 
 PROTOCOLS = ("corrected", "thesis")
 
@@ -25,11 +26,9 @@ def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
     return relevance.detach().to(engine.images.device)
 
 
-def class_of(engine: Perturber, target: Tensor | None) -> Tensor:
-    """The class that is followed, int64 (B,): the target, or the predicted class."""
-    if target is None:
-        return engine.clean.argmax(-1)
-    return torch.as_tensor(target, device=engine.clean.device).expand(len(engine.clean))
+def class_of(engine: Perturber, target: Tensor | int | None) -> Tensor:
+    """The class that is followed, int64 (B,): the target, or the predicted class. Raises FggError for a wrong one."""
+    return engine.clean.argmax(-1) if target is None else check_target(target, engine.clean)
 
 
 def probability(logits: Tensor, chosen: Tensor) -> Tensor:

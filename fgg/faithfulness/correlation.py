@@ -84,7 +84,9 @@ def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str =
     """
     check_protocol(protocol)
     subsets = subsets.to(relevance.device, torch.int64)
-    sums = relevance.gather(1, subsets.flatten(1)).view(subsets.shape).sum(-1)
+    members = relevance.gather(1, subsets.flatten(1)).view(subsets.shape)
+    # In one order and in float64, so that equal members give equal sums, which tie.
+    sums = members.double().sort(-1).values.sum(-1)
     if protocol == "thesis":
         constant = (sums.double().std(-1, correction=0) < THESIS_CONSTANT) | (
             drops.double().std(-1, correction=0) < THESIS_CONSTANT
@@ -129,4 +131,6 @@ def faithfulness_correlation(
     relevance = check_relevance(engine, relevance)
     if subsets is None or subsets.ndim != 3 or len(subsets) != len(images):
         raise FggError("subsets must be int64 (images, runs, patches per subset); see fgg.draw_subsets")
+    if subsets.numel() and not 0 <= int(subsets.min()) <= int(subsets.max()) < engine.patches:
+        raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
     return correlate(relevance, subsets, responses(engine, subsets, target), protocol)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, scaled_dot_product_attention
 
 from fgg.errors import FggError
+from fgg.models.capture import at_rest
 from fgg.models.device import rows_per_batch
-from fgg.models.vit import check_images, reads_class_token
+from fgg.models.vit import check_images, patch_size, reads_class_token
 
 
 class Perturber:
@@ -47,6 +48,8 @@ class Perturber:
         self.rows = rows or rows_per_batch(model, images.device)
         self.grid = tuple(size // patch for size, patch in zip(images.shape[2:], patch_size(model), strict=True))
         self.patches = self.grid[0] * self.grid[1]
+        if path not in (None, "tokens", "pixels"):
+            raise FggError(f"path {path!r} is unknown; choose 'tokens' or 'pixels', or None for the faster one")
         if path == "tokens" and not allows_tokens(model):
             raise FggError("the patch embedding of this model does not allow the token path; use the pixel path")
         self.path = path or ("tokens" if allows_tokens(model) else "pixels")
@@ -98,8 +101,6 @@ class Perturber:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        from fgg.models.capture import at_rest
-
         with at_rest(self.model), torch.inference_mode():
             yield
 
@@ -123,12 +124,6 @@ class Perturber:
         filled = spread(fill[images].to(pixels.dtype))[:, None, None]
         versions = torch.where(spread(masks)[:, :, None], filled, pixels[:, None])
         return self.model(versions.flatten(0, 1))
-
-
-def patch_size(model: VisionTransformer) -> tuple[int, int]:
-    """Height and width of a patch in pixels."""
-    height, width = model.patch_embed.patch_size
-    return int(height), int(width)
 
 
 def allows_tokens(model: VisionTransformer) -> bool:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
-from fgg.faithfulness.perturbation import Perturber, patch_size
+from fgg.faithfulness.perturbation import Perturber
+from fgg.models.vit import patch_size
 
 
 @dataclass

@@ -71,10 +71,11 @@ def evaluate(
     relevance = check_relevance(engine, relevance)
     patches = relevance.shape[1]
     bins = -(-patches // PATCHES_PER_BIN) if bins is None else bins
-    if bins > patches or (bins < 2 and protocol == "corrected"):
-        raise FggError(f"metrics.saco: {bins} bins for {patches} patches; there must be 2 to {patches}")
+    fewest = 2 if protocol == "corrected" else 1
+    if not fewest <= bins <= patches:
+        raise FggError(f"metrics.saco: {bins} bins for {patches} patches; there must be {fewest} to {patches}")
     order = relevance.argsort(dim=-1, descending=True, stable=True)
-    return score_bins(engine, relevance, membership(order, bins), target, protocol)
+    return score_bins(engine, relevance, membership(order, bins), bins, target, protocol)
 
 
 def membership(order: Tensor, bins: int) -> Tensor:
@@ -87,9 +88,10 @@ def membership(order: Tensor, bins: int) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, labels.expand_as(order))
 
 
-def score_bins(engine: Perturber, relevance: Tensor, bin_of: Tensor, target: Tensor | None, protocol: str) -> Saco:
-    """SaCo for given bins: bin_of int64 (B, N), bin 0 the most relevant."""
-    bins = int(bin_of.max()) + 1
+def score_bins(
+    engine: Perturber, relevance: Tensor, bin_of: Tensor, bins: int, target: Tensor | None, protocol: str
+) -> Saco:
+    """SaCo for given bins: bin_of int64 (B, N) from 0 to bins - 1, bin 0 the most relevant."""
     masks = bin_of[:, None, :] == torch.arange(bins, device=bin_of.device)[:, None]
     clean = engine.clean.double().softmax(-1)
     filled = engine.logits(masks).double().softmax(-1)

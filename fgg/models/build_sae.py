@@ -64,7 +64,7 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
         sae = train(rows, settings["train"], seed + layer)
         del rows
     else:
-        sae = load_sae(settings["weights"].format(layer=layer))
+        sae = load_sae(settings["weights"].replace("{layer}", str(layer)))
         check_sae(sae, model, layer)
     held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +174,13 @@ def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[T
 
 
 def save_inference(sae: Any, folder: Path) -> None:
-    """Write the SAE as the sae-lens folder that `SAE.load_from_disk` reads."""
+    """Write the SAE as the sae-lens folder that `SAE.load_from_disk` reads.
+
+    Raises:
+        FggError: an activation that such a folder does not know.
+    """
+    if isinstance(sae.activation_fn, torch.nn.Sequential):
+        raise FggError("sae.weights: a sae-lens folder cannot hold a tanh-relu activation; use the SAE from Python")
     device = str(sae.device)
     sae.to("cpu")
     if hasattr(sae, "save_inference_model"):

@@ -102,6 +102,9 @@ def capture(
         FggError: wrong image shape, a layer beyond the depth, or logits that are not finite.
     """
     check_images(model, images)
+    with torch.inference_mode(False):
+        # A tensor made in inference mode cannot enter a graph; a copy of it can.
+        images = images.clone() if images.is_inference() else images.detach()
     wanted = tuple(layers) if gradients is None else tuple(gradients)
     check_layers(model, (*layers, *wanted))
     backward = cams or bool(wanted)
@@ -149,6 +152,7 @@ def capture(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(at_rest(model))
+        stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(backward))
         for index, block in enumerate(model.blocks):
             module = attention_module(block)
@@ -169,7 +173,7 @@ def capture(
             raise FggError(
                 "the model's logits are not finite (NaN or infinite); check its weights and the preprocessing"
             )
-        found.target = found.predicted if target is None else _check_target(target, found.logits)
+        found.target = found.predicted if target is None else check_target(target, found.logits)
         if backward:
             logits.gather(1, found.target[:, None]).sum().backward()
     if cams:
@@ -182,11 +186,13 @@ def capture(
     return found
 
 
-def _check_target(target: Tensor, logits: Tensor) -> Tensor:
-    classes = logits.shape[1]
+def check_target(target: Tensor | int, logits: Tensor) -> Tensor:
+    """The target as int64 (B,) for logits (B, K); FggError when it does not hold one class per image."""
+    batch, classes = logits.shape
     target = torch.as_tensor(target, device=logits.device)
     if target.ndim == 0:
-        target = target.expand(len(logits))
-    if target.shape != (len(logits),) or target.is_floating_point() or target.min() < 0 or target.max() >= classes:
-        raise FggError(f"target must hold one class from 0 to {classes - 1} per image, int64 ({len(logits)},)")
-    return target
+        target = target.expand(batch)
+    whole = not target.is_floating_point() and target.dtype != torch.bool
+    if target.shape != (batch,) or not whole or not ((target >= 0) & (target < classes)).all():
+        raise FggError(f"target must hold one class from 0 to {classes - 1} per image, int64 ({batch},)")
+    return target.long()

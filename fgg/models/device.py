@@ -51,7 +51,8 @@ def images_per_batch(model: nn.Module, wanted: int | None = None) -> int:
     if wanted is not None:
         return wanted
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-    per_image = len(model.blocks) * tokens * (8 * model.embed_dim + 3 * model.blocks[0].attn.num_heads * tokens)
+    heads = getattr(getattr(model.blocks[0], "attn", model.blocks[0]), "num_heads", 16)
+    per_image = len(model.blocks) * tokens * (8 * model.embed_dim + 3 * heads * tokens)
     return int(max(1, min(64, 2**27 // per_image)))
 
 

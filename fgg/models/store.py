@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
@@ -19,7 +20,13 @@ def save(folder: str | Path, model: VisionTransformer, record: dict[str, Any], s
     """Write a model's folder; the record must hold ``architecture``, ``kwargs``, ``classes`` and ``preprocess``."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic(Path(folder) / "model.safetensors") as temporary:
-        save_file(state, temporary)
+        try:
+            save_file(state, temporary)
+        except SafetensorError as error:
+            # safetensors hides the system's error, most often a full disk.
+            raise FggError(
+                f"{Path(folder) / 'model.safetensors'} cannot be written ({error}); is the disk full?"
+            ) from None
     write_json(Path(folder) / "model.json", record, settings)
 
 

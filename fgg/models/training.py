@@ -58,6 +58,8 @@ def train(
         warmup = max(1, round(settings["warmup"] * total))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, total, warmup))
         history = []
+        # Without dropout: the model that `load_model` will build.
+        plain = load_model(architecture, kwargs, num_classes=num_classes)
         for epoch in progress(range(settings["epochs"]), settings["epochs"], "training", unit="epoch"):
             if epoch >= settings["epochs"] - settings["full_epochs"] and hasattr(model.patch_drop, "prob"):
                 model.patch_drop.prob = 0.0
@@ -85,16 +87,8 @@ def train(
                     "learning_rate": schedule.get_last_lr()[0],
                 }
             )
-    return _without_dropout(model, architecture, kwargs, num_classes), history
-
-
-def _without_dropout(
-    model: VisionTransformer, architecture: str, kwargs: Mapping[str, Any], num_classes: int
-) -> VisionTransformer:
-    """The same weights in the model that `load_model` will build."""
-    plain = load_model(architecture, kwargs, num_classes=num_classes)
     plain.load_state_dict(model.state_dict())
-    return plain.to(next(model.parameters()).device)
+    return plain.to(images.device), history
 
 
 def augment(images: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Tensor:

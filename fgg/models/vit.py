@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from timm.layers import PatchEmbed
 from timm.models import create_model, is_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -56,20 +57,24 @@ def load_model(
     pretrained = weights == "pretrained"
     try:
         model = create_model(architecture, pretrained=pretrained, **options)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise FggError(f"model.kwargs: timm cannot build {architecture!r} with {options}: {error}") from None
     except (OSError, RuntimeError) as error:
-        if not pretrained:
-            raise
-        raise FggError(
-            f"model.weights: the pretrained weights of {architecture!r} cannot be fetched ({error}); "
-            "check the network, or give the path of a file"
-        ) from None
+        if pretrained:
+            raise FggError(
+                f"model.weights: the pretrained weights of {architecture!r} cannot be fetched ({first_line(error)}); "
+                "check the network, or give the path of a file"
+            ) from None
+        raise FggError(_unbuildable(architecture, options, error)) from None
+    except (TypeError, AssertionError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise FggError(_unbuildable(architecture, options, error)) from None
     if not isinstance(model, VisionTransformer):
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
     if weights is not None and not pretrained:
         _fill(model, read_weights(weights), weights)
     return model.eval()
+
+
+def _unbuildable(architecture: str, options: Mapping[str, Any], error: Exception) -> str:
+    return f"model.kwargs: timm cannot build {architecture!r} with {dict(options)}: {first_line(error)}"
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -97,7 +102,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         raise
     except UNREADABLE as error:
         raise FggError(f"model.weights: {path} cannot be read safely as weights ({first_line(error)})") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise FggError(f"model.weights: {path} holds no state dict of tensors")
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
@@ -151,6 +158,12 @@ def grid_size(model: VisionTransformer) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def patch_size(model: VisionTransformer) -> tuple[int, int]:
+    """Height and width of a patch in pixels."""
+    height, width = model.patch_embed.patch_size
+    return int(height), int(width)
+
+
 def reads_class_token(model: VisionTransformer) -> bool:
     """Whether the head reads the class token (otherwise it pools the patches)."""
     return model.cls_token is not None and model.global_pool == "token" and model.attn_pool is None
@@ -169,7 +182,8 @@ def readout(model: VisionTransformer, batch: int, tokens: int, like: Tensor) -> 
 
 def check_images(model: VisionTransformer, images: Tensor) -> None:
     """Raise FggError when the batch is not (B, C, H, W) of the size that the model takes."""
-    channels = model.patch_embed.proj.in_channels if hasattr(model.patch_embed, "proj") else None
+    # Of a hybrid the projection follows a backbone, and says nothing of the images.
+    channels = model.patch_embed.proj.in_channels if type(model.patch_embed) is PatchEmbed else None
     if images.ndim != 4 or not images.is_floating_point():
         raise FggError(f"images must be a float tensor (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     if channels is not None and images.shape[1] != channels:

@@ -1,0 +1,98 @@
+"""The Pixel Flipping curves of the baselines and the combined gates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fgg.comparison import style
+from fgg.comparison.labels import group, label, place, varies
+from fgg.comparison.statistics import LEVEL
+from fgg.tables import matrix, read_table
+
+MOST_BANDS = 4  # more gated curves than this are drawn without their bands
+
+
+def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
+    """Mean p(class) while patches are replaced, and the paired difference from the baseline; gated ones with 95 % bands.
+
+    The horizontal axis is the share of steps, which is the share of patches where the last step is whole.
+    """
+    from scipy import stats
+
+    shown = frame[frame["construction"].isna() | _combined(frame) | (frame["experiment"] == frame["baseline"])]
+    first, strength = shown.iloc[0], varies(frame)
+    curves = {
+        name: _curves(Path(results) / first["dataset"] / "faithfulness" / f"{name}.parquet")
+        for name in shown["experiment"]
+    }
+    reference = curves[first["baseline"]]
+    share = 100 * np.linspace(0, 1, reference.shape[1])
+    looks = _curve_looks(shown)
+    columns, bands = 2 if strength else 3, shown["construction"].notna().sum() <= MOST_BANDS
+    with style.figure(2.9 + style.ROW * math.ceil(len(shown) / columns), ncols=2) as (fig, (left, right)):
+        extent = [0.0]
+        for _, row in shown.iterrows():
+            name, (colour, dash, width) = row["experiment"], looks[row["experiment"]]
+            look = {"color": colour, "linestyle": dash, "linewidth": width}
+            left.plot(share, np.nanmean(curves[name], axis=0), label=_curve_label(row, strength), **look)
+            difference = (curves[name] - reference).to_numpy()
+            mean = np.nanmean(difference, axis=0)
+            right.plot(share, mean, zorder=3 if row["construction"] else 2, **look)
+            if row["construction"]:
+                n = (~np.isnan(difference)).sum(axis=0).clip(min=2)
+                half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.nanstd(difference, axis=0, ddof=1) / np.sqrt(n)
+                half = half if bands else 0 * half
+                right.fill_between(share, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+                extent += [*(mean - half), *(mean + half)]
+        if len(extent) > 1:
+            right.set_ylim(*style.limits(extent))
+        left.set(ylim=(0, None), ylabel="mean p(class)", title="Probability of the explained class\n↓ lower is better")
+        title = f"Difference from {label(shown[shown['experiment'] == first['baseline']].iloc[0])}\n↓ lower is better"
+        right.set(ylabel="difference in mean p(class)", title=title)
+        for axis in (left, right):
+            axis.set(xlabel="patches replaced, most relevant first (%)", xlim=(0, 100))
+        fig.suptitle(f"{first['dataset']}: Pixel Flipping curves, {len(reference)} images", weight="bold")
+        note = "gated: by activation × gradient"
+        note += "; bands: pointwise 95 % intervals (t) of the paired difference" if bands else ""
+        entries = left.get_legend_handles_labels()
+        fig.legend(*entries, loc="outside lower center", ncols=columns, title=note, title_fontsize=7.5)
+        style.save(fig, folder, f"{first['dataset']}_pixel_flipping_curves")
+
+
+def _combined(frame: pd.DataFrame) -> pd.Series:
+    return (frame["construction"] == "combined") & frame["control"].isna() & ~frame["shuffle_decoder"].eq(True)
+
+
+def _curve_label(row: pd.Series, strength: bool) -> str:
+    return (
+        f"gated, {place(row, strength)}"
+        if row["construction"] == "combined" and group(row) == "Gated"
+        else label(row, strength)
+    )
+
+
+def _curve_looks(frame: pd.DataFrame) -> dict[str, tuple]:
+    """Colour, dash and width per experiment; the gated lines share one family of colours."""
+    looks: dict[str, tuple] = {}
+    plain, gated = 0, 0
+    for _, row in frame.iterrows():
+        if row["experiment"] == row["baseline"]:
+            looks[row["experiment"]] = (style.BLACK, "-", 1.3)
+        elif row["construction"]:
+            colours, dashes = style.GATED_COLOURS, style.DASHES
+            looks[row["experiment"]] = (colours[gated % len(colours)], dashes[gated % len(dashes)], 1.6)
+            gated += 1
+        else:
+            colours, dashes = style.CURVE_COLOURS, style.DASHES[1:]
+            looks[row["experiment"]] = (colours[plain % len(colours)], dashes[plain % len(dashes)], 1.1)
+            plain += 1
+    return looks
+
+
+def _curves(path: Path) -> pd.DataFrame:
+    table = read_table(path, columns=["image_id", "pixel_flipping_curve"])
+    return pd.DataFrame(matrix(table, "pixel_flipping_curve"), index=table["image_id"].to_pylist()).sort_index()
