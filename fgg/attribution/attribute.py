@@ -16,7 +16,7 @@ from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS
 from fgg.errors import FggError
 from fgg.keys import content_id
 from fgg.models.capture import Captured, capture
-from fgg.models.device import images_per_batch
+from fgg.models.device import halved, images_per_batch
 from fgg.models.vit import check_layers, patch_size, readout
 
 
@@ -124,20 +124,19 @@ def attribute(
         if target.shape != (len(images),):
             raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
     size = images_per_batch(model, batch_size)
-    parts = [
-        _attribute_batch(
-            model,
-            images[start : start + size],
-            method,
-            gate,
-            saes or {},
-            None if target is None else target[start : start + size],
-            control,
-            image_ids[start : start + size],
-            seed,
-        )
-        for start in range(0, max(len(images), 1), size)
-    ]
+    parts: list[Attribution] = []
+    start = 0
+    while start < len(images) or not parts:
+        part = slice(start, start + size)
+        chosen = None if target is None else target[part]
+        try:
+            parts.append(
+                _attribute_batch(model, images[part], method, gate, saes or {}, chosen, control, image_ids[part], seed)
+            )
+        except torch.OutOfMemoryError:
+            size = halved(size, "images per batch")
+            continue
+        start += size
     return _join(parts)
 
 

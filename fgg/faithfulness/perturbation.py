@@ -22,7 +22,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 
 from fgg.errors import FggError
 from fgg.models.capture import at_rest
-from fgg.models.device import rows_per_batch
+from fgg.models.device import halved, rows_per_batch
 from fgg.models.vit import check_images, patch_size, reads_class_token
 
 
@@ -71,8 +71,15 @@ class Perturber:
             float32 (B, V, K).
 
         Raises:
-            FggError: masks of the wrong shape, or logits that are not finite.
+            FggError: masks of the wrong shape, logits that are not finite, or too little GPU memory for one row.
         """
+        while True:
+            try:
+                return self._logits(masks, fill)
+            except torch.OutOfMemoryError:
+                self.rows = halved(self.rows, "perturbed images per forward pass")
+
+    def _logits(self, masks: Tensor, fill: Tensor | None) -> Tensor:
         batch, versions, patches = masks.shape
         if batch != len(self.images) or patches != self.patches:
             expected = f"({len(self.images)}, V, {self.patches})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -16,6 +17,7 @@ JOB_THREADS = 1
 TRAINING_THREADS = 2
 # Floats of activations per batch on a CPU: about what stays in its cache.
 CPU_BATCH_FLOATS = 2**23
+GPU_SHARE = 0.3  # of its memory, for the activations of a batch
 
 
 def resolve(device: str) -> torch.device:
@@ -57,8 +59,27 @@ def images_per_batch(model: nn.Module, wanted: int | None = None) -> int:
 
 
 def rows_per_batch(model: nn.Module, device: torch.device) -> int:
-    """Perturbed images per forward pass, without gradients."""
+    """Perturbed images per forward pass, without gradients: what a CPU's cache or a share of the GPU's memory holds.
+
+    The GPU's whole memory counts, not what is free, so that a machine always takes the same batch.
+    """
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     per_row = tokens * 12 * model.embed_dim
-    budget = CPU_BATCH_FLOATS if device.type == "cpu" else 2**31
-    return int(max(8, min(2048, budget // per_row)))
+    if device.type == "cuda":
+        floats = int(torch.cuda.get_device_properties(device).total_memory * GPU_SHARE) // 4
+    else:
+        floats = CPU_BATCH_FLOATS
+    return int(max(8, min(2048, floats // per_row)))
+
+
+def halved(size: int, what: str) -> int:
+    """Half of a batch size that was too large for the GPU, after saying so.
+
+    Raises:
+        FggError: it was 1 already.
+    """
+    if size <= 1:
+        raise FggError("out of GPU memory with one image at a time; use a larger GPU, or set `device: cpu`")
+    torch.cuda.empty_cache()
+    print(f"out of GPU memory; going on with {size // 2} {what} instead of {size}", file=sys.stderr)
+    return size // 2
