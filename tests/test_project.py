@@ -240,7 +240,6 @@ def test_every_public_name_has_a_docstring():
     assert not missing
 
 
-@pytest.mark.xfail(strict=True, reason="fgg/comparison/figures.py has 303 lines")
 def test_no_file_is_long():
     sizes = {path.relative_to(ROOT).as_posix(): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert not {place: size for place, size in sizes.items() if size > 300}

@@ -244,11 +244,6 @@ def test_a_missing_column_is_named(tmp_path):
         read_table(tmp_path / "t.parquet", ["relevanz"])
 
 
-def test_a_folder_named_like_a_hive_partition_adds_no_column(tmp_path):
-    write_table(tmp_path / "layer=3" / "t.parquet", columns(), SETTINGS)
-    assert read_table(tmp_path / "layer=3" / "t.parquet").column_names == list(columns())
-
-
 def test_a_missing_record_is_named(tmp_path):
     with pytest.raises(FggError, match=r"none\.json does not exist; run the workflow"):
         read_json(tmp_path / "none.json")

@@ -1,10 +1,12 @@
 """Device, arithmetic and batch sizes: none of them follows the moment."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from fgg.errors import FggError
-from fgg.models.device import arithmetic, images_per_batch, resolve, rows_per_batch
+from fgg.models.device import arithmetic, halved, images_per_batch, resolve, rows_per_batch
 from fgg.models.vit import load_model
 
 CPU = torch.device("cpu")
@@ -39,4 +41,21 @@ def test_batches_follow_the_model_alone(model):
     base = load_model("vit_base_patch16_224")
     assert 1 <= images_per_batch(base) < 64
     assert 8 <= rows_per_batch(base, CPU) < rows_per_batch(model, CPU) <= 2048
-    assert rows_per_batch(base, CPU) < rows_per_batch(base, torch.device("cuda"))
+
+
+def test_batches_on_a_gpu_follow_its_whole_memory(model, monkeypatch):
+    base, gpu = load_model("vit_base_patch16_224"), torch.device("cuda")
+
+    def of(gigabytes):
+        memory = SimpleNamespace(total_memory=gigabytes * 2**30)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: memory)
+        return rows_per_batch(base, gpu)
+
+    assert 8 == of(0) < of(8) < of(16) <= 2048
+    assert of(8) * 197 * 12 * 768 * 4 < 8 * 2**30, "a batch's activations must fit"
+
+
+def test_a_batch_that_was_too_large_is_halved(capsys):
+    assert halved(7, "images") == 3 and "going on with 3 images instead of 7" in capsys.readouterr().err
+    with pytest.raises(FggError, match="out of GPU memory with one image at a time"):
+        halved(1, "images")

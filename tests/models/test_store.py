@@ -87,7 +87,6 @@ def test_weights_of_another_model(folder, tmp_path):
     assert "missing: blocks.3." in refusal(folder)
 
 
-@pytest.mark.xfail(strict=True, reason="safetensors hides the system's error, so a full disk ends in a traceback")
 def test_a_full_disk_is_an_error_of_the_system(tmp_path, model):
     """A limit on the size of files stands for the full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -44,7 +44,6 @@ def test_the_seed_alone_decides(pictures, settings):
     assert not same(model, other)
 
 
-@pytest.mark.xfail(strict=True, reason="_without_dropout draws its initial weights outside of the seeded block")
 def test_the_global_generator_is_left_alone(pictures, settings):
     before = torch.get_rng_state()
     run(pictures, settings)
