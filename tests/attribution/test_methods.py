@@ -283,20 +283,7 @@ def test_no_images_give_no_rows(plain, pictures):
 # ---------------------------------------------------------------- sizes other than the model's own
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        pytest.param(
-            method,
-            marks=pytest.mark.xfail(
-                method == "random",
-                strict=True,
-                reason="attribute(method='random') takes N from the model's own size, not from the images'",
-            ),
-        )
-        for method in METHODS
-    ],
-)
+@pytest.mark.parametrize("method", METHODS)
 def test_images_of_another_size(method, make_model):
     model = make_model(dynamic_img_size=True, img_size=24)
     images = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))

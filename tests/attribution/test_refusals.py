@@ -44,7 +44,6 @@ def test_wrong_options(options, names, call):
         call(**options)
 
 
-@pytest.mark.xfail(strict=True, raises=RuntimeError, reason="attribute expands a target of the wrong length unchecked")
 @pytest.mark.parametrize("target", [torch.tensor([0, 1]), torch.zeros(4, 1, dtype=torch.long)])
 def test_a_target_of_the_wrong_length(target, call):
     with pytest.raises(FggError, match="target"):
@@ -124,10 +123,6 @@ def test_tokentm_says_which_blocks_it_does_not_know(make_model, pictures):
         fgg.attribute(make_model(block_fn=ResPostBlock), pictures, "tokentm")
 
 
-UNSIZED = "images_per_batch reads model.blocks[0].attn, which parallel blocks do not have"
-
-
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason=UNSIZED)
 @pytest.mark.parametrize("method", ["random", "transmm"])
 def test_blocks_whose_attention_is_their_own(method, make_model, pictures):
     """`attention_module` knows them: their attention's dropout is the block's."""
@@ -135,7 +130,6 @@ def test_blocks_whose_attention_is_their_own(method, make_model, pictures):
     assert fgg.attribute(model, pictures, method).relevance.shape == (4, 16)
 
 
-@pytest.mark.xfail(strict=True, raises=AttributeError, reason=UNSIZED)
 def test_blocks_without_one_attention(make_model, pictures):
     with pytest.raises(FggError, match="ParallelThingsBlock"):
         fgg.attribute(make_model(block_fn=ParallelThingsBlock), pictures)

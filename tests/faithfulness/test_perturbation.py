@@ -187,9 +187,7 @@ def test_embeddings_that_do_not_fit_take_the_pixel_path(change, make_model, make
         Perturber(model, images, path="tokens")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FggError, reason="check_images takes the 1x1 projection's channels for the images'"
-)
+@pytest.mark.xfail(strict=True, reason="patch_size takes the patches of a hybrid's feature map for the images'")
 def test_timms_hybrid_models(pictures):
     from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer
@@ -236,7 +234,6 @@ def test_a_fill_that_is_not_finite(path, plain, pictures):
         Perturber(plain, pictures, path=path).logits(random_masks(4, 16), torch.full((4,), float("nan")))
 
 
-@pytest.mark.xfail(strict=True, reason="Perturber takes any word for the pixel path")
 def test_an_unknown_path(plain, pictures):
     with pytest.raises(FggError, match="pixel"):
         Perturber(plain, pictures, path="pixel")

@@ -63,9 +63,6 @@ def test_every_gate(configurations, run, read, close):
     assert compared == constructions  # none is left out altogether
 
 
-FLOOR = "gating.standardise adds 1e-8 to 1.4826 MAD; the reference adds it to the MAD, before the factor"
-
-
 def test_gates_follow_from_the_stored_scores(configurations, read, close):
     stored = read("gating.npz")
     for entry in configurations:
@@ -73,7 +70,6 @@ def test_gates_follow_from_the_stored_scores(configurations, read, close):
             check_step(entry, stored, close)
 
 
-@pytest.mark.xfail(strict=True, reason=FLOOR)
 def test_gates_follow_from_scores_of_pure_rounding(configurations, read, close):
     """Where the score is noise the floor of the MAD matters, and the step from score to gate has no excuse."""
     stored = read("gating.npz")
@@ -159,7 +155,6 @@ def test_gate_from_scores(read, close):
             close(gates, case["gate"], rtol=1e-5, what=str(case))
 
 
-@pytest.mark.xfail(strict=True, reason=FLOOR)
 def test_gate_from_scores_on_the_floor(read, close):
     cases = [case for case in read("edge_cases.json")["gate_from_scores"] if on_the_floor(case)]
     for case in cases:

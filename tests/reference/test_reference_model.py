@@ -31,10 +31,10 @@ def test_predictions(seen, read, close):
 
 def test_cams_and_attention(seen, read, close):
     stored = read("internals.npz")
-    close(torch.stack(seen.cams, 1), stored["cam"], atol=1e-6)
+    close(torch.stack(seen.cams, 1), stored["cam"], atol=2e-5 * stored["cam"].max())
     close(torch.stack(seen.attention, 1), stored["pattern"].mean(2), atol=5e-6)
     positive = np.maximum(stored["pattern"] * stored["pattern_grad"], 0).mean(2)
-    close(torch.stack(seen.cams, 1), positive, atol=1e-6)
+    close(torch.stack(seen.cams, 1), positive, atol=2e-5 * positive.max())
 
 
 def test_residuals_and_their_gradients(seen, read, close, sae_layers):

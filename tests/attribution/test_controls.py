@@ -1,0 +1,43 @@
+"""The sharpened control's corners: zeros, constants, and maps without spread."""
+
+import definitions as slow
+import numpy as np
+import pytest
+
+from fgg.attribution import controls
+
+
+def test_sharpen_with_other_zeros_in_each_map():
+    """The spread is over each map's own positive patches, and zeros stay zero."""
+    draw = np.random.default_rng(0)
+    vanilla, gated = draw.random((5, 9)).astype(np.float32), draw.random((5, 9)).astype(np.float32) ** 4
+    vanilla[:, :2], gated[:, 4:8] = 0, 0
+    out = controls.sharpen(vanilla, gated)
+    assert out.dtype == np.float32
+    for row, before, after in zip(out, vanilla, gated, strict=True):
+        np.testing.assert_allclose(row / row.max(), slow.sharpen(before.tolist(), after.tolist()), rtol=2e-5)
+        assert row.max() == pytest.approx(before.max())
+        assert slow.log_spread(row.tolist()) == pytest.approx(slow.log_spread(after.tolist()), rel=1e-5)
+
+
+def test_sharpen_where_there_is_nothing_to_sharpen():
+    vanilla = np.array([[0.3, 0.3, 0.3], [0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.1, 0.2, 0.4]], np.float32)
+    gated = np.array([[0.1, 0.2, 0.9], [0.1, 0.2, 0.9], [0.1, 0.2, 0.9], [0.0, 0.0, 0.7]], np.float32)
+    out = controls.sharpen(vanilla, gated)
+    np.testing.assert_array_equal(out[0], vanilla[0])  # a constant map stays constant under every power
+    assert np.isnan(out[1:]).all()
+
+
+@pytest.mark.xfail(strict=True, reason="sharpen: zero to the power zero is one, so zeros become the largest relevance")
+def test_a_flat_gated_map_flattens():
+    out = controls.sharpen(np.array([[0.1, 0.2, 0.4, 0.0]], np.float32), np.full((1, 4), 0.5, np.float32))
+    np.testing.assert_allclose(out, [[0.4, 0.4, 0.4, 0.0]])
+
+
+def test_keyed_rows_do_not_depend_on_each_other():
+    for draw in (controls.random_relevance, lambda names, n, seed: controls.permutation(names, n, 2, seed)):
+        rows = draw(["a", "b", "c"], 12, 7)
+        assert (draw(["c", "a"], 12, 7) == rows[[2, 0]]).all()
+        assert (draw(["a"], 12, 8) != rows[:1]).any()
+        assert len({tuple(row) for row in rows.tolist()}) == 3
+        assert draw([], 12, 7).shape == (0, 12)
