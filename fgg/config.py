@@ -207,6 +207,8 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if not grid:
         yield f"experiments: none for dataset {name!r}; name `baselines`, or `gated.layers`"
         return
+    if own["experiments"]["gated"]["layers"] and not any("gate" in e for e in grid.values()):
+        yield "experiments.gated.shuffle_decoder: only a combined gate has a shuffled control; add false, or 'combined'"
     if config["baseline"] not in grid:
         near = ", ".join(sorted(grid)[:30])
         yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {near}"

@@ -81,7 +81,12 @@ def accelerators(device: str, local: bool) -> int:
 
 
 def use_environment(folder: str) -> None:
-    """Let jobs run in the environment that Snakemake runs in, and find the package from any working folder."""
+    """Let jobs run in the environment that Snakemake runs in, and find the package from any working folder.
+
+    Threads that wait for each other sleep instead of spinning: two spinning threads on cores that something else
+    uses too were seen to take six times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([inherited] if inherited else [])])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -183,10 +184,13 @@ def save_inference(sae: Any, folder: Path) -> None:
         raise FggError("sae.weights: a sae-lens folder cannot hold a tanh-relu activation; use the SAE from Python")
     device = str(sae.device)
     sae.to("cpu")
-    if hasattr(sae, "save_inference_model"):
-        sae.save_inference_model(folder)
-    else:
-        sae.save_model(folder)
+    try:
+        if hasattr(sae, "save_inference_model"):
+            sae.save_inference_model(folder)
+        else:
+            sae.save_model(folder)
+    except SafetensorError as error:
+        raise FggError(f"the SAE cannot be written to {folder} ({error}); is the disk full?") from None
     sae.to(device)
 
 

@@ -66,6 +66,9 @@ def load_model(
         raise FggError(_unbuildable(architecture, options, error)) from None
     except (TypeError, AssertionError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise FggError(_unbuildable(architecture, options, error)) from None
+    if type(model) is not VisionTransformer and isinstance(model, VisionTransformer):
+        # Such as the distilled ones, whose head reads two tokens.
+        raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, whose head is not supported")
     if not isinstance(model, VisionTransformer):
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
     if weights is not None and not pretrained:
@@ -85,7 +88,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FggError(f"model.weights: {path} does not exist; choose 'train', 'pretrained' or the path of a file")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -106,6 +110,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise FggError(f"model.weights: {path} holds no state dict of tensors")
+    odd = [name for name, tensor in state.items() if tensor.layout != torch.strided or tensor.is_complex()]
+    if odd:
+        raise FggError(f"model.weights: {path} holds sparse or complex tensors in {_names(odd)}")
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise FggError(f"model.weights: {path} holds NaN or infinite values in {_names(broken)}")
@@ -138,8 +145,9 @@ def _fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) 
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its kind."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """The first line of an error's text; its kind where the text alone says little."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return text if " " in text else f"{type(error).__name__} {text}".strip()
 
 
 def _names(names: list[str], most: int = 8) -> str:
