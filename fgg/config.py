@@ -75,7 +75,7 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
         controls = [None, *grid["controls"]] if construction == "combined" and not shuffle else [None]
         for control in controls:
             found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
-    return found | _sanity_checks(found, grid["sanity"])
+    return found | _sanity_checks(found, grid.get("sanity", []))
 
 
 def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, Config]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,10 +52,10 @@ class Gate:
             raise FggError(
                 f"gate.construction: {self.construction!r} is unknown; choose from {', '.join(CONSTRUCTIONS)}"
             )
-        if not self.clamp_max > 1:
-            raise FggError(f"gate.clamp_max: {self.clamp_max} must be above 1")
-        if not self.alpha > 0:
-            raise FggError(f"gate.alpha: {self.alpha} must be above 0")
+        if not 1 < self.clamp_max < math.inf:
+            raise FggError(f"gate.clamp_max: {self.clamp_max} must be above 1, and finite")
+        if not 0 < self.alpha < math.inf:
+            raise FggError(f"gate.alpha: {self.alpha} must be above 0, and finite")
         if self.shuffle_decoder and self.construction != "combined":
             raise FggError("gate.shuffle_decoder: a shuffled decoder is a control of the combined construction only")
 
@@ -123,6 +124,8 @@ def attribute(
         target = target.expand(len(images)) if target.ndim == 0 else target
         if target.shape != (len(images),):
             raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
+    if batch_size is not None and batch_size < 1:
+        raise FggError(f"batch_size: {batch_size} must be at least 1")
     size = images_per_batch(model, batch_size)
     parts: list[Attribution] = []
     start = 0

@@ -52,5 +52,5 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
     # A constant map stays constant under every power.
     power = np.divide(after, before, out=np.ones_like(after), where=before != 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        scaled = np.where(vanilla > 0, vanilla / largest, 0.0)
-        return np.where(np.isnan(power)[:, None], np.nan, largest * scaled ** power[:, None]).astype(np.float32)
+        raised = np.where(vanilla > 0, largest * (vanilla / largest) ** power[:, None], 0.0)
+        return np.where(np.isnan(power)[:, None], np.nan, raised).astype(np.float32)

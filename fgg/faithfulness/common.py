@@ -20,6 +20,7 @@ def check_protocol(protocol: str) -> None:
 
 def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
     """The relevance (B, N) on the engine's device; FggError when the shape does not fit."""
+    relevance = torch.as_tensor(relevance)
     expected = (len(engine.images), engine.patches)
     if tuple(relevance.shape) != expected:
         raise FggError(f"relevance is {tuple(relevance.shape)}, expected {expected} (images, patches)")

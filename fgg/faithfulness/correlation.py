@@ -87,6 +87,8 @@ def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str =
     members = relevance.gather(1, subsets.flatten(1)).view(subsets.shape)
     # In one order and in float64, so that equal members give equal sums, which tie.
     sums = members.double().sort(-1).values.sum(-1)
+    unknown = relevance.isnan().any(1).view(-1, *[1] * (sums.ndim - 1))
+    sums = torch.where(unknown, torch.nan, sums)
     if protocol == "thesis":
         constant = (sums.double().std(-1, correction=0) < THESIS_CONSTANT) | (
             drops.double().std(-1, correction=0) < THESIS_CONSTANT

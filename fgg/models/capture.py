@@ -169,6 +169,10 @@ def capture(
                 stack.callback(block.register_forward_hook(read_residual(index)).remove)
         logits = model(images)
         found.logits = logits.detach().float()
+        if logits.ndim != 2:
+            raise FggError(
+                f"the model gives {tuple(logits.shape)} instead of logits (images, classes); does its head pool?"
+            )
         if not found.logits.isfinite().all():
             raise FggError(
                 "the model's logits are not finite (NaN or infinite); check its weights and the preprocessing"

@@ -167,9 +167,12 @@ def grid_size(model: VisionTransformer) -> tuple[int, int]:
 
 
 def patch_size(model: VisionTransformer) -> tuple[int, int]:
-    """Height and width of a patch in pixels."""
-    height, width = model.patch_embed.patch_size
-    return int(height), int(width)
+    """Height and width of a patch in pixels; of a hybrid, of what one of its tokens sees of the grid."""
+    if type(model.patch_embed) is PatchEmbed:
+        height, width = model.patch_embed.patch_size
+        return int(height), int(width)
+    (height, width), (rows, columns) = model.patch_embed.img_size, model.patch_embed.grid_size
+    return int(height) // int(rows), int(width) // int(columns)
 
 
 def reads_class_token(model: VisionTransformer) -> bool:
@@ -199,6 +202,11 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
     size = tuple(model.patch_embed.img_size or images.shape[2:])
     if tuple(images.shape[2:]) != size and not model.dynamic_img_size:
         raise FggError(f"images are {tuple(images.shape[2:])}, the model takes {size}; see preprocess.resize")
+    if any(length % patch for length, patch in zip(images.shape[2:], patch_size(model), strict=True)):
+        raise FggError(
+            f"images are {tuple(images.shape[2:])}, which patches of {patch_size(model)} do not divide; "
+            "see preprocess.resize"
+        )
 
 
 def check_layers(model: VisionTransformer, layers: tuple[int, ...]) -> None:

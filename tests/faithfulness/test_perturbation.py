@@ -187,7 +187,6 @@ def test_embeddings_that_do_not_fit_take_the_pixel_path(change, make_model, make
         Perturber(model, images, path="tokens")
 
 
-@pytest.mark.xfail(strict=True, reason="patch_size takes the patches of a hybrid's feature map for the images'")
 def test_timms_hybrid_models(pictures):
     from timm.layers import HybridEmbed
     from timm.models.vision_transformer import VisionTransformer

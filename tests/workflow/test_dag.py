@@ -21,13 +21,13 @@ TINY = Path(__file__).with_name("tiny.yaml")
 pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("dag")]
 
 
-def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True) -> str:
+def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True, code: Path = ROOT) -> str:
     """Run the workflow in a folder; its output as text."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
     # The target goes before --configfile, which takes a list.
     done = subprocess.run(
         [*command, "--cores", "2", *arguments, "--configfile", str(config)],
-        cwd=ROOT,
+        cwd=code,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
@@ -39,9 +39,9 @@ def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = 
     return text
 
 
-def planned(folder: Path, config: Path = TINY) -> dict[str, int]:
+def planned(folder: Path, config: Path = TINY, code: Path = ROOT) -> dict[str, int]:
     """What a dry run would run: rule -> jobs."""
-    text = snakemake(folder, "--dry-run", "results/summary.csv", config=config)
+    text = snakemake(folder, "--dry-run", "results/summary.csv", config=config, code=code)
     if "Nothing to be done" in text:
         return {}
     table = text.split("Job stats:")[1].split("total")[0].splitlines()[3:]
@@ -195,39 +195,34 @@ def test_an_edited_module_reruns_what_rests_on_it(finished, tmp_path):
     )
     shutil.copytree(ROOT / "fgg" / "data", code / "fgg" / "data", dirs_exist_ok=True)
 
-    def plan() -> dict[str, int]:
-        command = [
-            sys.executable,
-            "-m",
-            "snakemake",
-            "--snakefile",
-            str(code / "Snakefile"),
-            "--directory",
-            str(finished),
-        ]
-        command += ["--cores", "2", "-n", "results/summary.csv", "--configfile", str(TINY)]
-        done = subprocess.run(command, cwd=code, capture_output=True, text=True, check=True)
-        if "Nothing to be done" in done.stdout + done.stderr:
-            return {}
-        table = (done.stdout + done.stderr).split("Job stats:")[1].split("total")[0].splitlines()[3:]
-        return {words[0]: int(words[1]) for line in table if len(words := line.split()) == 2}
-
     module = code / "fgg" / "faithfulness" / "saco.py"
     module.write_text("# a comment\n\n" + module.read_text())
-    assert plan() == {}
+    assert planned(finished, code=code) == {}
     module.write_text(module.read_text().replace("PATCHES_PER_BIN = 4", "PATCHES_PER_BIN = 5"))
-    touched = plan()
+    touched = planned(finished, code=code)
     assert touched["faithfulness"] == 10
     assert not {"prepare", "model", "sae", "attribution", "gated_attribution", "responses"} & set(touched)
 
 
-def test_from_scratch_again_gives_the_same_bytes_on_one_core(finished, tmp_path):
+def test_from_scratch_again_on_one_core_gives_the_same_bytes(finished, tmp_path):
+    """Images, model, SAE, attributions, gates and scores; the comparison's own bytes are tested with it."""
     (tmp_path / "pictures").symlink_to(finished / "pictures")
-    snakemake(tmp_path, "results/summary.csv", "--cores", "1", "--quiet")
-    names = ["summary.csv", "comparison.parquet", "hypotheses.csv", "sanity.csv", "selection.csv"]
-    names += ["figures/tiny_saco.svg", "tiny/responses.parquet", "tiny/faithfulness/transmm.parquet"]
+    names = [
+        f"results/tiny/faithfulness/gated-l1-combined-c10-a1{suffix}.parquet"
+        for suffix in ("", "-permuted", "-sharpened")
+    ]
+    snakemake(tmp_path, *names, "--cores", "1", "--quiet", "all")
+    names += [
+        "data/prepared/tiny/train.parquet",
+        "data/models/tiny/model.safetensors",
+        "data/models/tiny/model.json",
+        "data/saes/tiny/layer_1/sae_weights.safetensors",
+        "results/tiny/attributions/transmm.parquet",
+        "results/tiny/gates/gated-l1-combined-c10-a1.parquet",
+        "results/tiny/responses.parquet",
+    ]
     for name in names:
-        first, second = ((folder / "results" / name).read_bytes() for folder in (finished, tmp_path))
+        first, second = ((folder / name).read_bytes() for folder in (finished, tmp_path))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), name
 
 

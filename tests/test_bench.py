@@ -1,0 +1,48 @@
+"""The benchmark's plain implementation and the package say the same."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+import fgg
+from fgg.bench import __main__ as bench
+from fgg.bench import plain
+
+
+def test_the_plain_metrics_equal_the_package(monkeypatch):
+    torch.manual_seed(0)
+    model = VisionTransformer(img_size=32, patch_size=8, embed_dim=24, depth=3, num_heads=2, num_classes=3).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(3, 3, 32, 32, generator=generator)
+    relevance = torch.rand(3, 16, generator=generator)
+    subsets = torch.from_numpy(fgg.draw_subsets(list("abc"), 16, 1, 12, 5, 0)[:, 0])
+    slow = plain.all_metrics(model, images.numpy(), relevance.double().numpy(), subsets.numpy(), 4)
+    np.testing.assert_allclose(fgg.saco(model, images, relevance, bins=4), slow["saco"], atol=1e-5)
+    np.testing.assert_allclose(fgg.pixel_flipping(model, images, relevance).auc, slow["pixel_flipping"], atol=1e-5)
+    correlation = fgg.faithfulness_correlation(model, images, relevance, subsets=subsets)
+    np.testing.assert_allclose(correlation, slow["faithfulness_correlation"], atol=1e-5)
+
+
+def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
+    tiny = {
+        "architecture": "vit_tiny_patch16_224",
+        "kwargs": {"img_size": 48, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
+        "batches": (1, 2),
+        "images": 1,
+    }
+    monkeypatch.setattr(bench, "SIZES", {"vit_b16": tiny})
+    assert bench.main(["--output", str(tmp_path), "--sizes", "vit_b16", "--seconds", "0.1", "--device", "cpu"]) == 0
+    found = json.loads((tmp_path / "vit_b16-cpu-fp32.json").read_text())
+    for group, key in (
+        ("a_perturbed_forward", "ratio_to_bare"),
+        ("b_attribution", "bare_forwards_per_image"),
+        ("c_metrics", "ratio_to_plain"),
+        ("d_sweep", "twelve_over_one"),
+    ):
+        assert found[group][key] > 0
+    assert max(found["c_metrics"]["largest_deviation"].values()) < 1e-5
+    assert "(a) perturbed forward" in capsys.readouterr().out
