@@ -1,0 +1,1 @@
+"""Case studies: which feature boosted or suppressed which patch."""

@@ -1,0 +1,90 @@
+"""The prototypes of SAE features: the patches of a split that activate each feature most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.models.capture import capture
+
+# Codes that are looked at together; 2**26 floats are a quarter of a gigabyte.
+MOST_FLOATS = 2**26
+
+
+@dataclass
+class Prototypes:
+    """The k strongest patches per feature, strongest first. Features without that many end in empty places.
+
+    Attributes:
+        activation: float32 (F, k); 0 in empty places.
+        image: int64 (F, k), the image's place in the stream; -1 in empty places.
+        patch: int64 (F, k), the patch's index, row by row; -1 in empty places.
+    """
+
+    activation: Tensor
+    image: Tensor
+    patch: Tensor
+
+
+class PrototypeIndex:
+    """Collects prototypes from a stream of codes; memory is bounded by features x k, whatever the stream's length.
+
+    Args:
+        features: F.
+        k: patches kept per feature.
+        threshold: activations up to it do not count.
+        device: where the codes are.
+    """
+
+    def __init__(self, features: int, k: int, threshold: float = 0.0, device: torch.device | str = "cpu") -> None:
+        self.k, self.threshold, self.images = k, threshold, 0
+        self.activation = torch.full((k, features), -torch.inf, device=device)
+        self.place = torch.full((k, features), -1, dtype=torch.int64, device=device)
+        self.patches = 1
+
+    def add(self, codes: Tensor) -> None:
+        """Add the codes (B, N, F) of the next B images. Of equal activations the earlier patch stays."""
+        batch, self.patches, features = codes.shape
+        flat = codes.detach().float().flatten(0, 1)
+        rows = max(1, MOST_FLOATS // features)
+        for start in range(0, len(flat), rows):
+            part = flat[start : start + rows]
+            values, order = part.topk(min(self.k, len(part)), dim=0)
+            order = order + start + self.images * self.patches
+            values = torch.cat([self.activation, torch.where(values > self.threshold, values, -torch.inf)])
+            places = torch.cat([self.place, order])
+            self.activation, best = values.sort(dim=0, descending=True, stable=True)
+            self.activation, best = self.activation[: self.k], best[: self.k]
+            self.place = places.gather(0, best)
+        self.images += batch
+
+    def prototypes(self) -> Prototypes:
+        """What was found so far."""
+        empty = self.activation.isinf()
+        place = torch.where(empty, -1, self.place).T
+        activation = torch.where(empty, 0.0, self.activation).T
+        image = torch.where(place < 0, -1, place // self.patches)
+        return Prototypes(activation, image, torch.where(place < 0, -1, place % self.patches))
+
+
+def collect(
+    model: VisionTransformer, sae: Any, layer: int, batches: Iterable[Tensor], k: int, threshold: float = 0.0
+) -> Prototypes:
+    """Prototypes of an SAE's features over batches of normalised images (B, C, H, W).
+
+    Args:
+        sae: reads the residual stream after block ``layer``.
+        k: patches kept per feature.
+        threshold: activations up to it do not count.
+    """
+    index = PrototypeIndex(sae.W_dec.shape[0], k, threshold, sae.W_dec.device)
+    for images in batches:
+        seen = capture(model, images, layers=[layer], gradients=[])
+        with torch.no_grad():
+            index.add(sae.encode(seen.residuals[layer][:, model.num_prefix_tokens :]))
+    return index.prototypes()
