@@ -23,7 +23,7 @@ from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError, command
 from fgg.models import store
 from fgg.models.capture import capture
-from fgg.models.device import TRAINING_THREADS, images_per_batch, resolve
+from fgg.models.device import JOB_THREADS, images_per_batch, resolve
 from fgg.models.sae import SAE_FILES, load_sae
 from fgg.models.vit import check_layers
 from fgg.progress import batches
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     # sae-lens imports wandb; nothing is logged there, and nothing may be asked for.
     os.environ["WANDB_MODE"] = "disabled"
-    torch.set_num_threads(TRAINING_THREADS)
+    torch.set_num_threads(JOB_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
     build(arguments.model, arguments.data, arguments.layer, arguments.settings, arguments.output)
 

@@ -42,7 +42,6 @@ rule sae:
         "benchmarks/sae/{dataset}/layer_{layer}.tsv"
     conda:
         "../../envs/fgg.yaml"
-    threads: 2
     resources:
         gpu=gpus,
     params:
