@@ -2,6 +2,8 @@
 # make test      set up .venv and run all tests
 # make bench     benchmarks: ratios on the terminal, JSON in results/benchmarks
 # make check     lint, format, types, workflow lint, dry run
+# make setup     only the environment
+# make clean     delete everything that was computed
 PYTHON ?= python3
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 BIN := .venv/bin

@@ -6,9 +6,12 @@ python examples/maps.py --dataset elpv --output maps.png
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that fgg need not be installed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -72,7 +75,7 @@ def overlay(axis, picture: Image.Image, relevance: np.ndarray, side: int) -> Non
 
 
 def spread(predicted: np.ndarray, confidence: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """The most confident correct image of each class, defective ones first by name, up to ``count``."""
+    """The most confident correct image of each class, classes in order, up to ``count``."""
     best = []
     for label in sorted(set(labels.tolist())):
         own = np.flatnonzero((predicted == label) & (labels == label))

@@ -1,6 +1,6 @@
 """How sure is Faithfulness Correlation? Its Monte-Carlo error against the number of random subsets.
 
-    python examples/sampling_error.py --dataset elpv --output sampling_error.png
+    python examples/sampling_error.py --dataset elpv --output sampling-error.png
 
 Draws many subsets for some images, cuts them into trials of R runs, and measures how much the score of one image
 varies between trials.
@@ -9,9 +9,12 @@ varies between trials.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import matplotlib
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that fgg need not be installed
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -34,7 +37,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40)
     parser.add_argument("--subsets", type=int, default=960)
     parser.add_argument("--subset-size", type=int, default=20)
-    parser.add_argument("--output", default="sampling_error.png")
+    parser.add_argument("--output", default="sampling-error.png")
     arguments = parser.parse_args()
     path = Path(f"results/{arguments.dataset}/attributions/{arguments.experiment}.parquet")
     table, settings = read_table(path), read_settings(path)

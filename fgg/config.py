@@ -19,6 +19,7 @@ from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
+DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
 
 
 def check(config: Mapping[str, Any], schema: str | Path) -> Config:
@@ -136,6 +137,16 @@ def _unfit(value: Any, place: str = "") -> Iterator[str]:
         yield f"{place}: {value} is read as a {type(value).__name__}; put it in quotes if text is meant"
 
 
+def known_depth(model: Mapping[str, Any]) -> Any:
+    """A model's number of blocks, as far as its settings tell: kwargs, or the size in timm's name."""
+    if "depth" in model["kwargs"]:
+        return model["kwargs"]["depth"]
+    words = model["architecture"].split("_")
+    return next(
+        (depth for size, depth in DEPTHS.items() if words[0] in ("vit", "deit", "deit3") and size in words), None
+    )
+
+
 def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
     """The value with the defaults of the schema (properties, map values, references) filled in."""
     if "$ref" in schema:
@@ -223,10 +234,20 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             yield f"{place}.split: 'val' is what `select` chooses on; explain another split"
         if not candidates(grid):
             yield f"select: dataset {name!r} has no gated experiment to choose from"
-    depth = own["model"]["kwargs"].get("depth")
+    kwargs = own["model"]["kwargs"]
+    depth = known_depth(own["model"])
     if depth is not None and (not isinstance(depth, int) or depth < 1):
         yield f"{place}.model.kwargs.depth: {depth!r} is not a number of blocks"
         depth = None
+    sizes = [kwargs.get(key) for key in ("img_size", "patch_size")]
+    if all(isinstance(size, int) and size > 0 for size in sizes):
+        patches = (sizes[0] // sizes[1]) ** 2
+        subset_size = own["metrics"]["faithfulness_correlation"]["subset_size"]
+        if subset_size >= patches:
+            yield (
+                f"metrics.faithfulness_correlation.subset_size: {subset_size} must be below the {patches} patches of an "
+                f"image of {name!r}; set it under {place}.metrics"
+            )
     wanted = [("sae.layers", own["sae"]["layers"])]
     wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]
     for key, layers in wanted:

@@ -67,6 +67,35 @@ def warn_degenerate(dataset: str, grid: Mapping[str, Config], layers: Mapping[in
             print(f"warning: {dataset}: {name}: {remark}", file=sys.stderr)
 
 
+def folder_digest(path: str | None) -> str:
+    """Names, sizes and dates of the files below a folder, hashed: changed pictures are prepared anew."""
+    if not path or not Path(path).is_dir():
+        return ""
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+    facts = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(as_json(facts).encode()).hexdigest()[:12]
+
+
+def own_files(weights: str, layers: Sequence[Any] = ()) -> list[str]:
+    """The files or folders that a ``weights`` setting names; none for ``train`` and ``pretrained``."""
+    if weights in ("train", "pretrained"):
+        return []
+    return sorted({weights.replace("{layer}", str(layer)) for layer in (layers or [""])})
+
+
+def missing_files(dataset: str, settings: Mapping[str, Any]) -> list[str]:
+    """Faults of a dataset's paths that can be seen before any job runs."""
+    wanted = [("path", [settings["path"]] if settings["source"] == "image_folder" else [])]
+    wanted += [("model.weights", own_files(settings["model"]["weights"]))]
+    wanted += [("sae.weights", own_files(settings["sae"]["weights"], settings["sae"]["layers"]))]
+    return [
+        f"datasets.{dataset}.{key}: {path} does not exist (seen from {Path.cwd()})"
+        for key, paths in wanted
+        for path in paths
+        if not Path(path).exists()
+    ]
+
+
 def accelerators(device: str, local: bool) -> int:
     """The GPUs that a job asks for: none where the models run on the CPU, so that its jobs run side by side.
 

@@ -132,7 +132,10 @@ def faithfulness_correlation(
     engine = Perturber(model, images)
     relevance = check_relevance(engine, relevance)
     if subsets is None or subsets.ndim != 3 or len(subsets) != len(images):
-        raise FggError("subsets must be int64 (images, runs, patches per subset); see fgg.draw_subsets")
+        raise FggError(
+            "subsets must be int64 (images, runs, patches per subset), such as "
+            "torch.from_numpy(fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed))[:, 0]"
+        )
     if subsets.numel() and not 0 <= int(subsets.min()) <= int(subsets.max()) < engine.patches:
         raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
     return correlate(relevance, subsets, responses(engine, subsets, target), protocol)

@@ -72,6 +72,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
         "layers": diagnose(model, inputs["val"][:DIAGNOSED_IMAGES].to(device)),
         "training": history,
     }
+    print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}")
     report(record)
     store.save(output, model, record, settings)
     return record

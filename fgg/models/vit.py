@@ -105,7 +105,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except FggError:
         raise
     except UNREADABLE as error:
-        raise FggError(f"model.weights: {path} cannot be read safely as weights ({first_line(error)})") from None
+        # torch's own text advises to read it unsafely; that is not for here.
+        reason = "it holds more than tensors, or is damaged" if path.suffix != ".safetensors" else first_line(error)
+        raise FggError(f"model.weights: {path} cannot be read safely as weights: {reason}") from None
     if not isinstance(state, Mapping) or not all(
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):

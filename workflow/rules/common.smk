@@ -4,13 +4,23 @@ import re
 from pathlib import Path
 
 from fgg.catalogue import METRICS, SANITY
-from fgg.config import candidates, check, dataset_config, experiments, needs_sae
+from fgg.config import (
+    candidates,
+    check,
+    dataset_config,
+    experiments,
+    known_depth,
+    needs_sae,
+)
 from fgg.errors import FggError
 from fgg.workflow import (
     accelerators,
     as_json,
     code_hash,
+    folder_digest,
     known_layers,
+    missing_files,
+    own_files,
     pick,
     use_environment,
     warn_degenerate,
@@ -28,6 +38,9 @@ except FggError as error:
 
 DATASETS = config["run"]
 SETTINGS = {name: dataset_config(config, name) for name in DATASETS}
+faults = [fault for name in DATASETS for fault in missing_files(name, SETTINGS[name])]
+if faults:
+    raise WorkflowError("the configuration has faults:\n  " + "\n  ".join(faults))
 GRID = {name: experiments(config, name) for name in DATASETS}
 RUN_KEYS = ("seed", "device", "precision", "batch_size")
 RESPONSE_KEYS = (
@@ -59,6 +72,19 @@ def settings(*keys):
         return as_json(pick(config, SETTINGS[wildcards.dataset], keys))
 
     return of
+
+
+def pictures(wildcards):
+    """What is in the image folder, so that changed pictures are noticed."""
+    return folder_digest(SETTINGS[wildcards.dataset]["path"])
+
+
+def model_weights(wildcards):
+    return own_files(SETTINGS[wildcards.dataset]["model"]["weights"])
+
+
+def sae_weights(wildcards):
+    return own_files(SETTINGS[wildcards.dataset]["sae"]["weights"], [wildcards.layer])
 
 
 def gpus(wildcards):
@@ -184,6 +210,6 @@ if workflow.is_main_process:
             GRID[dataset],
             known_layers(
                 Path("data/models", dataset),
-                SETTINGS[dataset]["model"]["kwargs"].get("depth"),
+                known_depth(SETTINGS[dataset]["model"]),
             ),
         )

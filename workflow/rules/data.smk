@@ -10,6 +10,7 @@ rule prepare:
         "../../envs/fgg.yaml"
     params:
         settings=settings("source", "path", "fractions", "max_skipped", "seed"),
+        pictures=pictures,
         code=code("fgg.data.prepare"),
     message:
         "Preparing the images of {wildcards.dataset}"

@@ -4,6 +4,7 @@ rule model:
         val="data/prepared/{dataset}/val.parquet",
         test="data/prepared/{dataset}/test.parquet",
         record="data/prepared/{dataset}/dataset.json",
+        own=model_weights,
     output:
         weights="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
@@ -32,6 +33,7 @@ rule sae:
         record="data/models/{dataset}/model.json",
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
+        own=sae_weights,
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
