@@ -28,7 +28,7 @@ check: setup-dev
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check .
 	$(BIN)/snakemake --lint
-	$(BIN)/snakemake -n --cores 1 --quiet
+	$(BIN)/snakemake -n --cores 1 --nolock --quiet rules
 
 setup: .venv/.requirements
 setup-dev: .venv/.requirements-dev
