@@ -67,12 +67,13 @@ def main() -> None:
         errors.append(scores.std(1).nanmean().item())
         print(f"{r} runs: standard deviation of one trial {errors[-1]:.3f}")
     errors = np.array(errors)
+    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if errors.min() / 2 < t < errors.max() * 1.5]
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
     axis.plot(runs, errors, "o-", color="#0072B2", label="one trial")
     axis.plot(runs, errors / 3**0.5, "s--", color="#D55E00", label="mean of three trials")
     axis.plot(runs, errors[0] * (runs[0] / np.array(runs)) ** 0.5, ":", color="0.4", label="1 / sqrt(runs)")
     axis.set(
-        xscale="log", yscale="log", xticks=runs, xticklabels=[str(r) for r in runs],
+        xscale="log", yscale="log", xticks=runs, xticklabels=[str(r) for r in runs], yticks=ticks, yticklabels=[str(t) for t in ticks],
         xlabel="random subsets per trial (runs)", ylabel="standard error of one image's score",
         title=f"Faithfulness Correlation of {arguments.experiment}\n{arguments.dataset}, {arguments.images} images",
     )  # fmt: skip

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgg.config import check, dataset_config, experiment_id, experiments, needs_sae
+from fgg.config import check, dataset_config, experiment_id, experiments, known_depth, needs_sae
 from fgg.errors import FggError
 
 ROOT = Path(__file__).parents[1]
@@ -543,3 +543,31 @@ def test_a_depth_that_is_no_number_is_a_fault():
 def test_an_unknown_key_among_overrides_has_a_clean_place():
     message = fault(changed("datasets.elpv.experiments", {"baseline": ["random"]}))
     assert "datasets.elpv.experiments: unknown key 'baseline' (did you mean 'baselines'?)" in message
+
+
+# ---- what a model's name tells
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kwargs", "depth"),
+    [
+        ("vit_base_patch16_224", {}, 12),
+        ("vit_large_patch14_clip_224", {}, 24),
+        ("deit_tiny_patch16_224", {"depth": 3}, 3),
+        ("vit_so400m_patch14_siglip_224", {}, None),
+        ("beit_base_patch16_224", {}, None),
+    ],
+)
+def test_the_depth_that_a_name_tells(architecture, kwargs, depth):
+    assert known_depth({"architecture": architecture, "kwargs": kwargs}) == depth
+
+
+def test_layers_beyond_a_depth_that_only_the_name_tells():
+    config = changed("datasets.elpv.model", {"architecture": "vit_base_patch16_224"})
+    config = changed("datasets.elpv.sae.layers", [1, 2, 15], config)
+    assert "layer 15 is beyond the model's depth 12; layers are 0 to 11" in fault(config)
+
+
+def test_subsets_larger_than_the_image_are_a_fault_of_the_configuration():
+    message = fault(changed("metrics.faithfulness_correlation.subset_size", 100))
+    assert "subset_size: 100 must be below the 100 patches of an image of 'elpv'" in message

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 
 from fgg import degeneracy, workflow
-from fgg.workflow import accelerators, as_json, code_hash, known_layers, pick, use_environment, warn_degenerate
+from fgg.workflow import (
+    accelerators,
+    as_json,
+    code_hash,
+    folder_digest,
+    known_layers,
+    missing_files,
+    own_files,
+    pick,
+    use_environment,
+    warn_degenerate,
+)
 
 ROOT = Path(__file__).parents[1]
 FILES = {
@@ -236,3 +247,43 @@ def test_light_modules_import_no_torch(module):
 
 def test_the_module_under_test_is_this_one():
     assert Path(workflow.__file__) == ROOT / "fgg" / "workflow.py"
+
+
+# ---- files of one's own
+
+
+def test_changed_pictures_change_the_digest(tmp_path):
+    folder = tmp_path / "pictures" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(b"one")
+    first = folder_digest(str(tmp_path / "pictures"))
+    assert first == folder_digest(str(tmp_path / "pictures")) != ""
+    (folder / "2.png").write_bytes(b"two")
+    second = folder_digest(str(tmp_path / "pictures"))
+    (folder / "2.png").write_bytes(b"three")
+    assert len({first, second, folder_digest(str(tmp_path / "pictures"))}) == 3
+    assert folder_digest(None) == folder_digest(str(tmp_path / "absent")) == ""
+
+
+def test_own_files():
+    assert own_files("train") == own_files("pretrained", [1, 2]) == []
+    assert own_files("/m.pth") == ["/m.pth"]
+    assert own_files("s/layer_{layer}", [2, 1]) == ["s/layer_1", "s/layer_2"]
+
+
+def test_missing_files_are_named(tmp_path):
+    settings = {
+        "source": "image_folder",
+        "path": str(tmp_path),
+        "model": {"weights": "train"},
+        "sae": {"weights": str(tmp_path / "{layer}"), "layers": [1, 3]},
+    }
+    (tmp_path / "1").mkdir()
+    (fault,) = missing_files("mine", settings)
+    assert fault.startswith(f"datasets.mine.sae.weights: {tmp_path / '3'} does not exist")
+    settings |= {"path": "nowhere", "model": {"weights": "absent.pth"}}
+    assert [fault.split(":")[0] for fault in missing_files("mine", settings)] == [
+        "datasets.mine.path",
+        "datasets.mine.model.weights",
+        "datasets.mine.sae.weights",
+    ]
