@@ -31,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--results", required=True, help="folder with {dataset}/faithfulness/{experiment}.parquet")
     parser.add_argument("--output", required=True, help="folder for the tables")
     parser.add_argument("--models", help="folder with {dataset}/model.json, whose degenerate layers become notes")
+    parser.add_argument("--data", type=Path, help="folder with {dataset}/dataset.json, whose skipped files are counted")
     parser.add_argument("--notes", help="file of JSON, {dataset: {experiment: text}}; goes before --models")
     arguments = parser.parse_args(argv)
 
@@ -45,6 +46,11 @@ def main(argv: list[str] | None = None) -> None:
     found = read_notes(arguments.models, settings["experiments"]) if arguments.models else {}
     given = read_json(arguments.notes) if arguments.notes else settings.get("notes") or {}
     settings["notes"] = {name: {**found.get(name, {}), **given.get(name, {})} for name in datasets}
+
+    if arguments.data:
+        settings["skipped"] = {
+            name: read_json(arguments.data / name / "dataset.json")["n_skipped"] for name in datasets
+        }
 
     table, hypotheses = comparison(arguments.results, datasets, settings)
     output = Path(arguments.output)

@@ -20,7 +20,7 @@ STATISTICS = ("difference", "improvement_pct", "ci_low", "ci_high", "effect_size
 COLUMNS = (
     *("dataset", "experiment", *SETTINGS, "metric", "higher_is_better", "n", "mean", "sem", "baseline_mean"),
     *(*STATISTICS, "significant", "protocol", "precision"),
-    *("n_undefined", "share_improved", "wilcoxon_p", "n_experiments_tried", "note"),
+    *("n_undefined", "share_improved", "wilcoxon_p", "n_experiments_tried", "n_skipped", "note"),
 )
 
 

@@ -68,6 +68,7 @@ COMPARISON = pa.schema(
         "n": _COUNT,  # images the row's numbers rest on
         "n_undefined": _COUNT,
         "n_left_out": _COUNT,
+        "n_skipped": _COUNT,  # files of the dataset that could not be read, whatever their split
         "mean": _NUMBER,
         "sd": _NUMBER,
         "sem": _NUMBER,
@@ -123,7 +124,7 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
     """The tables `COMPARISON` and `HYPOTHESES` of the datasets, in the order of the configuration.
 
     ``settings`` holds baseline, protocol, precision, seed, experiments {dataset: {id: settings}} and, if there
-    are any, notes {dataset: {id: text}}. Scores are read from ``results/{dataset}/faithfulness/``.
+    are any, notes {dataset: {id: text}} and skipped {dataset: count}. Scores are read from ``results/{dataset}/faithfulness/``.
     """
     rows: list[Row] = []
     tests: list[Row] = []
@@ -134,6 +135,7 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
         common = {
             "dataset": dataset,
             "n_experiments_tried": len(experiments) - 1,
+            "n_skipped": settings.get("skipped", {}).get(dataset, 0),
             "protocol": settings["protocol"],
             "precision": settings["precision"],
         }

@@ -1,5 +1,8 @@
 """A slow float64 copy of each model, and how its images are cut."""
 
+import sys
+from pathlib import Path
+
 import definitions as slow
 import pytest
 
@@ -21,3 +24,14 @@ def patch(model):
     height, width = model.patch_embed.img_size
     rows, columns = model.patch_embed.grid_size
     return height // rows, width // columns
+
+
+@pytest.fixture
+def pictures_folder(tmp_path):
+    """A folder of small pictures in three classes."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
+    try:
+        from pictures import draw
+    finally:
+        sys.path.pop(0)
+    return draw(tmp_path / "pictures", per_class=14)

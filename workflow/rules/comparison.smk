@@ -2,6 +2,7 @@ rule comparison:
     input:
         faithfulness=scores,
         models=expand("data/models/{dataset}/model.json", dataset=DATASETS),
+        data=expand("data/prepared/{dataset}/dataset.json", dataset=DATASETS),
     output:
         table="results/comparison.parquet",
         csv="results/comparison.csv",
@@ -18,7 +19,7 @@ rule comparison:
         "Comparing all experiments with {config[baseline]}"
     shell:
         "python -m fgg.comparison --datasets {params.datasets:q} --settings {params.settings:q}"
-        " --results results --models data/models --output results > {log} 2>&1"
+        " --results results --models data/models --data data/prepared --output results > {log} 2>&1"
 
 
 rule figures:
