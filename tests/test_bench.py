@@ -33,6 +33,7 @@ def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
         "kwargs": {"img_size": 48, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
         "batches": (1, 2),
         "images": 1,
+        "sweep": True,
     }
     monkeypatch.setattr(bench, "SIZES", {"vit_b16": tiny})
     assert bench.main(["--output", str(tmp_path), "--sizes", "vit_b16", "--seconds", "0.1", "--device", "cpu"]) == 0

@@ -33,6 +33,7 @@ def defaults():
             "train": {"epochs": 10, "batch_size": 8, "patch_drop": 0.25, "full_epochs": 2, "learning_rate": 0.003},
         },
         "preprocess": {"resize": 32},
+        "metrics": {"faithfulness_correlation": {"subset_size": 4}},
         "sae": {"layers": [LAYER], "train": {"expansion": 2, "k": 4, "tokens": 49152, "batch_size": 128}},
     }
     config = {"run": ["tiny"], "datasets": {"tiny": dataset}, "experiments": {"baselines": ["transmm"]}}
