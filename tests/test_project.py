@@ -251,8 +251,6 @@ def test_nothing_in_the_package_knows_snakemake():
 
 def test_dependence_runs_one_way():
     order = ["data", "models", "attribution", "faithfulness", "comparison", "cases"]
-    # The SAE's width is checked where the gate is.
-    allowed = {("fgg/models/build_sae.py", "attribution")}
     against = set()
     for path in MODULES:
         place = path.relative_to(ROOT).as_posix()
@@ -262,7 +260,7 @@ def test_dependence_runs_one_way():
                 other = node.module.split(".")[1]
                 if other in order and order.index(other) > order.index(room):
                     against.add((place, other))
-    assert against == allowed
+    assert not against
     torch_only = {
         node.module for node in ast.walk(tree(ROOT / "fgg" / "gating.py")) if isinstance(node, ast.ImportFrom)
     }

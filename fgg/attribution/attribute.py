@@ -18,6 +18,7 @@ from fgg.errors import FggError
 from fgg.keys import content_id
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
+from fgg.models.sae import check_sae
 from fgg.models.vit import check_layers, patch_size, readout
 
 
@@ -164,16 +165,6 @@ def _check(
             check_sae(saes[layer], model, layer)
 
 
-def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
-    """Raise FggError when the SAE's decoder does not have the residual stream's width."""
-    width = sae.W_dec.shape[-1]
-    if width != model.embed_dim:
-        raise FggError(
-            f"the SAE for layer {layer} has width {width}, the model's residual stream {model.embed_dim}; "
-            "it was trained on another model"
-        )
-
-
 def _attribute_batch(model, images, method, gate, saes, target, control, image_ids, seed) -> Attribution:
     if method == "random":
         seen = capture(model, images, target)
@@ -220,8 +211,6 @@ def gate_score(model: VisionTransformer, seen: Captured, layer: int, gate: Gate,
                 codes = sae.encode(residual)
             if gate.shuffle_decoder:
                 decoder = decoder[gating.shuffle(len(decoder), gate.shuffle_seed).to(decoder.device)]
-    elif gate.construction not in CONSTRUCTIONS:
-        raise FggError(f"unknown construction {gate.construction!r}")
     return gating.score(gate.construction, residual, gradient, codes, decoder)
 
 

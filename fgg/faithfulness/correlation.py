@@ -90,7 +90,7 @@ def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str =
     unknown = relevance.isnan().any(1).view(-1, *[1] * (sums.ndim - 1))
     sums = torch.where(unknown, torch.nan, sums)
     if protocol == "thesis":
-        constant = (sums.double().std(-1, correction=0) < THESIS_CONSTANT) | (
+        constant = (sums.std(-1, correction=0) < THESIS_CONSTANT) | (
             drops.double().std(-1, correction=0) < THESIS_CONSTANT
         )
         return torch.where(constant, 0.0, spearman(sums, drops)).nan_to_num(nan=0.0)

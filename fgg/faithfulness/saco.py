@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.common import check_protocol, check_relevance, class_of
+from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
 
 PATCHES_PER_BIN = 4
@@ -93,13 +93,12 @@ def score_bins(
 ) -> Saco:
     """SaCo for given bins: bin_of int64 (B, N) from 0 to bins - 1, bin 0 the most relevant."""
     masks = bin_of[:, None, :] == torch.arange(bins, device=bin_of.device)[:, None]
-    clean = engine.clean.double().softmax(-1)
-    filled = engine.logits(masks).double().softmax(-1)
+    clean, filled = engine.clean[:, None], engine.logits(masks)
     if protocol == "thesis":
-        drops = clean.amax(-1, keepdim=True) - filled.amax(-1)
+        drops = clean.double().softmax(-1).amax(-1) - filled.double().softmax(-1).amax(-1)
     else:
         chosen = class_of(engine, target)
-        drops = clean.gather(1, chosen[:, None]) - filled.gather(2, chosen[:, None, None].expand(-1, bins, 1))[..., 0]
+        drops = probability(clean, chosen) - probability(filled, chosen)
     totals = torch.zeros(bin_of.shape[0], bins, dtype=torch.float64, device=bin_of.device)
     totals.scatter_add_(1, bin_of, relevance.double())
     score, equal = coefficient(totals, drops, protocol)

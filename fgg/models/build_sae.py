@@ -17,17 +17,16 @@ from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.attribution.attribute import check_sae
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError, command
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
-from fgg.models.sae import SAE_FILES, load_sae
+from fgg.models.sae import SAE_FILES, check_sae, load_sae
 from fgg.models.vit import check_layers
 from fgg.progress import batches
-from fgg.tables import write_json
+from fgg.tables import atomic, write_json
 
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
 MOST_FLOATS = 2**28
@@ -76,11 +75,9 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
             f"layer {layer}: explained variance {measured['explained_variance']:.3f}, L0 {measured['l0']:.1f} of "
             f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {len(held_out)} held-out tokens"
         )
-        output.mkdir(parents=True, exist_ok=True)
         for name in SAE_FILES:
-            partial = output / f".{name}.partial"
-            shutil.copyfile(Path(folder) / name, partial)
-            partial.replace(output / name)
+            with atomic(output / name) as temporary:
+                shutil.copyfile(Path(folder) / name, temporary)
     write_json(output / "metrics.json", {"layer": layer, **measured}, settings)
     return measured
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
@@ -51,6 +52,16 @@ def _load_sae_lens(path: Path) -> Any:
         return SAE.load_from_disk(path, device="cpu", dtype="float32")
     except UNREADABLE as error:
         raise FggError(f"sae.weights: {path} cannot be read as a sae-lens SAE ({first_line(error)})") from None
+
+
+def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
+    """Raise FggError when the SAE's decoder does not have the residual stream's width."""
+    width = sae.W_dec.shape[-1]
+    if width != model.embed_dim:
+        raise FggError(
+            f"the SAE for layer {layer} has width {width}, the model's residual stream {model.embed_dim}; "
+            "it was trained on another model"
+        )
 
 
 def build_sae(
