@@ -24,10 +24,14 @@ _PLACES = {
     "draw_subsets": "fgg.faithfulness.correlation",
 }
 
-__all__ = [*_PLACES, "__version__"]
+_ROOMS = ("plot",)  # modules that are reached as fgg.plot
+
+__all__ = [*_PLACES, *_ROOMS, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"fgg.{name}")
     if name not in _PLACES:
         raise AttributeError(f"module 'fgg' has no attribute {name!r}")
     value = getattr(import_module(_PLACES[name]), name)

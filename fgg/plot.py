@@ -1,0 +1,254 @@
+"""Pictures of attributions, for notebooks and figures; every function draws on matplotlib axes and returns them.
+
+Relevance belongs to patches: (N,), row by row, as `fgg.attribute` gives it for one image. Images may be PIL
+images, (H, W) or (H, W, 3) arrays, or tensors (C, H, W); they are shown grey, under a transparent map. Nothing
+global is changed: neither the backend nor a style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, patheffects
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
+
+from fgg.canvas import input_size, picture, relevance_grid, seen_box
+from fgg.charts import curve, gates, plain_axes
+from fgg.errors import FggError
+
+MAP = "magma"  # perceptually uniform, and brighter with more relevance, also in greyscale
+DIFFERENCE_MAP = "RdBu_r"  # red for more relevance, blue for less; told apart by the colour-blind
+ALPHA = 0.6
+LIFT = 0.25  # of black under a map, which is dark where there is little relevance
+SIDE = 2.6  # inches of a map without its bar
+__all__ = [
+    "compare", "curve", "difference", "gates", "mark", "overlay", "picture", "relevance_grid", "seen_box", "show",
+]  # fmt: skip
+
+
+def overlay(
+    image: Any,
+    relevance: Any,
+    ax: Axes | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    vmin: float | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    label: str = "relevance",
+    title: str | None = None,
+    preprocess: Any = None,
+    smooth: bool = False,
+    alpha: float = ALPHA,
+) -> Axes:
+    """Relevance over the image; dark is little, bright is much.
+
+    Args:
+        image: PIL image, (H, W), (H, W, 3) or (C, H, W); see `picture`.
+        relevance: (N,), patches row by row.
+        ax: axes to draw on; None makes a figure.
+        grid: rows and columns of patches; None takes them from the image or a square.
+        vmin: value of the darkest colour; None takes 0, or the smallest value where some are negative.
+        vmax: value of the brightest colour; None takes the largest value.
+        colorbar: draw a bar with ``label``.
+        title: of the axes.
+        preprocess: a `fgg.data.preprocess.Preprocess`: crops a picture to what the model saw, and takes a tensor
+            back to grey values.
+        smooth: interpolate between patches; False shows each patch as the one value that it has.
+        alpha: how opaque the map is, 0 to 1.
+
+    Raises:
+        FggError: a number of patches that does not fit, NaN, or something that is no image.
+    """
+    values = relevance_grid(relevance, grid, input_size(image, preprocess))
+    low = min(0.0, float(values.min())) if vmin is None else vmin
+    high = float(values.max()) if vmax is None else vmax
+    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess), title, colorbar)
+    _map(ax, values, _rising(alpha), low, high if high > low else low + 1, smooth, label if colorbar else None)
+    return ax
+
+
+def difference(
+    image: Any,
+    before: Any,
+    after: Any,
+    ax: Axes | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    vmax: float | None = None,
+    colorbar: bool = True,
+    label: str = "change in relevance",
+    title: str | None = None,
+    preprocess: Any = None,
+    smooth: bool = False,
+    alpha: float = ALPHA,
+) -> Axes:
+    """What changed from one map to another: red gained relevance, blue lost it; symmetric about 0.
+
+    Args:
+        before: (N,), subtracted from ``after``.
+        after: (N,).
+        vmax: change with the strongest colour; None takes the largest one.
+
+    The other arguments, and the errors, are those of `overlay`.
+    """
+    size = input_size(image, preprocess)
+    values = relevance_grid(after, grid, size) - relevance_grid(before, grid, size)
+    most = float(np.abs(values).max()) if vmax is None else vmax
+    most = most if most > 0 else 1.0
+    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess), title, colorbar)
+    _map(ax, values, _fading(alpha), -most, most, smooth, label if colorbar else None)
+    return ax
+
+
+def mark(
+    ax: Axes,
+    patch: int | Sequence[int],
+    grid: tuple[int, int] | None = None,
+    image_size: tuple[int, int] | None = None,
+    *,
+    color: str = "#56B4E9",
+    text: str | None = None,
+) -> Axes:
+    """Outline a patch, or several, on axes that show an image.
+
+    Args:
+        patch: index from 0, row by row, or several.
+        grid: rows and columns of patches; None takes those of the map drawn on the axes.
+        image_size: height and width of the image shown; None takes it from the axes.
+        color: of the outline, which has a dark edge, so that it shows on any ground.
+        text: written beside the first patch.
+
+    Raises:
+        FggError: a patch beyond the grid, or axes without an image.
+    """
+    if not ax.images and (grid is None or image_size is None):
+        raise FggError("mark: these axes show no image; draw an overlay first, or give grid and image_size")
+    rows, columns = ax.images[-1].get_array().shape[:2] if grid is None else grid
+    height, width = ax.images[0].get_array().shape[:2] if image_size is None else image_size
+    tall, wide = height / rows, width / columns
+    for place, index in enumerate([patch] if isinstance(patch, int | np.integer) else patch):
+        if not 0 <= index < rows * columns:
+            raise FggError(
+                f"mark: patch {index} is beyond the grid of {rows} x {columns}; patches are 0 to {rows * columns - 1}"
+            )
+        top, left = index // columns * tall - 0.5, index % columns * wide - 0.5
+        edge = Rectangle((left, top), wide, tall, fill=False, edgecolor=color, linewidth=1.6, zorder=4)
+        edge.set_path_effects([patheffects.Stroke(linewidth=3.2, foreground="black"), patheffects.Normal()])
+        ax.add_patch(edge)
+        if text and not place:
+            right = left + wide / 2 < width / 2
+            written = ax.annotate(
+                text, (left + wide if right else left, top + tall / 2), xytext=(4 if right else -4, 0),
+                textcoords="offset points", ha="left" if right else "right", va="center", color="white", zorder=5,
+            )  # fmt: skip
+            written.set_path_effects([patheffects.Stroke(linewidth=2, foreground="black"), patheffects.Normal()])
+    return ax
+
+
+def compare(
+    image: Any,
+    before: Any,
+    after: Any,
+    axes: Sequence[Axes] | None = None,
+    *,
+    grid: tuple[int, int] | None = None,
+    names: tuple[str, str] = ("TransMM", "gated"),
+    preprocess: Any = None,
+    patch: int | Sequence[int] | None = None,
+    one_scale: bool = False,
+    smooth: bool = False,
+) -> np.ndarray:
+    """Image, the map before, the map after, and the difference side by side; returns the four axes.
+
+    Args:
+        axes: four axes to draw on; None makes a figure.
+        names: titles of the two maps.
+        patch: outlined in every panel.
+        one_scale: the same colours for both maps; by default each uses the whole range, since a gate raises relevance
+            so much that the map before would show nothing.
+
+    The other arguments, and the errors, are those of `overlay`.
+    """
+    if axes is None:
+        from matplotlib import pyplot as plt
+
+        axes = plt.subplots(1, 4, figsize=(4 * SIDE + 2.2, SIDE + 0.45), layout="constrained")[1]
+    four = np.asarray(axes)
+    size = input_size(image, preprocess)
+    shared: dict[str, Any] = {
+        "grid": relevance_grid(before, grid, size).shape,
+        "preprocess": preprocess,
+        "smooth": smooth,
+    }
+    most = max(float(relevance_grid(values, grid, size).max()) for values in (before, after)) if one_scale else None
+    show(image, four[0], title="image", preprocess=preprocess)
+    overlay(image, before, four[1], title=names[0], vmax=most, **shared)
+    overlay(image, after, four[2], title=names[1], vmax=most, **shared)
+    difference(image, before, after, four[3], title=f"{names[1]} − {names[0]}", **shared)
+    if patch is not None:
+        for ax in four:
+            mark(ax, patch, shared["grid"])
+    return four
+
+
+def show(image: Any, ax: Axes | None = None, *, title: str | None = None, preprocess: Any = None) -> Axes:
+    """The image alone, in colour where it has some; arguments and errors as for `overlay`."""
+    return _axes(ax, picture(image, preprocess, grey=False), title, colorbar=False)
+
+
+def _axes(ax: Axes | None, shown: np.ndarray, title: str | None, colorbar: bool) -> Axes:
+    """Axes with the image, without ticks."""
+    ax = plain_axes(ax, (SIDE + (0.9 if colorbar else 0), SIDE + 0.3))
+    ax.imshow(shown, cmap="gray", vmin=0, vmax=1)
+    ax.spines[:].set_visible(False)
+    ax.set(xticks=[], yticks=[])
+    if title:
+        ax.set_title(title)
+    return ax
+
+
+def _map(
+    ax: Axes,
+    values: np.ndarray,
+    colours: Colormap,
+    low: float,
+    high: float,
+    smooth: bool,
+    label: str | None,
+) -> None:
+    """The map over the image that the axes show; with a bar where there is a label."""
+    height, width = ax.images[0].get_array().shape[:2]
+    drawn = ax.imshow(
+        values, cmap=colours, vmin=low, vmax=high, interpolation="bilinear" if smooth else "nearest",
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+    )  # fmt: skip
+    if label is None:
+        return
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, aspect=22)
+    numbers = ScalarFormatter(useMathText=True)
+    numbers.set_powerlimits((-3, 3))
+    bar.locator, bar.formatter = MaxNLocator(4), numbers
+    bar.outline.set_visible(False)
+    bar.ax.set_facecolor("0.55")  # as if over a grey image
+    bar.set_label(label)
+    bar.update_ticks()
+
+
+def _rising(alpha: float) -> Colormap:
+    """The colours of a map, more opaque where there is more relevance, so that the image stays visible."""
+    colours = colormaps[MAP](np.linspace(0, 1, 256))
+    colours[:, 3] = np.linspace(alpha - 0.2, alpha + 0.2, 256).clip(0, 1)
+    return ListedColormap(colours, MAP)
+
+
+def _fading(alpha: float) -> Colormap:
+    """The colours of a difference, transparent where there is none."""
+    colours = colormaps[DIFFERENCE_MAP](np.linspace(0.03, 0.97, 256))
+    colours[:, 3] = ((alpha + 0.3) * np.abs(np.linspace(-1, 1, 256)) ** 0.6).clip(0, 1)
+    return ListedColormap(colours, DIFFERENCE_MAP)
