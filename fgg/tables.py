@@ -7,8 +7,11 @@ key ``fgg``. Nothing in a file depends on the time or the machine, so equal inpu
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fgg import runs
 from fgg.errors import FggError
 
 SCHEMA_VERSION = 1
@@ -25,22 +29,47 @@ SCHEMA_VERSION = 1
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the target's folder, and move it to ``path`` when all went well."""
+    """Give a temporary path in the target's folder, and move it to ``path`` when all went well.
+
+    Errors of the system name ``path``. What killed writers of this machine have left beside it is removed.
+
+    Raises:
+        FggError: the run that wanted the file has been killed.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    runs.check_wanted()
+    prefix = f".{path.name}.{platform.node()[:20]}."
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent, prefix)
+        descriptor, name = tempfile.mkstemp(prefix=f"{prefix}{os.getpid()}.", dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
+            runs.check_wanted()
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno is not None and (
+            error.filename is None or str(error.filename).startswith(str(path.parent / prefix))
+        ):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def _sweep(folder: Path, prefix: str) -> None:
+    """Remove a target's temporary files whose writers are dead."""
+    for left in folder.glob(f"{glob.escape(prefix)}*"):
+        process = re.match(r"(\d+)\.", left.name.removeprefix(prefix))
+        if process and not runs.alive(int(process[1])):
+            left.unlink(missing_ok=True)
 
 
 def column(values: Any) -> pa.Array:

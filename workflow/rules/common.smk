@@ -1,6 +1,7 @@
 # What the rules share. The ideas are in the package; here they are wired to wildcards.
 import os
 import re
+import sys
 from pathlib import Path
 
 from fgg.catalogue import METRICS, SANITY
@@ -13,6 +14,7 @@ from fgg.config import (
     needs_sae,
 )
 from fgg.errors import FggError
+from fgg.runs import advice, claim, enter
 from fgg.workflow import (
     accelerators,
     as_json,
@@ -213,3 +215,16 @@ if workflow.is_main_process:
                 known_depth(SETTINGS[dataset]["model"]),
             ),
         )
+    if remark := enter(Path.cwd()):
+        print(remark, file=sys.stderr)
+
+
+onstart:
+    try:
+        claim(Path.cwd())
+    except FggError as error:
+        raise WorkflowError(str(error))
+
+
+onerror:
+    print(advice(log), file=sys.stderr)

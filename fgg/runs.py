@@ -1,0 +1,163 @@
+"""One run at a time in a folder, and what a killed one leaves behind. Imports no torch.
+
+Snakemake's own lock is a file, which outlives a killed run. Beside it, a run holds a lock of the operating system,
+which ends with the process: whether that can be had tells a dead run from one that is at work.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import re
+from pathlib import Path
+from typing import TextIO
+
+from fgg.errors import FggError
+
+FOLDER = Path(".snakemake")
+RUN = "FGG_RUN"  # environment variable by which a job knows its run: HOST:PROCESS
+FAILED_LOG = re.compile(r"^\s+log: (.+) \(check log file", re.MULTILINE)
+TELLING = ("error: ", "Error: ", "Traceback")
+
+_held: list[TextIO] = []  # open for as long as the process lives
+
+
+def enter(folder: Path) -> str | None:
+    """Look after a folder before anything is planned in it; returns what the user should know.
+
+    The lock that a killed run has left is removed, where it is sure that no run is at work. Jobs started from
+    now on know this process as their run.
+    """
+    os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
+    locks = sorted((folder / FOLDER / "locks").glob("*.lock"))
+    try:
+        (folder / FOLDER).mkdir(exist_ok=True)
+        file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
+    except OSError:
+        return None  # nothing can be written here; Snakemake says so
+    with file:
+        owner = _owner(file)
+        held = _try(file)
+        if held is None:
+            return None
+        if not held:
+            return (
+                f"note: another run ({owner}) is at work in {folder}; wait until it has ended, "
+                "or give this one a folder of its own with --directory"
+            )
+        if locks and owner.host != platform.node():
+            return (
+                f"note: {folder} is locked by a run ({owner}) that cannot be looked for from here; if none is at work: "
+                "snakemake --unlock, then the same command again"
+            )
+        for lock in locks:
+            lock.unlink(missing_ok=True)
+        _sign(file)
+    return f"note: the last run here ({owner}) was killed; its lock is removed, and the work goes on" if locks else None
+
+
+def claim(folder: Path) -> None:
+    """Hold the folder until this process ends.
+
+    Raises:
+        FggError: another run holds it.
+    """
+    try:
+        file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
+    except OSError:
+        return
+    owner = _owner(file)
+    if _try(file) is False:
+        file.close()
+        raise FggError(
+            f"another run ({owner}) is at work in {folder}; wait until it has ended, "
+            "or give this one a folder of its own with --directory"
+        )
+    _sign(file)
+    _held.append(file)
+
+
+def check_wanted() -> None:
+    """End a job whose run has been killed: what it makes may no longer be what the settings ask for.
+
+    Raises:
+        FggError: the run that started this job is gone. Only a run on the same machine can be looked for.
+    """
+    host, _, process = os.environ.get(RUN, "").rpartition(":")
+    if host == platform.node() and not alive(int(process)):
+        raise FggError(
+            f"the run that started this job (process {process}) has ended, so its result is not written; "
+            "start the run again, which makes what is missing"
+        )
+
+
+def alive(process: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def advice(log: str | Path) -> str:
+    """What to do after a failed run, from Snakemake's log: the jobs that ended without a word were killed."""
+    try:
+        text = Path(log).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = ""
+    silent = [name for name in dict.fromkeys(FAILED_LOG.findall(text)) if not _telling(Path(name))]
+    lines = ["What is finished is kept: mend the cause, and the same command goes on. See docs/troubleshooting.md."]
+    if silent:
+        lines.append(
+            f"Killed from outside, most often because the memory ran out: {', '.join(silent)}. "
+            "Run fewer jobs at once (--cores), or set a smaller `batch_size`."
+        )
+    return "\n".join(lines)
+
+
+def _telling(log: Path) -> bool:
+    try:
+        return any(word in log.read_text(encoding="utf-8", errors="replace") for word in TELLING)
+    except OSError:
+        return False
+
+
+class _Owner:
+    """Who last held a lock file."""
+
+    def __init__(self, host: str | None, process: int | None) -> None:
+        self.host, self.process = host, process
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}" if self.host else "of unknown process"
+
+
+def _owner(file: TextIO) -> _Owner:
+    file.seek(0)
+    try:
+        record = json.loads(file.read())
+        return _Owner(str(record["host"]), int(record["process"]))
+    except (ValueError, LookupError, TypeError):
+        return _Owner(None, None)
+
+
+def _sign(file: TextIO) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(json.dumps({"host": platform.node(), "process": os.getpid()}))
+    file.flush()
+
+
+def _try(file: TextIO) -> bool | None:
+    """Lock the file: True when held now, False when another holds it, None where the file system knows no locks."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
