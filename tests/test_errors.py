@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,18 @@ def test_success_returns_0_and_passes_the_arguments(capsys):
     assert seen == [["--x"], None]
     assert capsys.readouterr() == ("", "")
     assert main.__name__ == "main" and main.__doc__ == "Remember."
+
+
+def test_a_job_tells_what_its_start_cost(capsys, monkeypatch):
+    monkeypatch.setenv("FGG_TIMING", "1")
+
+    @command
+    def main(argv=None):
+        """Idle."""
+
+    assert main([]) == 0
+    start, whole = re.fullmatch(r"start-up took ([\d.]+) s of ([\d.]+) s\n", capsys.readouterr().out).groups()
+    assert 0 < float(start) <= float(whole)
 
 
 def test_an_fgg_error_is_one_line(capsys):
