@@ -26,6 +26,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.sae import load_sae
 from fgg.progress import batches
+from fgg.shards import WHOLE, Shard, add_argument, write_empty
 from fgg.tables import write_table
 
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: seed, device, precision, …")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
+    add_argument(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     saes = dict(entry.split("=", 1) for entry in arguments.sae)
@@ -51,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.settings,
         arguments.relevance,
         arguments.gates,
+        arguments.shard,
     )
 
 
@@ -62,8 +65,9 @@ def run(
     settings: dict[str, Any],
     relevance: Path,
     gates: Path | None = None,
+    shard: Shard = WHOLE,
 ) -> None:
-    """Attribute every image of the split, batch by batch, and write the tables."""
+    """Attribute every image of the split, or of a shard of it, batch by batch, and write the tables."""
     device = resolve(settings["device"])
     model, preprocess, record = store.load(model_folder, device)
     remark = note(experiment, measured(record["layers"]))
@@ -79,6 +83,7 @@ def run(
         saes = {layer: sanity.randomized_sae(sae, settings["seed"], layer) for layer, sae in saes.items()}
     split = load_split(images, settings["max_images"], settings["seed"])
     size = images_per_batch(model, settings["batch_size"])
+    split = split.part(shard.rows(len(split), size))
     parts = []
     with arithmetic(settings["precision"], device):
         for part in batches(len(split), size, "attribution"):
@@ -106,6 +111,10 @@ def run(
 
 def write(relevance: Path, gates: Path | None, split: Split, parts: list[Attribution], made: dict[str, Any]) -> None:
     """Write the relevance, and the gates where asked for."""
+    if not parts:
+        for path in (relevance, *([gates] if gates else [])):
+            write_empty(path, made)
+        return
     write_table(
         relevance,
         {

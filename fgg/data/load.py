@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,16 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def part(self, rows: slice) -> Split:
+        """Some of the images; the classes stay."""
+        return replace(
+            self,
+            image_ids=self.image_ids[rows],
+            labels=self.labels[rows],
+            label_names=self.label_names[rows],
+            rows=self.rows[rows],
+        )
 
     def tensors(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
         """Model inputs (n, C, H, W) float32 of all images, or of those at ``indices``, in that order.

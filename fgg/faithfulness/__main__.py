@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
+from fgg.shards import WHOLE, Shard, add_argument, write_empty
 from fgg.tables import matrix, read_table, write_table
 
 
@@ -33,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--responses", type=Path, required=True, help="response table of the dataset")
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: metrics, protocol, device, …")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
+    add_argument(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(
@@ -42,6 +45,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.responses,
         arguments.settings,
         arguments.output,
+        arguments.shard,
     )
 
 
@@ -52,8 +56,12 @@ def run(
     responses: Path,
     settings: dict[str, Any],
     output: Path,
+    shard: Shard = WHOLE,
 ) -> None:
-    """Score every image and write one row for each."""
+    """Score every image of the split, or of a shard of it, and write one row for each.
+
+    The tables of attributions and responses hold all images of the split.
+    """
     device = resolve(settings["device"])
     model, preprocess, _ = store.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
@@ -63,16 +71,17 @@ def run(
             raise FggError(f"{path} holds other images than {images}; run the workflow again to rebuild it")
         if table["predicted"].to_pylist() != explained["predicted"].to_pylist():
             raise FggError(f"{path} was made with another model than {attributions}; run the workflow again")
+    size = images_per_batch(model, settings["batch_size"])
+    own = shard.rows(len(split), size)
+    split, explained, answered = split.part(own), explained[own], answered[own]
+    if not len(split):
+        return write_empty(output, settings)
     relevance = torch.from_numpy(matrix(explained, "relevance").copy()).to(device)
     target = torch.from_numpy(np.asarray(explained["predicted"]).copy()).to(device)
     metrics, protocol = settings["metrics"], settings["protocol"]
-    columns = correlation_columns(relevance, answered, metrics["faithfulness_correlation"], protocol)
-    columns["relevance_ties"] = [tied_patches(relevance)]
-    perturbed: dict[str, list[torch.Tensor]] = {
-        name: [] for name in ("saco", "saco_equal_drops", "pixel_flipping", "pixel_flipping_curve")
-    }
+    columns: dict[str, list[torch.Tensor]] = defaultdict(list)
     with arithmetic(settings["precision"], device):
-        for part in batches(len(split), images_per_batch(model, settings["batch_size"]), "faithfulness"):
+        for part in batches(len(split), size, "faithfulness"):
             engine = Perturber(model, split.tensors(preprocess, part).to(device))
             coherence = saco.evaluate(
                 engine, relevance[part], target[part], number_of_bins(engine.patches, metrics["saco"]), protocol
@@ -84,18 +93,24 @@ def run(
                 metrics["pixel_flipping"]["patches_per_step"],
                 protocol=protocol,
             )
-            perturbed["saco"].append(coherence.score)
-            perturbed["saco_equal_drops"].append(coherence.equal_drops)
-            perturbed["pixel_flipping"].append(flipped.auc)
-            perturbed["pixel_flipping_curve"].append(flipped.curve.float())
-    found = {name: torch.cat(parts).cpu().numpy() for name, parts in {**columns, **perturbed}.items()}
+            scores = correlation_scores(relevance[part], answered[part], metrics["faithfulness_correlation"], protocol)
+            scores |= {
+                "relevance_ties": tied_patches(relevance[part]),
+                "saco": coherence.score,
+                "saco_equal_drops": coherence.equal_drops,
+                "pixel_flipping": flipped.auc,
+                "pixel_flipping_curve": flipped.curve.float(),
+            }
+            for name, values in scores.items():
+                columns[name].append(values.cpu())
+    found = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
     kept = {name: explained[name].combine_chunks() for name in ("image_id", "label", "predicted", "confidence")}
     write_table(output, {**kept, **ordered(found)}, settings)
 
 
-def correlation_columns(
+def correlation_scores(
     relevance: torch.Tensor, answered: pa.Table, settings: dict[str, Any], protocol: str
-) -> dict[str, list[torch.Tensor]]:
+) -> dict[str, torch.Tensor]:
     """Faithfulness Correlation per image: mean over trials, their spread, the mean's error, undefined trials."""
     trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
     subsets = torch.from_numpy(matrix(answered, "subsets").copy()).view(-1, trials, runs, size)
@@ -103,10 +118,10 @@ def correlation_columns(
     scores = correlation.correlate(relevance, subsets.to(relevance.device), drops, protocol)
     spread = scores.std(1, correction=1) if trials > 1 else torch.full_like(scores[:, 0], torch.nan)
     return {
-        "faithfulness_correlation": [scores.mean(1)],
-        "faithfulness_correlation_sd": [spread],
-        "faithfulness_correlation_se": [spread / trials**0.5],
-        "faithfulness_correlation_undefined": [scores.isnan().sum(1)],
+        "faithfulness_correlation": scores.mean(1),
+        "faithfulness_correlation_sd": spread,
+        "faithfulness_correlation_se": spread / trials**0.5,
+        "faithfulness_correlation_undefined": scores.isnan().sum(1),
     }
 
 

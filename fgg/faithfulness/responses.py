@@ -21,6 +21,7 @@ from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
+from fgg.shards import WHOLE, Shard, add_argument, write_empty
 from fgg.tables import write_table
 
 
@@ -32,20 +33,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
     parser.add_argument("--settings", type=json.loads, required=True, help="JSON: runs, trials, subset_size, seed, …")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
+    add_argument(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
-    run(arguments.model, arguments.images, arguments.settings, arguments.output)
+    run(arguments.model, arguments.images, arguments.settings, arguments.output, arguments.shard)
 
 
-def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path) -> None:
-    """Logit drops of every image of the split to its random patch subsets."""
+def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
+    """Logit drops of every image of the split, or of a shard of it, to its random patch subsets."""
     device = resolve(settings["device"])
     model, preprocess, _ = store.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
+    size = images_per_batch(model, settings["batch_size"])
+    split = split.part(shard.rows(len(split), size))
+    if not len(split):
+        return write_empty(output, settings)
     trials, runs, subset_size = settings["trials"], settings["runs"], settings["subset_size"]
     predicted, subsets, drops = [], [], []
     with arithmetic(settings["precision"], device):
-        for part in batches(len(split), images_per_batch(model, settings["batch_size"]), "responses"):
+        for part in batches(len(split), size, "responses"):
             engine = Perturber(model, split.tensors(preprocess, part).to(device))
             drawn = draw_subsets(
                 split.image_ids[part], engine.patches, trials, runs, subset_size, settings["seed"]
