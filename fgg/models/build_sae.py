@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import os
 import shutil
@@ -25,7 +27,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
 from fgg.models.sae import SAE_FILES, check_sae, load_sae
 from fgg.models.vit import check_layers
-from fgg.progress import batches
+from fgg.progress import Progress, batches, progress
 from fgg.tables import atomic, write_json
 
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
@@ -160,7 +162,9 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
             sae=sae,
             data_provider=shuffled(rows, batch, generator),
         )
-        return trainer.fit().eval()
+        with progress([], steps * batch, "SAE training", "token") as bar, _without_bar():
+            trainer.data_provider = _counted(trainer.data_provider, bar)
+            return trainer.fit().eval()
 
 
 def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -169,6 +173,28 @@ def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[T
         order = torch.randperm(len(rows), generator=generator)
         for index in order[: len(rows) // batch * batch].split(batch):
             yield rows[index.to(rows.device)]
+
+
+def _counted(rows: Iterator[Tensor], bar: Progress) -> Iterator[Tensor]:
+    for part in rows:
+        bar.update(min(len(part), bar.total - bar.done))  # sae-lens draws some more to estimate the norm
+        yield part
+
+
+@contextlib.contextmanager
+def _without_bar() -> Iterator[None]:
+    """Keep sae-lens from drawing bars of its own, which would fill a log with carriage returns."""
+    from sae_lens.training import activation_scaler, sae_trainer
+
+    modules: list[Any] = [activation_scaler, sae_trainer]
+    theirs = [module.tqdm for module in modules]
+    for module in modules:
+        module.tqdm = functools.partial(module.tqdm, disable=True)
+    try:
+        yield
+    finally:
+        for module, bar in zip(modules, theirs, strict=True):
+            module.tqdm = bar
 
 
 def save_inference(sae: Any, folder: Path) -> None:

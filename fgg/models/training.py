@@ -52,7 +52,8 @@ def train(
     if not batch:
         raise FggError("the training split has no images")
     generator = torch.Generator().manual_seed(seed)
-    with _seeded(generator, images.device):
+    seen = len(images) // batch * batch * settings["epochs"]
+    with _seeded(generator, images.device), progress([], seen, "training") as bar:
         options = {"patch_drop_rate": settings["patch_drop"], "drop_path_rate": settings["drop_path"], **kwargs}
         model = load_model(architecture, options, num_classes=num_classes)
         start_from_sines(model)
@@ -65,7 +66,7 @@ def train(
         history = []
         # Without dropout: the model that `load_model` will build.
         plain = load_model(architecture, kwargs, num_classes=num_classes)
-        for epoch in progress(range(settings["epochs"]), settings["epochs"], "training", unit="epoch"):
+        for epoch in range(settings["epochs"]):
             if epoch >= settings["epochs"] - settings["full_epochs"] and hasattr(model.patch_drop, "prob"):
                 model.patch_drop.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
@@ -80,6 +81,7 @@ def train(
                 schedule.step()
                 loss_sum += loss.item()
                 correct += int((logits.argmax(-1) == labels[index]).sum())
+                bar.update(len(index))
             if not math.isfinite(loss_sum):
                 raise FggError(
                     f"training diverged in epoch {epoch + 1} (loss {loss_sum}); lower model.train.learning_rate"
