@@ -234,6 +234,12 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             yield f"{place}.split: 'val' is what `select` chooses on; explain another split"
         if not candidates(grid):
             yield f"select: dataset {name!r} has no gated experiment to choose from"
+    head = own["model"]["zero_shot"]
+    if head and own["model"]["weights"] == "train":
+        yield f"{place}.model.weights: 'train' knows no texts; with zero_shot give 'pretrained', or the path of a file"
+    for template in head["templates"] if head else []:
+        if "{name}" not in template:
+            yield f"{place}.model.zero_shot.templates: {template!r} lacks {{name}}; write 'a photo of a/an {{name}}'"
     kwargs = own["model"]["kwargs"]
     depth = known_depth(own["model"])
     if depth is not None and (not isinstance(depth, int) or depth < 1):

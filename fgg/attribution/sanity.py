@@ -10,14 +10,14 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from fgg.keys import generator
-from fgg.models.vit import load_model
+from fgg.models import store
 
 
 def randomized_model(record: Mapping[str, Any], seed: int) -> VisionTransformer:
     """The architecture of a model.json with fresh weights, keyed by the seed, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "randomized_model").integers(2**62)))
-        return load_model(record["architecture"], record["kwargs"], num_classes=len(record["classes"]))
+        return store.blank(record)
 
 
 def randomized_sae(sae: Any, seed: int, layer: int) -> Any:

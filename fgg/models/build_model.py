@@ -1,10 +1,11 @@
-"""Make a dataset's model: ``python -m fgg.models.build_model``. Train it, or load it; then measure it."""
+"""Make a dataset's model: ``python -m fgg.models.build_model``. Train it, load it, or give it a head of texts; measure it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,19 @@ from torch import Tensor
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import Preprocess, statistics
 from fgg.errors import FggError, command
-from fgg.models import store
+from fgg.models import store, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.layers import diagnose
 from fgg.models.training import predict, train
 from fgg.models.vit import load_model
+from fgg.progress import batches
 from fgg.tables import read_json
 
 # Enough for an accuracy to half a percent, and for a linear baseline.
 MOST_IMAGES = 5000
 DIAGNOSED_IMAGES = 16
+LOOKED_AT = 256  # images in memory at once
+SPLITS = ("train", "val", "test")
 BASELINE_SIDE = 20  # pixels; with 40 it does as well and takes much longer
 BASELINE_C = (1e-4, 1e-3, 1e-2)  # chosen on the validation split
 
@@ -47,29 +51,32 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     """Train or load the model, measure it, and write its folder; returns its record."""
     options, device = settings["model"], resolve(settings["device"])
     classes = read_json(data / "dataset.json")["classes"]
-    splits = {name: load_split(data / f"{name}.parquet", MOST_IMAGES, settings["seed"]) for name in ("val", "test")}
     everything = load_split(data / "train.parquet")
     shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
     preprocess = resolve_preprocess(settings["preprocess"], options, shape, everything)
-    if options["weights"] == "train":
+    history: list[dict[str, float]] = []
+    head: dict[str, Any] | None = None
+    if options["weights"] == "train" and not options["zero_shot"]:
         images = everything.tensors(preprocess).to(device)
         labels = torch.from_numpy(everything.labels).to(device)
         model, history = train(
             options["architecture"], options["kwargs"], images, labels, len(classes), options["train"], settings["seed"]
         )
+        del images
     else:
-        model = _load(options, len(classes)).to(device)
-        history = []
-    splits = {"train": load_split(data / "train.parquet", MOST_IMAGES, settings["seed"]), **splits}
-    inputs = {name: split.tensors(preprocess) for name, split in splits.items()}
+        model, head = _load(options, classes)
+        model = model.to(device)
+    model.eval()
+    splits = {name: load_split(data / f"{name}.parquet", MOST_IMAGES, settings["seed"]) for name in SPLITS}
     record = {
         "architecture": options["architecture"],
         "kwargs": options["kwargs"],
         "weights": options["weights"],
         "classes": classes,
         "preprocess": preprocess.to_dict(),
-        "accuracy": measure(model.eval(), splits, inputs, preprocess.channels, device),
-        "layers": diagnose(model, inputs["val"][:DIAGNOSED_IMAGES].to(device)),
+        **({"zero_shot": head} if head else {}),
+        "accuracy": measure({name: look(model, split, preprocess, device) for name, split in splits.items()}),
+        "layers": diagnose(model, splits["val"].tensors(preprocess, slice(0, DIAGNOSED_IMAGES)).to(device)),
         "training": history,
     }
     print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}")
@@ -78,16 +85,19 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     return record
 
 
-def _load(options: dict[str, Any], classes: int) -> VisionTransformer:
+def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransformer, dict[str, Any] | None]:
+    """The model as it is given, and the record of its head where that was made of texts."""
+    if options["zero_shot"]:
+        return zero_shot.build(options, classes)
     if options["weights"] != "pretrained":
-        return load_model(options["architecture"], options["kwargs"], options["weights"], num_classes=classes)
+        return load_model(options["architecture"], options["kwargs"], options["weights"], len(classes)), None
     model = load_model(options["architecture"], options["kwargs"], "pretrained")
-    if model.num_classes != classes:
+    if model.num_classes != len(classes):
         raise FggError(
             f"model.weights: the pretrained {options['architecture']!r} has {model.num_classes} classes, the dataset "
-            f"{classes}; give the path of fine-tuned weights, or 'train'"
+            f"{len(classes)}; give the path of fine-tuned weights, or 'train'"
         )
-    return model
+    return model, None
 
 
 def resolve_preprocess(
@@ -126,38 +136,55 @@ def resolve_preprocess(
     return Preprocess.from_dict(filled)
 
 
-def measure(
-    model: VisionTransformer,
-    splits: dict[str, Split],
-    inputs: dict[str, Tensor],
-    channels: str,
-    device: torch.device,
-) -> dict[str, dict[str, float]]:
+@dataclass(frozen=True)
+class Seen:
+    """What is measured on a split of n images.
+
+    ``labels`` (n,), ``predicted`` (n,), and ``grey`` (n, BASELINE_SIDE ** 2), the images in small.
+    """
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    grey: np.ndarray
+
+
+def look(model: VisionTransformer, split: Split, preprocess: Preprocess, device: torch.device) -> Seen:
+    """Show a split to the model, a few images at a time."""
+    predicted, small = [], []
+    for part in batches(len(split), LOOKED_AT, f"{split.path.stem} split"):
+        images = split.tensors(preprocess, part)
+        predicted.append(predict(model, images.to(device)).cpu().numpy())
+        small.append(grey(images, preprocess.channels))
+    return Seen(split.labels, np.concatenate(predicted), np.concatenate(small))
+
+
+def grey(images: Tensor, channels: str) -> np.ndarray:
+    """Standardised images (n, C, H, W) in small and in grey: (n, BASELINE_SIDE ** 2)."""
+    # Of `extremes` the first channel is the grey picture; the others are made to measure for cracks.
+    pixels = images[:, :1] if channels == "extremes" else images.mean(1, keepdim=True)
+    return torch.nn.functional.adaptive_avg_pool2d(pixels, BASELINE_SIDE).flatten(1).numpy()
+
+
+def measure(seen: dict[str, Seen]) -> dict[str, dict[str, float]]:
     """Per split: accuracy and balanced accuracy of the model, the majority class and logistic regression on grey pixels."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def grey(images: Tensor) -> np.ndarray:
-        # Of `extremes` the first channel is the grey picture; the others are made to measure for cracks.
-        pixels = images[:, :1] if channels == "extremes" else images.mean(1, keepdim=True)
-        return torch.nn.functional.adaptive_avg_pool2d(pixels, BASELINE_SIDE).flatten(1).numpy()
-
-    labels = splits["train"].labels
+    training, validation = seen["train"], seen["val"]
     candidates = [make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000)) for c in BASELINE_C]
     for candidate in candidates:
-        candidate.fit(grey(inputs["train"]), labels)
-    baseline = max(candidates, key=lambda fitted: fitted.score(grey(inputs["val"]), splits["val"].labels))
-    majority = np.bincount(labels).argmax()
+        candidate.fit(training.grey, training.labels)
+    baseline = max(candidates, key=lambda fitted: fitted.score(validation.grey, validation.labels))
+    majority = np.bincount(training.labels).argmax()
     found = {}
-    for name, split in splits.items():
-        predicted = predict(model, inputs[name].to(device)).cpu().numpy()
-        linear = baseline.predict(grey(inputs[name]))
+    for name, split in seen.items():
+        linear = baseline.predict(split.grey)
         found[name] = {
-            "images": len(split),
-            "accuracy": float((predicted == split.labels).mean()),
-            "balanced_accuracy": float(balanced_accuracy_score(split.labels, predicted)),
+            "images": len(split.labels),
+            "accuracy": float((split.predicted == split.labels).mean()),
+            "balanced_accuracy": float(balanced_accuracy_score(split.labels, split.predicted)),
             "majority_accuracy": float((majority == split.labels).mean()),
             "logistic_regression_accuracy": float((linear == split.labels).mean()),
             "logistic_regression_balanced_accuracy": float(balanced_accuracy_score(split.labels, linear)),

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
-from fgg.models.vit import UNREADABLE, first_line
+from fgg.models.checkpoints import UNREADABLE, first_line
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 

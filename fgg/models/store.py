@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
-from fgg.models.vit import load_model
+from fgg.models import zero_shot
+from fgg.models.checkpoints import read
+from fgg.models.vit import fill, load_model
 from fgg.tables import atomic, read_json, write_json
 
 
@@ -39,9 +42,18 @@ def load(folder: str | Path, device: torch.device) -> tuple[VisionTransformer, P
     folder = Path(folder)
     record = read_json(folder / "model.json")
     try:
-        architecture, kwargs, classes = record["architecture"], record["kwargs"], record["classes"]
         preprocess = Preprocess.from_dict(record["preprocess"])
+        model = blank(record)
     except (KeyError, TypeError) as error:
         raise FggError(f"{folder / 'model.json'} lacks {error}; delete the folder and run the workflow again") from None
-    model = load_model(architecture, kwargs, folder / "model.safetensors", num_classes=len(classes))
+    fill(model, read(folder / "model.safetensors"), folder / "model.safetensors")
     return model.to(device), preprocess, record
+
+
+def blank(record: Mapping[str, Any]) -> VisionTransformer:
+    """The model that a record describes, with fresh random weights, in eval mode."""
+    architecture, kwargs, classes = record["architecture"], record["kwargs"], record["classes"]
+    head = record.get("zero_shot")
+    if head:
+        return zero_shot.blank(architecture, kwargs, head["embedding"], len(classes), head["temperature"])
+    return load_model(architecture, kwargs, num_classes=len(classes))

@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from timm.layers import PatchEmbed
 from timm.models import create_model, is_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.models.checkpoints import first_line, names, read
 
-# What the readers of weights raise for damaged or foreign files; to the user they all mean the same.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    EOFError,
-    pickle.UnpicklingError,
-    SafetensorError,
-)
+# What a tensor that does not fit tells: how it is at odds, a pattern of its name, what to do.
+MISSING, UNEXPECTED, SHAPE = "missing", "unexpected", "wrong shape"
+HINTS = (
+    (UNEXPECTED, r"fc_norm\.", "the file's model pools the patches: set model.kwargs.global_pool to avg"),
+    (MISSING, r"fc_norm\.", "the file's model reads the class token: set model.kwargs.global_pool to token"),
+    (UNEXPECTED, r"norm_pre\.", "the file's model has a norm before its blocks: set model.kwargs.pre_norm to true"),
+    (UNEXPECTED, r"blocks\.\d+\.ls\d\.", "the file's model scales its layers: set model.kwargs.init_values to 1.0e-5"),
+    (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model norms queries and keys: set model.kwargs.qk_norm to true"),
+    (UNEXPECTED, r"reg_token", "the file's model has registers: set model.kwargs.reg_tokens to their number"),
+    (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file's blocks are others, or more: see model.kwargs.depth"),
+    (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.store.load"),
+    (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: take open_clip's file, or timm's"),
+    (MISSING, r"head\.", "a file without a head knows no classes: fine-tune it first, or give model.zero_shot for a CLIP tower"),
+    (SHAPE, r"pos_embed", "position embeddings are not resized: set model.kwargs.img_size and patch_size as in training"),
+    (SHAPE, r"patch_embed\.", "see model.kwargs.patch_size, in_chans and embed_dim"),
+    (SHAPE, r"head\.", "the number of classes is another"),
+)  # fmt: skip
 
 
 def load_model(
@@ -41,8 +46,8 @@ def load_model(
     Args:
         architecture: any timm VisionTransformer name, such as ``vit_base_patch16_224``.
         kwargs: overrides for timm, such as ``img_size``, ``patch_size``, ``embed_dim``, ``depth``.
-        weights: None for random weights, ``pretrained`` for timm's hub, or the path of a .safetensors, .pth
-            or .pt file (a plain state dict, or one under ``model_state_dict`` or ``state_dict``).
+        weights: None for random weights, ``pretrained`` for timm's hub, or the path of a checkpoint in any form
+            that `fgg.models.checkpoints` reads.
         num_classes: outputs of the head; None keeps timm's number.
 
     Raises:
@@ -72,7 +77,7 @@ def load_model(
     if not isinstance(model, VisionTransformer):
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
     if weights is not None and not pretrained:
-        _fill(model, read_weights(weights), weights)
+        fill(model, read(weights), weights)
     return model.eval()
 
 
@@ -80,80 +85,27 @@ def _unbuildable(architecture: str, options: Mapping[str, Any], error: Exception
     return f"model.kwargs: timm cannot build {architecture!r} with {dict(options)}: {first_line(error)}"
 
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file, or safely (no code is run) from a .pth or .pt file.
+def fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
+    """Load a state dict.
 
     Raises:
-        FggError: the file is missing, damaged, of another kind, or holds NaN.
+        FggError: tensors are missing, unexpected or of the wrong shape; they are named, with what is known of them.
     """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        elif path.suffix in (".pth", ".pt"):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            for name in ("model_state_dict", "state_dict"):
-                if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
-                    state = state[name]
-        else:
-            raise FggError(f"model.weights: {path} is neither .safetensors nor .pth nor .pt")
-    except FggError:
-        raise
-    except UNREADABLE as error:
-        # torch's own text advises to read it unsafely; that is not for here.
-        reason = "it holds more than tensors, or is damaged" if path.suffix != ".safetensors" else first_line(error)
-        raise FggError(f"model.weights: {path} cannot be read safely as weights: {reason}") from None
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise FggError(f"model.weights: {path} holds no state dict of tensors")
-    odd = [name for name, tensor in state.items() if tensor.layout != torch.strided or tensor.is_complex()]
-    if odd:
-        raise FggError(f"model.weights: {path} holds sparse or complex tensors in {_names(odd)}")
-    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if broken:
-        raise FggError(f"model.weights: {path} holds NaN or infinite values in {_names(broken)}")
-    return dict(state)
-
-
-def _fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
-    """Load the state dict, or say which tensors are missing, unexpected or of the wrong shape."""
     own = model.state_dict()
-    faults = []
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
-    if missing:
-        faults.append(f"missing: {_names(missing)}")
-    if unexpected:
-        faults.append(f"unexpected: {_names(unexpected)}")
-    if shapes:
-        faults.append(f"wrong shape: {_names(shapes)}")
-    if faults:
+    faults = {
+        MISSING: [name for name in own if name not in state],
+        UNEXPECTED: [name for name in state if name not in own],
+        SHAPE: [name for name in own if name in state and own[name].shape != state[name].shape],
+    }
+    if any(faults.values()):
+        shapes = [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in faults[SHAPE]]
+        told = [f"{kind}: {names(shapes if kind == SHAPE else found)}" for kind, found in faults.items() if found]
+        hints = [f" ({hint})" for kind, pattern, hint in HINTS if any(re.match(pattern, name) for name in faults[kind])]
         raise FggError(
-            f"model.weights: {origin} does not fit the architecture; {'; '.join(faults)}. "
-            "Check model.architecture, model.kwargs and the number of classes"
+            f"model.weights: {origin} does not fit the architecture; {'; '.join(told)}. "
+            f"Check model.architecture, model.kwargs and the number of classes{''.join(hints)}"
         )
     model.load_state_dict(state)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text; its kind where the text alone says little."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return text if " " in text else f"{type(error).__name__} {text}".strip()
-
-
-def _names(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def num_patches(model: VisionTransformer) -> int:

@@ -2,14 +2,13 @@
 
 import copy
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from fgg.data.load import Split, load_split
+from fgg.data.load import load_split
 from fgg.errors import FggError
 from fgg.models import build_model, store
 from fgg.models.layers import diagnose
@@ -97,33 +96,30 @@ def test_the_linear_baseline_measured_again(record, data, model_folder):
         assert record["accuracy"][name]["logistic_regression_accuracy"] == pytest.approx(value)
 
 
-def test_the_linear_baseline_is_the_one_that_is_best_on_the_validation_split(model):
+def test_the_linear_baseline_is_the_one_that_is_best_on_the_validation_split():
     """Noise with a weak signal, where the strength of the penalty matters."""
     from sklearn.linear_model import LogisticRegression
 
-    draw, inputs, splits = np.random.default_rng(0), {}, {}
+    draw, seen = np.random.default_rng(0), {}
     signal = draw.normal(size=(3, 1, 32, 32))
     for name in ("train", "val", "test"):
         labels = np.arange(60) % 3
         noisy = draw.normal(size=(60, 1, 32, 32)) + 0.08 * signal[labels]
-        inputs[name] = torch.from_numpy(noisy).float().expand(-1, 3, -1, -1)
-        names = [str(i) for i in range(60)]
-        splits[name] = Split(Path(name), names, labels, names, ["a", "b", "c"], np.arange(60))
-    found = build_model.measure(model, splits, inputs, "rgb", CPU)
+        images = torch.from_numpy(noisy).float().expand(-1, 3, -1, -1)
+        seen[name] = build_model.Seen(labels, labels, build_model.grey(images, "rgb"))
+        small = torch.nn.functional.adaptive_avg_pool2d(images[:, :1], build_model.BASELINE_SIDE)
+        assert np.allclose(seen[name].grey, small.flatten(1), atol=1e-5)
+    found = build_model.measure(seen)
 
-    def grey(name):
-        small = torch.nn.functional.adaptive_avg_pool2d(inputs[name][:, :1], build_model.BASELINE_SIDE)
-        return small.flatten(1).numpy()
-
-    mean, std = grey("train").mean(0), grey("train").std(0)
+    mean, std = seen["train"].grey.mean(0), seen["train"].grey.std(0)
     fitted = [
-        LogisticRegression(C=c, max_iter=1000).fit((grey("train") - mean) / std, splits["train"].labels)
+        LogisticRegression(C=c, max_iter=1000).fit((seen["train"].grey - mean) / std, seen["train"].labels)
         for c in build_model.BASELINE_C
     ]
-    scores = [{n: np.mean(f.predict((grey(n) - mean) / std) == splits[n].labels) for n in splits} for f in fitted]
+    scores = [{n: np.mean(f.predict((seen[n].grey - mean) / std) == seen[n].labels) for n in seen} for f in fitted]
     assert len({score["val"] for score in scores}) > 1, "the choice must matter"
     best = max(scores, key=lambda score: score["val"])
-    assert {n: found[n]["logistic_regression_accuracy"] for n in splits} == pytest.approx(best)
+    assert {n: found[n]["logistic_regression_accuracy"] for n in seen} == pytest.approx(best)
 
 
 def test_the_layers_are_diagnosed_on_the_validation_split(record, data, model_folder):

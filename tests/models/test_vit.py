@@ -131,11 +131,6 @@ def test_a_missing_file(tmp_path):
     assert "none.pth does not exist" in message and "'train', 'pretrained'" in message
 
 
-def test_a_wrong_suffix(tmp_path, state):
-    torch.save(state, tmp_path / "w.bin")
-    assert "w.bin is neither .safetensors nor .pth nor .pt" in refusal(tmp_path / "w.bin")
-
-
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "text"])
 def test_a_damaged_file(tmp_path, state, name, damage):

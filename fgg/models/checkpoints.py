@@ -1,0 +1,287 @@
+"""Reading checkpoints of models as plain state dicts in timm's names, without running anything that a file says.
+
+A file is known by its first bytes, not by its name: safetensors; what ``torch.save`` wrote, today or before
+version 1.6; or a tar, gzipped or not, that holds one such file, from which it is read without being unpacked.
+Pickles are read with ``weights_only=True``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pathlib
+import pickle
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from fgg.errors import FggError
+
+# What the readers of weights raise for damaged or foreign files; to the user they all mean the same.
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
+# Under which a checkpoint keeps its weights, beside the epoch, the optimiser and the like.
+WRAPPERS = ("model_state_dict", "state_dict", "model")
+# Of a model wrapped for several GPUs, or compiled.
+PREFIXES = ("module.", "_orig_mod.")
+# What pretraining leaves behind, and no classifier reads.
+LEFT_OVER = ("decoder_", "mask_token")
+SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
+BEST = "model_best"
+# The largest ViT has 9 GB in float32, with its optimiser three times as much: more is no model.
+MOST_BYTES = 2**34
+GZIP_START, ZIP_START, PICKLE_START = b"\x1f\x8b", b"PK\x03\x04", b"\x80"
+TAR_MARK, TAR_MARK_AT = b"ustar", 257
+FOLDER_BIT = 0x10
+
+# open_clip's names of an image tower, and timm's.
+CLIP_TOWER = "visual."
+CLIP_NAMES = (
+    (r"conv1\.weight", r"patch_embed.proj.weight"),
+    (r"class_embedding", r"cls_token"),
+    (r"positional_embedding", r"pos_embed"),
+    (r"proj", r"head.weight"),
+    (r"ln_pre\.(\w+)", r"norm_pre.\1"),
+    (r"ln_post\.(\w+)", r"norm.\1"),
+    (r"transformer\.resblocks\.(\d+)\.ln_([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
+    (r"transformer\.resblocks\.(\d+)\.ls_([12])\.gamma", r"blocks.\1.ls\2.gamma"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(\w+)", r"blocks.\1.attn.qkv.\2"),
+    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
+    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
+)
+CLIP_SHAPES = {
+    "cls_token": lambda tensor: tensor.reshape(1, 1, -1),
+    "pos_embed": lambda tensor: tensor[None],
+    "head.weight": lambda tensor: tensor.T.contiguous(),
+}
+# timm's own tower inside an open_clip model.
+TRUNK, TRUNK_HEAD = "visual.trunk.", "visual.head.proj."
+
+
+def read(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a checkpoint, in timm's names as far as they are known.
+
+    Raises:
+        FggError: the file is missing, damaged or of another kind; its pickle names something that is no part of
+            weights (which is named); it holds no state dict, or NaN.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
+    try:
+        with path.open("rb") as file:
+            content = _content(file, path.name)
+        state = timm_names(_state_dict(content))
+        _check_values(state)
+    except FggError as error:
+        raise FggError(f"model.weights: {path} {error}") from None
+    return state
+
+
+def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict with the names that timm gives a VisionTransformer.
+
+    Prefixes that all names share are dropped, a ``lin_head`` becomes the head (in place of one that pretraining
+    left), what only pretraining reads is left out, and of a CLIP model only the image tower is kept.
+    """
+    state = dict(state)
+    for prefix in PREFIXES:
+        while state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    if any(name.startswith(TRUNK) for name in state):
+        return _trunk(state)
+    if CLIP_TOWER + "class_embedding" in state:
+        return _clip_tower(state)
+    if "lin_head.weight" in state:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
+        state = {re.sub(r"^lin_head\.", "head.", name): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
+
+
+def damaged_part(file: BinaryIO) -> str:
+    """The first damaged part of a zip that torch wrote, or none; torch itself compares no checksums.
+
+    For a tensor that is marked as a folder, torch would give memory that nobody has set.
+    """
+    with zipfile.ZipFile(file) as parts:
+        folders = (part.filename for part in parts.infolist() if part.external_attr & FOLDER_BIT)
+        found = parts.testzip() or next(folders, "")
+    file.seek(0)
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its kind where the text alone says little."""
+    text = next(iter(str(error).strip().splitlines()), "")
+    return text if " " in text else f"{type(error).__name__} {text}".strip()
+
+
+def names(found: list[str], most: int = 8) -> str:
+    """The first few names of a list as text."""
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+def _clip_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tower = {}
+    for name, tensor in state.items():
+        if name.startswith(CLIP_TOWER):
+            short = name.removeprefix(CLIP_TOWER)
+            for pattern, replacement in CLIP_NAMES:
+                if re.fullmatch(pattern, short):
+                    short = re.sub(pattern, replacement, short)
+                    break
+            tower[short] = CLIP_SHAPES.get(short, lambda same: same)(tensor)
+    return tower
+
+
+def _trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    tower = {name.removeprefix(TRUNK): tensor for name, tensor in state.items() if name.startswith(TRUNK)}
+    head = {
+        "head." + name.removeprefix(TRUNK_HEAD): tensor for name, tensor in state.items() if name.startswith(TRUNK_HEAD)
+    }
+    return tower | head
+
+
+def _content(file: BinaryIO, name: str) -> Any:
+    """What a file of any known form holds."""
+    start = file.read(TAR_MARK_AT + len(TAR_MARK))
+    file.seek(0)
+    try:
+        if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
+            return _from_tar(file)
+        if start.startswith(ZIP_START):
+            damage = damaged_part(file)
+            if damage:
+                raise FggError(f"cannot be read safely as weights: it is damaged (at {damage}); fetch it again")
+        if start.startswith((ZIP_START, PICKLE_START)):
+            return _load(file)
+        if name.endswith(".safetensors") or _starts_safetensors(start):
+            from safetensors.torch import load
+
+            return load(file.read())
+    except FggError:
+        raise
+    except UNREADABLE as error:
+        raise FggError(
+            f"cannot be read safely as weights: it is damaged, or of another kind ({first_line(error)})"
+        ) from None
+    if not start:
+        raise FggError("cannot be read safely as weights: it is empty; fetch it again")
+    raise FggError(
+        "cannot be read safely as weights: it is neither safetensors nor a checkpoint of torch, "
+        "nor a tar that holds one"
+    )
+
+
+def _starts_safetensors(start: bytes) -> bool:
+    """Whether the first bytes are a length and the brace that opens a table."""
+    return len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**27
+
+
+def _from_tar(file: BinaryIO) -> Any:
+    """What the only checkpoint in a tar holds, or the best one of several; nothing is written to the disk."""
+    with tarfile.open(fileobj=file, mode="r:*") as archive:
+        found = []
+        for member in archive:
+            if member.size > MOST_BYTES:
+                raise FggError(f"holds {member.name} of {member.size} bytes, more than any model has; refused")
+            name = pathlib.PurePosixPath(member.name).name
+            if member.isfile() and not name.startswith(".") and name.endswith(SUFFIXES):
+                found.append(member)
+        best = [member for member in found if pathlib.PurePosixPath(member.name).name.startswith(BEST)] or found
+        if len(best) != 1:
+            what = f"several checkpoints ({names([member.name for member in best])})" if best else "no checkpoint"
+            raise FggError(f"is an archive with {what}; unpack it, and give the path of the right file")
+        stream = archive.extractfile(best[0])
+        content = stream.read() if stream else b""
+    if content.startswith(GZIP_START) or content[TAR_MARK_AT : TAR_MARK_AT + len(TAR_MARK)] == TAR_MARK:
+        raise FggError(f"is an archive in which {best[0].name} is an archive again; unpack it")
+    try:
+        return _content(io.BytesIO(content), best[0].name)
+    except FggError as error:
+        raise FggError(f"holds {best[0].name}, which {error}") from None
+
+
+def _load(file: BinaryIO) -> Any:
+    """Tensors and plain values of a file of torch's; a pickle that names anything else is refused."""
+    try:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch's own text advises to read it unsafely; that is not for here.
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused:
+            raise FggError(
+                f"cannot be read safely as weights: it names {refused[1]}, which is no part of weights; refused. If you "
+                "trust its maker, let them save the tensors alone: torch.save(model.state_dict(), file)"
+            ) from None
+        raise FggError("cannot be read safely as weights: it holds more than tensors, or is damaged") from None
+
+
+def _harmless() -> list[Any]:
+    """Classes that training scripts leave in checkpoints, and that only hold values."""
+    numbers = [type(np.dtype(kind)) for kind in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")]
+    scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
+    return [
+        argparse.Namespace,
+        (pathlib.PurePosixPath, "pathlib.PosixPath"),  # a path is only a text here
+        np.dtype,
+        np.ndarray,
+        *numbers,
+        # numpy 1 and numpy 2 name them differently.
+        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+        *((rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+    ]
+
+
+def _state_dict(content: Any) -> dict[str, Tensor]:
+    """The table of tensors in a checkpoint's content."""
+    state = content
+    while isinstance(state, Mapping):
+        inner = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
+        if inner is None:
+            break
+        state = inner
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
+        within = f"; it has {names([str(key) for key in state])}" if isinstance(state, Mapping) and state else ""
+        raise FggError(f"holds no state dict of tensors, neither plain nor under {', '.join(WRAPPERS)}{within}")
+    if not state:
+        raise FggError("holds no state dict of tensors, but an empty one")
+    return dict(state)
+
+
+def _check_values(state: Mapping[str, Tensor]) -> None:
+    odd = [name for name, tensor in state.items() if tensor.layout != torch.strided or tensor.is_complex()]
+    if odd:
+        raise FggError(f"holds sparse or complex tensors in {names(odd)}")
+    broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise FggError(f"holds NaN or infinite values in {names(broken)}")
