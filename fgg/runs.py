@@ -6,12 +6,14 @@ which ends with the process: whether that can be had tells a dead run from one t
 
 from __future__ import annotations
 
+import atexit
 import errno
 import fcntl
 import json
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 from typing import TextIO
 
@@ -22,6 +24,11 @@ RUN = "FGG_RUN"  # environment variable by which a job knows its run: HOST:PROCE
 FAILED_LOG = re.compile(r"^\s+log: (.+) \(check log file", re.MULTILINE)
 TELLING = ("error: ", "Error: ", "Traceback")
 
+BUSY = (
+    "another run ({owner}) is at work in {folder}; wait until it has ended, "
+    "or give this one a folder of its own with --directory"
+)
+
 _held: list[TextIO] = []  # open for as long as the process lives
 
 
@@ -29,9 +36,10 @@ def enter(folder: Path) -> str | None:
     """Look after a folder before anything is planned in it; returns what the user should know.
 
     The lock that a killed run has left is removed, where it is sure that no run is at work. Jobs started from
-    now on know this process as their run.
+    now on know this process as their run. If it ends because of another run, its last line says so.
     """
     os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
+    atexit.register(_tell, folder)
     locks = sorted((folder / FOLDER / "locks").glob("*.lock"))
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
@@ -44,10 +52,7 @@ def enter(folder: Path) -> str | None:
         if held is None:
             return None
         if not held:
-            return (
-                f"note: another run ({owner}) is at work in {folder}; wait until it has ended, "
-                "or give this one a folder of its own with --directory"
-            )
+            return None
         if locks and owner.host != platform.node():
             return (
                 f"note: {folder} is locked by a run ({owner}) that cannot be looked for from here; if none is at work: "
@@ -72,12 +77,19 @@ def claim(folder: Path) -> None:
     owner = _owner(file)
     if _try(file) is False:
         file.close()
-        raise FggError(
-            f"another run ({owner}) is at work in {folder}; wait until it has ended, "
-            "or give this one a folder of its own with --directory"
-        )
+        atexit.unregister(_tell)
+        raise FggError(BUSY.format(owner=owner, folder=folder))
     _sign(file)
     _held.append(file)
+
+
+def _tell(folder: Path) -> None:
+    """At the end of a process that did not hold the folder: say that another does."""
+    if _held or not (folder / FOLDER / "fgg.lock").is_file():
+        return
+    with (folder / FOLDER / "fgg.lock").open(encoding="utf-8") as file:
+        if _try(file) is False:
+            print(f"note: {BUSY.format(owner=_owner(file), folder=folder)}", file=sys.stderr)
 
 
 def check_wanted() -> None:
