@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,15 @@ def accelerators(device: str, local: bool) -> int:
         present = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd"))
         return int(present or not local)
     return int(device == "cuda")
+
+
+def doubled(first: int) -> Callable[..., int]:
+    """A resource that every further attempt asks twice as much of, as Snakemake wants it: a function."""
+
+    def of(wildcards: Any, attempt: int) -> int:
+        return first * 2 ** (attempt - 1)
+
+    return of
 
 
 def use_environment(folder: str) -> None:

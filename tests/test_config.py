@@ -200,7 +200,7 @@ def test_all_faults_are_told_at_once():
         ("device", "gpu", ["device: 'gpu' is not allowed", "choose from: auto, cpu, cuda"]),
         ("precision", "fp16", ["precision: 'fp16'", "(did you mean 'bf16'?)", "fp32, tf32, bf16"]),
         ("protocol", "thesys", ["protocol: 'thesys'", "'thesis'"]),
-        ("shards", 2, ["shards", "1"]),
+        ("shards", 0, ["shards", "1"]),
         ("run", ["elvp"], ["run: dataset 'elvp' is not defined", "(did you mean 'elpv'?)", "defined: elpv"]),
         ("run", [], ["run: []"]),
         ("run", ["elpv", "elpv"], ["run", "non-unique"]),

@@ -4,27 +4,29 @@ rule attribution:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
     output:
-        relevance="results/{dataset}/attributions/{experiment}.parquet",
+        relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
     log:
-        "logs/attribution/{dataset}/{experiment}.log",
+        "logs/attribution/{dataset}/{shard}{experiment}.log",
     benchmark:
-        "benchmarks/attribution/{dataset}/{experiment}.tsv"
+        "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
         experiment=one_of("baseline"),
     conda:
         "../../envs/fgg.yaml"
     resources:
+        **needs("attribution"),
         gpu=gpus,
     params:
         experiment=experiment,
         settings=settings(*RUN_KEYS, "max_images"),
+        shard=shard,
         code=code("fgg.attribution.__main__"),
     message:
-        "Attributions of {wildcards.dataset}: {wildcards.experiment}"
+        "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
         "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images}"
         " --experiment {params.experiment:q} --settings {params.settings:q}"
-        " --relevance {output.relevance} > {log} 2>&1"
+        " --shard {params.shard} --relevance {output.relevance} > {log} 2>&1"
 
 
 rule gated_attribution:
@@ -34,29 +36,31 @@ rule gated_attribution:
         record="data/models/{dataset}/model.json",
         saes=gate_saes,
     output:
-        relevance="results/{dataset}/attributions/{experiment}.parquet",
-        gates="results/{dataset}/gates/{experiment}.parquet",
+        relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
+        gates=piece("results/{dataset}/{shard}gates/{experiment}.parquet"),
     log:
-        "logs/attribution/{dataset}/{experiment}.log",
+        "logs/attribution/{dataset}/{shard}{experiment}.log",
     benchmark:
-        "benchmarks/attribution/{dataset}/{experiment}.tsv"
+        "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
         experiment=one_of("gated"),
     conda:
         "../../envs/fgg.yaml"
     resources:
+        **needs("gated_attribution"),
         gpu=gpus,
     params:
         experiment=experiment,
         saes=sae_arguments,
         settings=settings(*RUN_KEYS, "max_images"),
+        shard=shard,
         code=code("fgg.attribution.__main__"),
     message:
-        "Attributions of {wildcards.dataset}: {wildcards.experiment}"
+        "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
         "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images} {params.saes}"
         " --experiment {params.experiment:q} --settings {params.settings:q}"
-        " --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
+        " --shard {params.shard} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
 
 
 rule sharpened_attribution:
@@ -71,6 +75,8 @@ rule sharpened_attribution:
         gated=one_of("gated"),
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("sharpened_attribution"),
     params:
         experiment=sharpened_experiment,
         code=code("fgg.attribution.sharpened"),
@@ -79,3 +85,29 @@ rule sharpened_attribution:
     shell:
         "python -m fgg.attribution.sharpened --vanilla {input.vanilla} --gated {input.gated}"
         " --settings {params.experiment:q} --relevance {output.relevance} > {log} 2>&1"
+
+
+# Where images are divided into shards: their tables, put together in the order of the images.
+rule merge:
+    input:
+        tables=shards_of_table,
+    output:
+        table="results/{place}/{table}.parquet",
+    log:
+        "logs/merge/{place}/{table}.log",
+    wildcard_constraints:
+        place=divided_places(),
+        table=r"(attributions|gates|faithfulness)/[^/]+|responses",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("merge"),
+    params:
+        code=code("fgg.shards"),
+    message:
+        "Merging the shards of {output.table}"
+    shell:
+        "python -m fgg.shards {input.tables} --output {output.table} > {log} 2>&1"
+
+
+ruleorder: sharpened_attribution > merge

@@ -4,6 +4,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from fgg.catalogue import METRICS, SANITY
 from fgg.config import (
     candidates,
@@ -19,6 +21,7 @@ from fgg.workflow import (
     accelerators,
     as_json,
     code_hash,
+    doubled,
     folder_digest,
     known_layers,
     missing_files,
@@ -44,6 +47,10 @@ faults = [fault for name in DATASETS for fault in missing_files(name, SETTINGS[n
 if faults:
     raise WorkflowError("the configuration has faults:\n  " + "\n  ".join(faults))
 GRID = {name: experiments(config, name) for name in DATASETS}
+SHARDS = config["shards"]
+RESOURCES = yaml.safe_load(
+    Path(workflow.basedir, "workflow/resources.yaml").read_text(encoding="utf-8")
+)
 RUN_KEYS = ("seed", "device", "precision", "batch_size")
 RESPONSE_KEYS = (
     *(
@@ -60,6 +67,15 @@ wildcard_constraints:
     experiment="[^/]+",
     layer="[0-9]+",
     split="train|val|test",
+    shard=f"shards/[0-9]+-of-{SHARDS}/" if SHARDS > 1 else "(?:)",
+
+
+localrules:
+    sharpened_attribution,
+    merge,
+    figures,
+    sanity,
+    summary,
 
 
 def code(module):
@@ -91,6 +107,36 @@ def sae_weights(wildcards):
 
 def gpus(wildcards):
     return accelerators(config["device"], workflow.local_exec)
+
+
+def needs(rule):
+    """Memory and time of a rule's jobs, from workflow/resources.yaml."""
+    return {name: doubled(amount) for name, amount in RESOURCES[rule].items()}
+
+
+def piece(path):
+    """An output with the wildcard shard, which is empty where nothing is divided; shards go after their merge."""
+    return temp(path) if SHARDS > 1 else path
+
+
+def shard(wildcards):
+    return wildcards.shard[len("shards/") : -1] or "1-of-1"
+
+
+def divided_places():
+    """A wildcard constraint: where tables are merged; nowhere without shards."""
+    names = "|".join(map(re.escape, DATASETS))
+    return f"({names})(/validation)?" if SHARDS > 1 else "(?!)"
+
+
+def shards_of_table(wildcards):
+    return expand(
+        "results/{place}/shards/{number}-of-{count}/{table}.parquet",
+        place=wildcards.place,
+        number=range(1, SHARDS + 1),
+        count=SHARDS,
+        table=wildcards.table,
+    )
 
 
 def experiment(wildcards):

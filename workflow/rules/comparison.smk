@@ -11,6 +11,8 @@ rule comparison:
         "logs/comparison.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("comparison"),
     params:
         datasets=as_json(DATASETS),
         settings=comparison_settings(),
@@ -60,6 +62,8 @@ rule figures:
         "logs/figures/{dataset}.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("figures"),
     params:
         code=code("fgg.comparison.figures"),
     message:
@@ -83,6 +87,8 @@ rule sanity:
         "logs/sanity.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("sanity"),
     params:
         experiments=grid_in_order(),
         code=code("fgg.comparison.sanity"),
@@ -110,6 +116,8 @@ rule summary:
         "logs/summary.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("summary"),
     params:
         code=code("fgg.comparison.summary"),
     message:

@@ -8,6 +8,8 @@ rule prepare:
         "logs/prepare/{dataset}.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("prepare"),
     params:
         settings=settings("source", "path", "fractions", "max_skipped", "seed"),
         pictures=pictures,

@@ -16,6 +16,7 @@ rule model:
         "../../envs/fgg.yaml"
     threads: 2
     resources:
+        **needs("model"),
         gpu=gpus,
     params:
         settings=settings("model", "preprocess", "seed", "device"),
@@ -45,6 +46,7 @@ rule sae:
     conda:
         "../../envs/fgg.yaml"
     resources:
+        **needs("sae"),
         gpu=gpus,
     params:
         settings=settings("sae.weights", "sae.train", "seed", "device"),

@@ -5,14 +5,17 @@ use rule attribution as validation_attribution with:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
     output:
-        relevance="results/{dataset}/validation/attributions/{experiment}.parquet",
+        relevance=piece(
+            "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
+        ),
     log:
-        "logs/validation/attribution/{dataset}/{experiment}.log",
+        "logs/validation/attribution/{dataset}/{shard}{experiment}.log",
     benchmark:
-        "benchmarks/validation/attribution/{dataset}/{experiment}.tsv"
+        "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
         experiment=experiment,
         settings=settings(*RUN_KEYS, "select.max_images"),
+        shard=shard,
         code=code("fgg.attribution.__main__"),
 
 
@@ -23,16 +26,19 @@ use rule gated_attribution as validation_gated_attribution with:
         record="data/models/{dataset}/model.json",
         saes=gate_saes,
     output:
-        relevance="results/{dataset}/validation/attributions/{experiment}.parquet",
-        gates="results/{dataset}/validation/gates/{experiment}.parquet",
+        relevance=piece(
+            "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
+        ),
+        gates=piece("results/{dataset}/validation/{shard}gates/{experiment}.parquet"),
     log:
-        "logs/validation/attribution/{dataset}/{experiment}.log",
+        "logs/validation/attribution/{dataset}/{shard}{experiment}.log",
     benchmark:
-        "benchmarks/validation/attribution/{dataset}/{experiment}.tsv"
+        "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
         experiment=experiment,
         saes=sae_arguments,
         settings=settings(*RUN_KEYS, "select.max_images"),
+        shard=shard,
         code=code("fgg.attribution.__main__"),
 
 
@@ -42,13 +48,14 @@ use rule responses as validation_responses with:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
     output:
-        responses="results/{dataset}/validation/responses.parquet",
+        responses=piece("results/{dataset}/validation/{shard}responses.parquet"),
     log:
-        "logs/validation/responses/{dataset}.log",
+        "logs/validation/responses/{shard}{dataset}.log",
     benchmark:
-        "benchmarks/validation/responses/{dataset}.tsv"
+        "benchmarks/validation/responses/{shard}{dataset}.tsv"
     params:
         settings=settings(*RESPONSE_KEYS, "select.max_images"),
+        shard=shard,
         code=code("fgg.faithfulness.responses"),
 
 
@@ -60,13 +67,16 @@ use rule faithfulness as validation_faithfulness with:
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
         responses="results/{dataset}/validation/responses.parquet",
     output:
-        faithfulness="results/{dataset}/validation/faithfulness/{experiment}.parquet",
+        faithfulness=piece(
+            "results/{dataset}/validation/{shard}faithfulness/{experiment}.parquet"
+        ),
     log:
-        "logs/validation/faithfulness/{dataset}/{experiment}.log",
+        "logs/validation/faithfulness/{dataset}/{shard}{experiment}.log",
     benchmark:
-        "benchmarks/validation/faithfulness/{dataset}/{experiment}.tsv"
+        "benchmarks/validation/faithfulness/{dataset}/{shard}{experiment}.tsv"
     params:
         settings=settings(*SCORE_KEYS, "select.max_images"),
+        shard=shard,
         code=code("fgg.faithfulness.__main__"),
 
 
@@ -86,6 +96,8 @@ rule selection:
         "logs/selection.log",
     conda:
         "../../envs/fgg.yaml"
+    resources:
+        **needs("selection"),
     params:
         experiments=grid_in_order(),
         settings=as_json({key: config[key] for key in ("baseline", "seed")}),
