@@ -33,10 +33,16 @@ def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
         "kwargs": {"img_size": 48, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2},
         "batches": (1, 2),
         "images": 1,
+        "scored": 2,
         "sweep": True,
     }
     monkeypatch.setattr(bench, "SIZES", {"vit_b16": tiny})
-    assert bench.main(["--output", str(tmp_path), "--sizes", "vit_b16", "--seconds", "0.1", "--device", "cpu"]) == 0
+    logs = ["--logs", str(tmp_path)]
+    (tmp_path / "a.log").write_text("read\nstart-up took 1.00 s of 4.00 s\n")
+    (tmp_path / "b.log").write_text("error: killed\n")
+    assert (
+        bench.main(["--output", str(tmp_path), "--sizes", "vit_b16", "--seconds", "0.1", "--device", "cpu", *logs]) == 0
+    )
     found = json.loads((tmp_path / "vit_b16-cpu-fp32.json").read_text())
     for group, key in (
         ("a_perturbed_forward", "ratio_to_bare"),
@@ -46,4 +52,13 @@ def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
     ):
         assert found[group][key] > 0
     assert max(found["c_metrics"]["largest_deviation"].values()) < 1e-5
-    assert "(a) perturbed forward" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "(a) perturbed forward" in shown and "25% of the time of its 1 jobs" in shown
+
+
+def test_the_cost_of_start_up_is_added_up(tmp_path):
+    (tmp_path / "rule").mkdir()
+    (tmp_path / "rule" / "a.log").write_text("start-up took 1.00 s of 4.00 s\n")
+    (tmp_path / "b.log").write_text("start-up took 9.00 s of 9.00 s\nagain\nstart-up took 2.00 s of 2.00 s\n")
+    assert bench.startup(tmp_path) == {"jobs": 2, "seconds": 6.0, "start_seconds": 3.0, "share": 0.5}
+    assert bench.startup(tmp_path / "none")["jobs"] == 0

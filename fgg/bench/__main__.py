@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ from fgg.bench import plain
 from fgg.errors import command
 from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.perturbation import Perturber
-from fgg.models.device import arithmetic, resolve
+from fgg.models.device import arithmetic, images_per_batch, resolve
 from fgg.models.vit import load_model
 from fgg.tables import write_json
 
@@ -39,13 +40,15 @@ SIZES: dict[str, dict[str, Any]] = {
         },
         "batches": (16, 32, 64, 128, 256),
         "images": 8,
+        "scored": 64,  # the images of a batch in the workflow
         "sweep": True,
     },
-    "vit_b16": {"architecture": "vit_base_patch16_224", "kwargs": {}, "batches": (1, 2, 4, 8), "images": 1,
+    "vit_b16": {"architecture": "vit_base_patch16_224", "kwargs": {}, "batches": (1, 2, 4, 8), "images": 1, "scored": 1,
         "sweep": False,  # twenty minutes of a CPU, for the ratio that the default model has too
     },
 }  # fmt: skip
 RUNS, SUBSET = 60, 20
+START = re.compile(r"start-up took ([\d.]+) s of ([\d.]+) s")  # as `fgg.errors.command` writes it
 
 
 @command
@@ -58,6 +61,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
     parser.add_argument("--seconds", type=float, default=4.0, help="least time per measurement and side")
+    parser.add_argument(
+        "--logs", type=Path, default=Path("logs"), help="logs of the last run, for the cost of start-up"
+    )
     parser.add_argument("--memory", type=int, metavar="IMAGES", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
@@ -78,6 +84,10 @@ def main(argv: list[str] | None = None) -> None:
             found["memory"] = memory(arguments.device)
         show(name, found)
         write_json(arguments.output / f"{name}-{device.type}-{arguments.precision}.json", found, settings)
+    spent = startup(arguments.logs)
+    if spent["jobs"]:
+        print(f"last run: start-up took {spent['share']:.0%} of the time of its {spent['jobs']} jobs")
+        write_json(arguments.output / "startup.json", spent, {"logs": str(arguments.logs)})
 
 
 def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
@@ -87,6 +97,7 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     model = load_model(size["architecture"], size["kwargs"], num_classes=10).to(device)
     side = model.patch_embed.img_size[0]
     images = torch.randn(size["images"], 3, side, side, device=device)
+    scored = torch.randn(size["scored"], 3, side, side, device=device)
     inputs = torch.randn(max(size["batches"]), 3, side, side, device=device)
 
     @torch.inference_mode()
@@ -97,7 +108,7 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     best = max(size["batches"], key=lambda batch: rate(lambda: bare(batch), seconds / 4, device))
     engine = Perturber(model, images)
     generator = torch.Generator().manual_seed(0)
-    versions = max(1, engine.rows // len(images))
+    versions = -(-engine.patches // 4)  # as many as SaCo asks about
     masks = (torch.rand(len(images), versions, engine.patches, generator=generator) < 0.5).to(device)
     perturbed, forward = side_by_side(
         lambda: engine.logits(masks).shape[0] * versions, lambda: bare(best), seconds, device
@@ -110,13 +121,13 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
         return sum(len(attribute(model, image[None]).relevance) for image in images)
 
     together, alone = side_by_side(batched, singly, seconds, device)
-    relevance = attribute(model, images).relevance
-    drawn = correlation.draw_subsets([str(i) for i in range(len(images))], engine.patches, 1, RUNS, SUBSET, 0)
+    relevance = torch.cat([attribute(model, part).relevance for part in scored.split(images_per_batch(model))])
+    drawn = correlation.draw_subsets([str(i) for i in range(len(scored))], engine.patches, 1, RUNS, SUBSET, 0)
     subsets = torch.from_numpy(drawn[:, 0])
     bins = -(-engine.patches // 4)
 
     def ours() -> dict[str, np.ndarray]:
-        own = Perturber(model, images)
+        own = Perturber(model, scored)
         answers = correlation.responses(own, subsets)
         scores = {
             "saco": saco.evaluate(own, relevance, bins=bins).score,
@@ -130,7 +141,7 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
 
     def theirs() -> dict[str, np.ndarray]:
         return plain.all_metrics(
-            unfused, images.cpu().numpy(), relevance.cpu().numpy().astype(np.float64), subsets.numpy(), bins
+            unfused, scored.cpu().numpy(), relevance.cpu().numpy().astype(np.float64), subsets.numpy(), bins
         )
 
     (own_time, own), (plain_time, other) = timed(ours, device), timed(theirs, device)
@@ -150,7 +161,8 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
         },
     }
     if size["sweep"]:
-        one, twelve = (timed(partial(sweep, model, images, subsets, bins, count), device)[0] for count in (1, 12))
+        few = subsets[: len(images)]
+        one, twelve = (timed(partial(sweep, model, images, few, bins, count), device)[0] for count in (1, 12))
         found["d_sweep"] = {"one_seconds": one, "twelve_seconds": twelve, "twelve_over_one": twelve / one}
     return found
 
@@ -173,6 +185,14 @@ def memory(device: str) -> dict[str, float]:
         run = [sys.executable, "-m", "fgg.bench", "--memory", str(images), "--device", device]
         peaks[images] = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
     return {"mib_at_64": peaks[64], "mib_at_512": peaks[512], "ratio": peaks[512] / peaks[64]}
+
+
+def startup(logs: Path) -> dict[str, float]:
+    """What the start of the processes cost in a run, from the last lines of its jobs' logs: jobs, seconds, share."""
+    found = [START.findall(log.read_text(encoding="utf-8", errors="replace")) for log in sorted(logs.rglob("*.log"))]
+    times = [(float(start), float(whole)) for matches in found for start, whole in matches[-1:]]
+    starts, wholes = (sum(column) for column in zip(*times, strict=True)) if times else (0.0, 0.0)
+    return {"jobs": len(times), "seconds": wholes, "start_seconds": starts, "share": starts / wholes if wholes else 0.0}
 
 
 def work_through(count: int, device: torch.device) -> float:
