@@ -114,6 +114,7 @@ def mark(
     *,
     color: str = "#56B4E9",
     text: str | None = None,
+    linewidth: float = 1.6,
 ) -> Axes:
     """Outline a patch, or several, on axes that show an image.
 
@@ -123,6 +124,7 @@ def mark(
         image_size: height and width of the image shown; None takes it from the axes.
         color: of the outline, which has a dark edge, so that it shows on any ground.
         text: written beside the first patch.
+        linewidth: of the outline, in points; its dark edge is twice as wide.
 
     Raises:
         FggError: a patch beyond the grid, or axes without an image.
@@ -138,8 +140,9 @@ def mark(
                 f"mark: patch {index} is beyond the grid of {rows} x {columns}; patches are 0 to {rows * columns - 1}"
             )
         top, left = index // columns * tall - 0.5, index % columns * wide - 0.5
-        edge = Rectangle((left, top), wide, tall, fill=False, edgecolor=color, linewidth=1.6, zorder=4)
-        edge.set_path_effects([patheffects.Stroke(linewidth=3.2, foreground="black"), patheffects.Normal()])
+        edge = Rectangle((left, top), wide, tall, fill=False, edgecolor=color, linewidth=linewidth, zorder=4)
+        dark = patheffects.Stroke(linewidth=2 * linewidth, foreground="black")
+        edge.set_path_effects([dark, patheffects.Normal()])
         ax.add_patch(edge)
         if text and not place:
             right = left + wide / 2 < width / 2
