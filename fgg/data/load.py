@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -150,8 +151,9 @@ def _check_ids(path: Path, image_ids: list[str]) -> None:
 
 
 def _class_names(path: Path, labels: list[int], label_names: list[str]) -> list[str]:
-    """Class names by label: one name per label, labels 0…K-1 without a gap."""
-    pairs = sorted(set(zip(labels, label_names, strict=True)), key=str)
+    """Class names by label: one name per label, labels 0…K-1 without a gap; those that the file notes may be absent."""
+    note = json.loads((pq.read_schema(path).metadata or {}).get(b"fgg", b"{}"))
+    pairs = sorted(set(zip(labels, label_names, strict=True)) | set(enumerate(note.get("classes", []))), key=str)
     names = dict(pairs)
     if len(pairs) != len(names) or sorted(names, key=str) != sorted(range(len(names)), key=str):
         raise FggError(f"{path}: labels must be 0 to K-1 with one name each, found {pairs[:8]}; prepare it again")

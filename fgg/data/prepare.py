@@ -57,8 +57,8 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
     source = open_source(settings)
     checked, unreadable = _check_images(source.records)
     _check_share(dataset, unreadable, len(checked), settings["max_skipped"])
-    classes = sorted({record.label_name for record in source.records})
-    splits = _split(checked, classes, settings)
+    classes = source.classes or sorted({record.label_name for record in source.records})
+    splits = _split(checked, classes, settings, fixed=source.classes is not None)
     for split, images in splits.items():
         _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings})
     skipped = sorted([*source.skipped, *unreadable], key=lambda entry: entry["path"])
@@ -74,7 +74,7 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
         "counts": {split: _counts(images, classes) for split, images in splits.items()},
         "n_read": len(checked),
         "n_unreadable": len(unreadable),
-        "n_skipped": len(skipped),
+        "n_skipped": sum(int(entry.get("images", 1)) for entry in skipped),
         "skipped": skipped,
         "settings": dict(settings),
     }
@@ -128,11 +128,13 @@ def _check_share(dataset: str, unreadable: list[dict[str, str]], n_read: int, al
     )
 
 
-def _split(checked: list[Checked], classes: list[str], settings: Mapping[str, Any]) -> dict[str, list[Checked]]:
+def _split(
+    checked: list[Checked], classes: list[str], settings: Mapping[str, Any], fixed: bool
+) -> dict[str, list[Checked]]:
     """The source's own splits, or a stratified one by the fractions; each sorted by image_id.
 
     Within a class, the order by (seed, image_id) decides, so neither the folder's order nor the
-    other classes matter.
+    other classes matter. With ``fixed`` classes, one may be missing in a split: a model's outputs stay what they are.
     """
     splits: dict[str, list[Checked]] = {split: [] for split in SPLITS}
     if all(image.record.split for image in checked):
@@ -147,7 +149,7 @@ def _split(checked: list[Checked], classes: list[str], settings: Mapping[str, An
                 splits[split] += [images[next(order)] for _ in range(size)]
     for split, own in splits.items():
         empty = [label for label, n in _counts(own, classes).items() if n == 0]
-        if empty:
+        if empty and (not fixed or len(empty) == len(classes)):
             raise FggError(
                 f"split {split} of {settings['path'] or settings['source']} has no readable image of class "
                 f"{', '.join(empty[:5])}; every class needs one or more in each of train, val and test: "
@@ -172,7 +174,7 @@ def _checksum(checked: list[Checked], classes: list[str]) -> str:
 
 def _write(path: Path, images: list[Checked], classes: list[str], settings: Mapping[str, Any]) -> None:
     """Write a split, a row group at a time, so that memory does not grow with the dataset."""
-    note = json.dumps({"schema": tables.SCHEMA_VERSION, "settings": settings}, sort_keys=True)
+    note = json.dumps({"schema": tables.SCHEMA_VERSION, "settings": settings, "classes": classes}, sort_keys=True)
     schema = FEATURES.arrow_schema
     schema = schema.with_metadata({**schema.metadata, b"fgg": note.encode()})
     with (

@@ -19,6 +19,7 @@ from fgg.errors import FggError
 
 __all__ = ["Preprocess", "decode", "statistics"]
 
+SHORTER = "shorter"
 CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3}
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -32,8 +33,8 @@ INTERPOLATIONS = {
 class Preprocess:
     """Resize, crop and standardise an image of any mode that `fgg.data.images.standard` takes.
 
-    ``size`` is (H, W), or one number for a square; proportions are not kept. ``crop`` is the side of
-    a centre crop afterwards. ``channels``: rgb (3), grey (1), or extremes (3): the grey image pooled
+    ``size`` is (H, W), or one number for a square; proportions are not kept. Or it is {"shorter": n}: the shorter
+    side becomes n, and proportions are kept; then a crop is needed. ``crop`` is the side of a centre crop afterwards. ``channels``: rgb (3), grey (1), or extremes (3): the grey image pooled
     to mean, mean - minimum and maximum - mean of each cell.
 
     Why extremes: thin structures, such as the cracks of a solar cell, are one or two pixels wide.
@@ -44,7 +45,7 @@ class Preprocess:
         FggError: a setting is unknown, or does not fit the others.
     """
 
-    size: tuple[int, int]
+    size: Any
     crop: int | None = None
     channels: str = "rgb"
     interpolation: str = "bilinear"
@@ -52,8 +53,11 @@ class Preprocess:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-        object.__setattr__(self, "size", size)
+        if isinstance(self.size, Mapping):
+            size = self._shorter()
+        else:
+            size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+            object.__setattr__(self, "size", size)
         if len(size) != 2 or min(size) < 1:
             raise FggError(f"preprocess.resize: {self.size} is not a height and a width in pixels")
         if self.crop is not None and not 1 <= self.crop <= min(size):
@@ -76,6 +80,26 @@ class Preprocess:
         if self.std is not None and min(self.std) <= 0:
             raise FggError(f"preprocess.std: {self.std} must be above 0")
 
+    def _shorter(self) -> tuple[int, int]:
+        """What is left of an image at least, where proportions are kept."""
+        if set(self.size) != {SHORTER} or not isinstance(self.size[SHORTER], int):
+            raise FggError(f"preprocess.resize: {self.size} is not {{{SHORTER}: PIXELS}}")
+        if self.crop is None:
+            raise FggError(
+                "preprocess.crop: needed where resize keeps the proportions; give the side of the centre crop"
+            )
+        if self.channels == "extremes":
+            raise FggError("preprocess.channels: 'extremes' are made of cells of equal shape; give resize as a size")
+        return self.size[SHORTER], self.size[SHORTER]
+
+    def resized(self, width: int, height: int) -> tuple[int, int]:
+        """(H, W) to which an image of that width and height is resized."""
+        if not isinstance(self.size, Mapping):
+            return self.size
+        short = self.size[SHORTER]
+        longer = int(short * max(width, height) / min(width, height))
+        return (longer, short) if height > width else (short, longer)
+
     @property
     def n_channels(self) -> int:
         """C of the output."""
@@ -84,7 +108,7 @@ class Preprocess:
     @property
     def output_size(self) -> tuple[int, int]:
         """(H, W) of the output, after the crop."""
-        return self.size if self.crop is None else (self.crop, self.crop)
+        return tuple(self.size) if self.crop is None else (self.crop, self.crop)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON holds them."""
@@ -106,7 +130,7 @@ class Preprocess:
         else:
             pixels = self._resized(image)
         height, width = self.output_size
-        top, left = (self.size[0] - height) // 2, (self.size[1] - width) // 2
+        top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
         return pixels[:, top : top + height, left : left + width].contiguous()
 
     def __call__(self, image: Image.Image) -> Tensor:
@@ -118,7 +142,7 @@ class Preprocess:
     def _resized(self, image: Image.Image) -> Tensor:
         if image.mode != "F":
             image = image.convert("RGB" if self.channels == "rgb" else "L")
-        image = image.resize(self.size[::-1], INTERPOLATIONS[self.interpolation])
+        image = image.resize(self.resized(*image.size)[::-1], INTERPOLATIONS[self.interpolation])
         pixels = _tensor(image).clamp(0, 1)  # floats overshoot in bicubic and lanczos; bytes are clipped by PIL
         return pixels.expand(self.n_channels, -1, -1)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fgg.data.rows import image_bytes
 from fgg.errors import FggError
 
 SPLITS = ("train", "val", "test")
@@ -25,30 +26,39 @@ LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join
 
 @dataclass(frozen=True)
 class Record:
-    """One image file. ``path`` is relative to the source, ``split`` is None where the source has no splits."""
+    """One image. ``path`` is relative to the source, ``split`` is None where the source has no splits.
+
+    ``row`` is the image's row in ``file``, where that is a Parquet table.
+    """
 
     image_id: str
     path: str
     label_name: str
     split: str | None
     file: Path
+    row: int | None = None
 
     @property
     def data(self) -> bytes:
         """The file's bytes, read anew each time. Raises OSError."""
-        return self.file.read_bytes()
+        return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a source, what was set aside unread (``path``, ``reason``), and its facts."""
+    """The images of a source, what was set aside unread (``path``, ``reason``, ``images`` if several), and its facts.
+
+    ``classes`` are the names in the order that a model outside knows; None: alphabetically. Of such a source, a class
+    may be missing in a split.
+    """
 
     records: list[Record]
-    skipped: list[dict[str, str]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
     version: str | None = None
     citation: str | None = None
     licence: str | None = None
     checksum: str | None = None  # of the annotations; the images' own is in dataset.json
+    classes: list[str] | None = None
 
 
 SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {}
@@ -72,6 +82,8 @@ def open_source(settings: Mapping[str, Any]) -> Source:
     Raises:
         FggError: the name is unknown, or the source cannot be used as it is.
     """
+    from fgg.data import studies  # noqa: F401 - registers its sources, which rest on this module
+
     name = settings["source"]
     if name not in SOURCES:
         raise FggError(f"source {name!r} is unknown; choose from: {', '.join(sorted(SOURCES))}")

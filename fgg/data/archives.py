@@ -1,0 +1,140 @@
+"""Unpacking zip and tar archives that come from elsewhere.
+
+An archive can name any path, hold links and devices, and grow without end. Only plain files and folders below the
+target are written; their bytes are counted as they are written, since what an archive says of its sizes may be false.
+"""
+
+from __future__ import annotations
+
+import gzip
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, BinaryIO
+
+from fgg.errors import FggError
+from fgg.progress import progress
+
+# Images and weights hardly shrink. An archive that grows beyond these is no data set.
+MOST_GROWTH, LEAST_ALLOWED, MOST_FILES = 20, 2**30, 2_000_000
+CHUNK, ENCRYPTED = 2**20, 1
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    gzip.BadGzipFile,
+    EOFError,
+    NotImplementedError,
+)
+
+
+def unpack(archive: Path, target: Path) -> tuple[int, int]:
+    """Unpack a zip or tar archive (gzip, bzip2, xz) into a new folder; gives the number of files and of bytes.
+
+    Raises:
+        FggError: not an archive, damaged, encrypted, larger than its size allows, or with an unsafe member: a path
+            out of the folder, a link, a device, the same file twice. The folder is then removed.
+    """
+    allowed = max(LEAST_ALLOWED, MOST_GROWTH * archive.stat().st_size)
+    free = shutil.disk_usage(archive.parent).free
+    target.mkdir(parents=True)
+    files = size = 0
+    try:
+        with archive.open("rb") as packed, progress([], archive.stat().st_size, "unpacking", "byte") as bar:
+            for name, content in _members(packed):
+                place = target / _safe(name)
+                if content is None:
+                    place.mkdir(parents=True, exist_ok=True)
+                    continue
+                files += 1
+                if files > MOST_FILES:
+                    raise FggError(f"it holds more than {MOST_FILES} files")
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with place.open("xb") as file:
+                    while chunk := content.read(CHUNK):
+                        size += len(chunk)
+                        if size > allowed:
+                            raise FggError(f"unpacked it is larger than {allowed:,} bytes, which no data set is")
+                        if size > free:
+                            raise FggError(f"unpacked it does not fit on the disk, where {free:,} bytes were free")
+                        file.write(chunk)
+                bar.update(max(0, packed.tell() - bar.done))
+    except BaseException as error:
+        shutil.rmtree(target, ignore_errors=True)
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise FggError(f"{archive.name} cannot be unpacked: {reason}") from None
+    return files, size
+
+
+def _reason(error: BaseException) -> str | None:
+    """What an error says of the archive; None for what is not the archive's fault."""
+    if isinstance(error, FggError):
+        return str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        return f"a file in it comes twice, or as file and folder ({Path(str(error.filename)).name})"
+    if isinstance(error, DAMAGED):
+        return f"it is damaged or incomplete ({error})"
+    return None
+
+
+def _members(packed: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """(name, content) of all files, (name, None) of all folders, in the archive's order."""
+    if zipfile.is_zipfile(packed):
+        yield from _zip_members(packed)
+        return
+    packed.seek(0)
+    start = packed.read(512).lstrip().lower()
+    packed.seek(0)
+    try:
+        parts = tarfile.open(fileobj=packed, mode="r:*")  # noqa: SIM115 - closed below
+    except tarfile.ReadError:
+        page = "; it is a web page" if start.startswith((b"<!doctype", b"<html")) else ""
+        raise FggError(f"it is neither a zip nor a tar archive, or it is damaged{page}") from None
+    with parts:
+        yield from _tar_members(parts)
+
+
+def _zip_members(packed: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:
+    with zipfile.ZipFile(packed) as parts:
+        for info in parts.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise FggError(f"{info.orig_filename!r} is a link or a device; only files and folders are unpacked")
+            if info.flag_bits & ENCRYPTED:
+                raise FggError(f"{info.orig_filename!r} is encrypted")
+            if info.is_dir():
+                yield info.orig_filename, None
+            else:
+                with parts.open(info) as content:
+                    yield info.orig_filename, content
+
+
+def _tar_members(parts: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None]]:
+    for info in parts:
+        if info.isdir():
+            yield info.name, None
+        elif info.isreg():
+            content = parts.extractfile(info)
+            assert content is not None
+            yield info.name, content
+        else:
+            raise FggError(f"{info.name!r} is a link or a device; only files and folders are unpacked")
+
+
+def _safe(name: str) -> PurePosixPath:
+    """A member's name as a path below the target. Raises FggError for one that would leave it."""
+    path = PurePosixPath(name)
+    outside = path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":")
+    if outside or "\\" in name or "\0" in name:
+        raise FggError(f"{name!r} is a path out of the folder")
+    if not path.parts and name not in (".", "./"):
+        raise FggError(f"{name!r} is no name")
+    return path

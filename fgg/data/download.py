@@ -1,0 +1,202 @@
+"""Fetch a source: check its bytes, unpack it, and put it in its place below data/downloads, all or nothing.
+
+Run as ``python -m fgg.data.download --name NAME --sources workflow/sources.csv --output data/downloads``. Weights of
+the hub have no line in the table: ``--name hub/OWNER/REPOSITORY --files 'config.json' '*.pt'``.
+
+Checksums are recorded at the first download, in ``records/``, and enforced afterwards; those in the table always.
+What is being fetched lies in ``parts/`` until it is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgg import tables
+from fgg.data import archives
+from fgg.data.hub import fetch_hub
+from fgg.data.places import CONTENTS, HUB, Row, read_sources
+from fgg.data.transfer import check_disk, fetch, fetch_drive
+from fgg.errors import FggError, command
+
+ROOM_TO_UNPACK = 2  # times an archive's size: itself, and what is in it
+
+
+def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any]:
+    """Put a source into ``output/{name}``; gives what its contents.json says. What is there already is only checked.
+
+    Args:
+        given: a file that was fetched in another way, to be taken in place of the address.
+
+    Raises:
+        FggError: it cannot be fetched or unpacked, or is not what the table or the record says.
+    """
+    folder, parts = output / row.name, output / "parts" / row.name
+    record_file = output / "records" / f"{row.name}.json"
+    record = tables.read_json(record_file) if record_file.is_file() else None
+    request = {"kind": row.kind, "address": row.address, "files": row.files, "unpack": row.unpack}
+    if record and record["request"] == request and tree_digest(folder) == record["tree"]:
+        print(f"{row.name}: already there, as recorded in {record_file}")
+        return _write_contents(folder, row, record)
+    parts.mkdir(parents=True, exist_ok=True)
+    revision, fetched, stated = _fetch(row, parts, given)
+    found = {path: _facts(parts / path) for path in fetched}
+    _check(row, parts, found, stated, record, record_file)
+    complete = parts / "complete"
+    shutil.rmtree(complete, ignore_errors=True)
+    if row.unpack == "yes":
+        archives.unpack(parts / row.files, complete)
+    else:
+        for path in fetched:
+            (complete / path).parent.mkdir(parents=True, exist_ok=True)
+            (parts / path).rename(complete / path)
+    record = {
+        "name": row.name,
+        "request": request,
+        "revision": revision,
+        "fetched": found,
+        "tree": tree_digest(complete, {} if row.unpack == "yes" else found),
+    }
+    tables.write_json(record_file, record, request)
+    contents = _write_contents(complete, row, record)
+    _replace(folder, complete)
+    shutil.rmtree(parts)
+    return contents
+
+
+def _fetch(row: Row, parts: Path, given: Path | None) -> tuple[str | None, list[str], dict[str, str]]:
+    """The revision, the files that are now in ``parts``, and the checksums that their server states."""
+    if given is not None:
+        if row.kind == "hub" or not given.is_file():
+            raise FggError(f"--file {given}: give the path of a file, for a source that is one file")
+        check_disk(parts, given.stat().st_size * _copies(row), row.name)
+        shutil.copyfile(given, parts / row.files)
+        return None, [row.files], {}
+    if row.kind == "hub":
+        revision, stated = fetch_hub(row.address, row.files.split(), parts)
+        return revision, sorted(stated), stated
+    if row.size:
+        there = sum(file.stat().st_size for file in parts.iterdir() if file.is_file())
+        check_disk(parts, max(0, int(row.size) * _copies(row) - there), row.name)
+    target = parts / row.files
+    if not target.is_file():  # else it was fetched, and what came after was interrupted
+        fetch_one = fetch if row.kind == "http" else fetch_drive
+        fetch_one(row.address, target, _copies(row))
+    return None, [row.files], {}
+
+
+def _copies(row: Row) -> int:
+    return ROOM_TO_UNPACK if row.unpack == "yes" else 1
+
+
+def _check(
+    row: Row,
+    parts: Path,
+    found: dict[str, Any],
+    stated: dict[str, str],
+    record: dict[str, Any] | None,
+    record_file: Path,
+) -> None:
+    """Remove a file, and raise FggError, where its SHA-256 is not the table's, its server's, or the first download's."""
+    first = record["fetched"] if record else {}
+    for path, facts in found.items():
+        wanted = [(row.sha256 if row.kind != "hub" else "", "the table of sources")]
+        wanted += [(stated.get(path, ""), "the hub")]
+        wanted += [(first.get(path, {}).get("sha256", ""), f"{record_file}, written at the first download,")]
+        for sha256, origin in wanted:
+            if sha256 and sha256 != facts["sha256"]:
+                (parts / path).unlink()
+                raise FggError(
+                    f"{row.name}: {path} is not the expected file: its SHA-256 is {facts['sha256']}, {origin} says "
+                    f"{sha256}. It was damaged on the way, or has changed at its source; it was removed. Run the same "
+                    f"command again; to accept a new version, mend the table, or delete {record_file}"
+                )
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "size": path.stat().st_size}
+
+
+def tree_digest(folder: Path, known: Mapping[str, Any] | None = None) -> str:
+    """SHA-256 over the paths and checksums of all files in a folder, but for its contents.json.
+
+    Args:
+        known: path -> facts of files whose checksums need not be computed again.
+    """
+    digest = hashlib.sha256()
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    for path in sorted(set(files) - {CONTENTS}):
+        facts = (known or {}).get(path) or _facts(files[path])
+        digest.update(f"{facts['sha256']} {path}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _write_contents(folder: Path, row: Row, record: dict[str, Any]) -> dict[str, Any]:
+    """Say in the folder what it holds and where that is from."""
+    contents = {
+        "name": row.name,
+        "kind": row.kind,
+        "address": row.address,
+        "revision": record["revision"],
+        "licence": row.licence,
+        "citation": row.citation,
+        "fetched": record["fetched"],
+        "tree": record["tree"],
+    }
+    tables.write_json(folder / CONTENTS, contents, record["request"])
+    return contents
+
+
+def _replace(folder: Path, complete: Path) -> None:
+    """Move a complete folder to its place, in the stead of what may be there."""
+    old = complete.with_name("old")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    complete.rename(folder)
+
+
+def find_row(name: str, files: Sequence[str], sources: Path | None) -> Row:
+    """The source's line of the table, or one made of an address of the hub.
+
+    Raises:
+        FggError: no such source.
+    """
+    if name.startswith(f"{HUB}/"):
+        if not files:
+            raise FggError("--files: name the files of the repository, such as config.json '*.pt'")
+        return Row(name, "hub", name.removeprefix(f"{HUB}/"), " ".join(files), licence="see its page on the hub")
+    rows = read_sources(sources) if sources else {}
+    if name not in rows:
+        known = ", ".join(sorted(rows)) or "none; give --sources"
+        raise FggError(f"--name: no source is named {name!r}; known: {known}")
+    return rows[name]
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, fetch, and say in one line what there is."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.data.download", description=__doc__)
+    parser.add_argument("--name", required=True, help="a source of the table, or hub/OWNER/REPOSITORY")
+    parser.add_argument("--sources", type=Path, help="the table of sources, such as workflow/sources.csv")
+    parser.add_argument("--files", nargs="*", default=[], help="of hub/…: the files to fetch, with * and ?")
+    parser.add_argument("--output", type=Path, required=True, help="folder of all downloads")
+    parser.add_argument("--file", type=Path, help="a file that was fetched in another way, to be taken instead")
+    arguments = parser.parse_args(argv)
+    row = find_row(arguments.name, arguments.files, arguments.sources)
+    contents = download(row, arguments.output, arguments.file)
+    size = sum(facts["size"] for facts in contents["fetched"].values())
+    print(f"{row.name}: {len(contents['fetched'])} files, {size / 1e6:.1f} MB; checksums in {CONTENTS}")
+    print(json.dumps({path: facts["sha256"] for path, facts in contents["fetched"].items()}, indent=1))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
