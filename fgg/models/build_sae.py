@@ -25,7 +25,7 @@ from fgg.errors import FggError, command
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
-from fgg.models.sae import SAE_FILES, check_sae, load_sae
+from fgg.models.sae import SAE_FILES, check_place, check_sae, load_sae
 from fgg.models.vit import check_layers
 from fgg.progress import Progress, batches, progress
 from fgg.tables import atomic, write_json
@@ -33,6 +33,7 @@ from fgg.tables import atomic, write_json
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
 MOST_FLOATS = 2**28
 MEASURED_IMAGES = 500
+MOST_CODES = 2**26  # at once, while an SAE is measured
 DECAY = 1 / 2  # last share of the steps, with falling learning rate
 WARMUP = 1 / 12
 DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a feature is revived
@@ -68,6 +69,7 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
     else:
         sae = load_sae(settings["weights"].replace("{layer}", str(layer)))
         check_sae(sae, model, layer)
+        check_place(sae, layer)
     held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         # Measured as saved: what is read back is what the gates will use.
@@ -218,8 +220,12 @@ def save_inference(sae: Any, folder: Path) -> None:
 
 
 @torch.no_grad()
-def measure(sae: Any, rows: Tensor, chunk: int = 8192) -> dict[str, Any]:
-    """Explained variance, mean L0 and share of dead features on rows (n, D)."""
+def measure(sae: Any, rows: Tensor, chunk: int | None = None) -> dict[str, Any]:
+    """Explained variance, mean L0 and share of dead features on rows (n, D).
+
+    An SAE of a large expansion has 50,000 codes a row: the chunk follows their number.
+    """
+    chunk = chunk or max(1, min(8192, MOST_CODES // sae.W_dec.shape[0]))
     mean = rows.double().mean(0)
     residual = total = 0.0
     active = torch.zeros(sae.W_dec.shape[0], dtype=torch.float64, device=rows.device)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +20,10 @@ import torch
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.models.checkpoints import ZIP_START, damaged_part
+from fgg.models.sae import TENSORS
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.pt"
-TENSORS = ("W_enc", "W_dec", "b_enc", "b_dec")
 KEYS = (
     "architecture",
     "activation_fn_str",
@@ -32,14 +32,17 @@ KEYS = (
     "d_in",
     "hook_point_layer",
 )
+# What configs did not say before Prisma knew more than this.
+ONCE = {"architecture": "standard", "activation_fn_kwargs": {}}
 # What each key may say. The other keys of a config describe the training and are not read.
 CHOICES = {
-    "architecture": ("standard",),
+    "architecture": ("standard", "gated"),
     "activation_fn_str": ("relu", "topk", "tanh-relu"),
     "normalize_activations": ("none", "layer_norm", "constant_norm_rescale"),
 }
-ZIP_START, TORCHSCRIPT_MARK = b"PK\x03\x04", b"constants.pkl"
-FOLDER_BIT = 0x10
+# A gated SAE of Prisma has an encoder's bias that nothing reads.
+UNREAD = {"standard": (), "gated": ("b_enc",)}
+TORCHSCRIPT_MARK = b"constants.pkl"
 
 
 def load_prisma(path: str | Path) -> Any:
@@ -72,15 +75,19 @@ def load_prisma(path: str | Path) -> Any:
 def _build(config: Mapping[str, Any], tensors: Any) -> Any:
     from fgg.models.sae import build_sae
 
+    config = ONCE | dict(config)
     _check_config(config)
-    _check_tensors(tensors)
+    architecture = config["architecture"]
+    _check_tensors(tensors, architecture)
     kwargs = config["activation_fn_kwargs"] or {}
     if config["d_in"] != tensors["W_enc"].shape[0]:
         raise FggError(f"d_in is {config['d_in']}, but W_enc is {tuple(tensors['W_enc'].shape)}")
     features = tensors["W_enc"].shape[1]
     if kwargs and kwargs["k"] > features:
         raise FggError(f"activation_fn_kwargs: k is {kwargs['k']}, but the SAE has {features} features")
-    sae = build_sae(dict(tensors), config["activation_fn_str"], config["normalize_activations"], kwargs.get("k"))
+    sae = build_sae(
+        dict(tensors), config["activation_fn_str"], config["normalize_activations"], kwargs.get("k"), architecture
+    )
     sae.cfg.metadata.layer = config["hook_point_layer"]
     sae.cfg.metadata.hook_name = f"blocks.{config['hook_point_layer']}.{config.get('layer_subtype', 'hook_resid_post')}"
     return sae
@@ -103,20 +110,25 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise FggError(f"activation_fn_kwargs must be a table, not {kwargs!r}")
     known = {"k"} if config["activation_fn_str"] == "topk" else set()
     unknown = sorted(str(key) for key in set(kwargs) - known)
+    if config["architecture"] == "gated" and config["activation_fn_str"] != "relu":
+        raise FggError(
+            f"activation_fn_str {config['activation_fn_str']!r} is not supported in a gated SAE; fgg reads relu"
+        )
     if unknown:
         raise FggError(f"activation_fn_kwargs has unknown keys for {config['activation_fn_str']}: {', '.join(unknown)}")
     if known and not _is_int(kwargs.get("k"), 1):
         raise FggError(f"activation_fn_kwargs: topk needs a whole number k of at least 1, not {kwargs.get('k')!r}")
 
 
-def _check_tensors(tensors: Any) -> None:
+def _check_tensors(tensors: Any, architecture: str) -> None:
     if not isinstance(tensors, Mapping):
         raise FggError("its state_dict is no table of tensors")
-    missing = [name for name in TENSORS if name not in tensors]
-    unknown = sorted(str(name) for name in set(tensors) - set(TENSORS))
+    needed = TENSORS[architecture]
+    missing = [name for name in needed if name not in tensors]
+    unknown = sorted(str(name) for name in set(tensors) - {*needed, *UNREAD[architecture]})
     if missing or unknown:
         found = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
-        raise FggError(f"a standard SAE holds the tensors {', '.join(TENSORS)}; this one {' and '.join(found)}")
+        raise FggError(f"a {architecture} SAE holds the tensors {', '.join(needed)}; this one {' and '.join(found)}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
             raise FggError(f"{name} is no dense tensor of floating-point numbers")
@@ -160,9 +172,7 @@ def _read_weights(file: Path) -> Any:
     if not data.startswith(ZIP_START) or TORCHSCRIPT_MARK in data:
         raise FggError("this is not a file of tensors that torch.save wrote, or it is damaged")
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as parts:
-            # torch compares no checksums, and gives unset memory for a tensor that is marked as a folder
-            broken = parts.testzip() or next((p.filename for p in parts.infolist() if p.external_attr & FOLDER_BIT), "")
+        broken = damaged_part(io.BytesIO(data))
         if broken:
             raise FggError(f"the file is damaged (at {broken}); fetch it again")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,12 @@ from fgg.errors import FggError
 from fgg.models.checkpoints import UNREADABLE, first_line
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
+TENSORS = {
+    "standard": ("W_enc", "W_dec", "b_enc", "b_dec"),
+    "gated": ("W_enc", "W_dec", "b_gate", "r_mag", "b_mag", "b_dec"),
+}
+HOOK = re.compile(r"blocks\.(\d+)\.(\w+)")
+RESIDUAL = "hook_resid_post"
 
 
 def load_sae(path: str | Path) -> Any:
@@ -64,42 +71,68 @@ def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
         )
 
 
+def check_place(sae: Any, layer: int) -> None:
+    """Raise FggError when the SAE says that it reads another place than the residual stream after the layer."""
+    hook = str(sae.cfg.metadata.get("hook_name") or "")
+    place = HOOK.fullmatch(hook)
+    if place and (int(place[1]), place[2]) != (layer, RESIDUAL):
+        raise FggError(
+            f"sae.weights: the SAE for layer {layer} was trained on {hook}, not on blocks.{layer}.{RESIDUAL}; check "
+            "the path and its {layer}"
+        )
+
+
 def build_sae(
-    tensors: dict[str, Tensor], activation: str = "relu", normalize: str = "none", k: int | None = None
+    tensors: dict[str, Tensor],
+    activation: str = "relu",
+    normalize: str = "none",
+    k: int | None = None,
+    architecture: str = "standard",
 ) -> Any:
     """A sae-lens SAE from weights.
 
+    With x the normalised input minus b_dec, a standard SAE's codes are act(x W_enc + b_enc). A gated one (Rajamanoharan
+    et al. 2024) has codes of max(x (W_enc * exp(r_mag)) + b_mag, 0) where x W_enc + b_gate is above 0, and 0 elsewhere.
+
     Args:
-        tensors: ``W_enc`` (D, F), ``W_dec`` (F, D), ``b_enc`` (F,), ``b_dec`` (D,).
-        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``.
+        tensors: ``W_enc`` (D, F), ``W_dec`` (F, D), ``b_dec`` (D,), and ``b_enc`` (F,), or for a gated SAE ``b_gate``,
+            ``r_mag`` and ``b_mag`` (F,).
+        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``; of a gated SAE ``relu``.
         normalize: ``none``, ``layer_norm`` or ``constant_norm_rescale``, applied to the input.
+        architecture: ``standard`` or ``gated``.
 
     Raises:
-        FggError: an unknown activation or normalisation, a missing tensor, or shapes that do not fit.
+        FggError: an unknown architecture, activation or normalisation, a missing tensor, or shapes that do not fit.
     """
-    from sae_lens import StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+    from sae_lens import GatedSAE, GatedSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 
-    names = ("W_enc", "W_dec", "b_enc", "b_dec")
-    missing = [name for name in names if name not in tensors]
+    if architecture not in TENSORS:
+        raise FggError(f"the SAE's architecture {architecture!r} is unknown; choose {' or '.join(TENSORS)}")
+    missing = [name for name in TENSORS[architecture] if name not in tensors]
     if missing:
         raise FggError(f"the SAE lacks the tensors {', '.join(missing)}")
     width, features = tensors["W_enc"].shape
-    shapes = {"W_enc": (width, features), "W_dec": (features, width), "b_enc": (features,), "b_dec": (width,)}
-    for name, shape in shapes.items():
+    shapes = {"W_enc": (width, features), "W_dec": (features, width), "b_dec": (width,)}
+    for name in TENSORS[architecture]:
+        shape = shapes.get(name, (features,))
         if tuple(tensors[name].shape) != shape:
             raise FggError(f"the SAE's {name} is {tuple(tensors[name].shape)}, expected {shape}")
     if normalize not in ("none", "layer_norm", "constant_norm_rescale"):
         raise FggError(f"the SAE's normalisation {normalize!r} is unknown")
     common: dict[str, Any] = {"d_in": width, "d_sae": features, "normalize_activations": normalize}
-    if activation == "topk":
+    if architecture == "gated":
+        if activation != "relu":
+            raise FggError(f"a gated SAE has the activation relu, not {activation!r}")
+        sae: Any = GatedSAE(GatedSAEConfig(**common))
+    elif activation == "topk":
         if not k:
             raise FggError("a top-k SAE needs k")
-        sae: Any = TopKSAE(TopKSAEConfig(**common, k=k, rescale_acts_by_decoder_norm=False))
+        sae = TopKSAE(TopKSAEConfig(**common, k=k, rescale_acts_by_decoder_norm=False))
     elif activation in ("relu", "tanh-relu"):
         sae = StandardSAE(StandardSAEConfig(**common))
     else:
         raise FggError(f"the SAE's activation {activation!r} is unknown; choose relu, topk or tanh-relu")
-    sae.load_state_dict({name: tensors[name].detach().float().clone() for name in names})
+    sae.load_state_dict({name: tensors[name].detach().float().clone() for name in TENSORS[architecture]})
     if activation == "tanh-relu":
         sae.activation_fn = nn.Sequential(nn.ReLU(), nn.Tanh())
     return sae

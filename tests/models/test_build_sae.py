@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from fgg.data.load import load_split
 from fgg.errors import FggError
 from fgg.models import build_sae, store
+from fgg.models.sae import TENSORS, load_sae
 from fgg.models.sae import build_sae as make_sae
-from fgg.models.sae import load_sae
 
 LAYER, WIDTH, FEATURES = 1, 24, 48
+NORMALISATIONS = ("layer_norm", "constant_norm_rescale")
 CPU = torch.device("cpu")
 FILES = ["cfg.json", "metrics.json", "sae_weights.safetensors"]
 
@@ -122,6 +123,47 @@ def test_an_sae_of_another_width(data, model_folder, sae_settings, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("hook", ["blocks.2.hook_resid_post", "blocks.1.hook_mlp_out"])
+def test_an_sae_of_another_place(data, model_folder, sae_settings, tmp_path, hook):
+    sae = make_sae(tensors())
+    sae.cfg.metadata.hook_name = hook
+    build_sae.save_inference(sae, tmp_path / "own")
+    settings = changed(sae_settings, weights=str(tmp_path / "own"))
+    with pytest.raises(FggError, match=rf"for layer 1 was trained on {hook}, not on blocks\.1\.hook_resid_post"):
+        build_sae.build(model_folder, data, LAYER, settings, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["layer_norm", "gated"])
+def test_a_prisma_sae_becomes_a_sae_lens_folder_measured_on_our_activations(
+    data, model_folder, sae_settings, held_out, tmp_path, kind
+):
+    """Its codes, its L0 and its explained variance by hand, from Prisma's own tensors."""
+    weights = tensors() | {name: torch.zeros(FEATURES) for name in ("b_gate", "r_mag", "b_mag")}
+    needed = TENSORS["gated" if kind == "gated" else "standard"]
+    config = {
+        "architecture": "gated" if kind == "gated" else "standard",
+        "activation_fn_str": "relu",
+        "normalize_activations": "none" if kind == "gated" else "layer_norm",
+        "d_in": WIDTH,
+        "hook_point_layer": LAYER,
+    }
+    torch.save({"cfg": config, "state_dict": {name: weights[name] for name in needed}}, tmp_path / "n_images_9.pt")
+    settings = changed(sae_settings, weights=str(tmp_path / "n_images_9.pt"))
+    found = build_sae.build(model_folder, data, LAYER, settings, tmp_path / "out")
+    x, scale, shift = held_out.double(), 1.0, 0.0
+    if kind != "gated":
+        shift, scale = x.mean(1, keepdim=True), x.std(1, keepdim=True)
+        x = (x - shift) / (scale + 1e-5)
+    w = {name: tensor.double() for name, tensor in weights.items()}
+    codes = ((x - w["b_dec"]) @ w["W_enc"] + (0 if kind == "gated" else w["b_enc"])).clamp(min=0)
+    again = (codes @ w["W_dec"] + w["b_dec"]) * scale + shift
+    total = (held_out.double() - held_out.double().mean(0)).square().sum()
+    assert found["explained_variance"] == pytest.approx(float(1 - (held_out - again).square().sum() / total), rel=1e-4)
+    assert found["l0"] == pytest.approx(float((codes > 0).double().sum(1).mean()), abs=0.02)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == FILES
+    assert torch.allclose(load_sae(tmp_path / "out").encode(held_out).double(), codes, atol=1e-4)
+
+
 def test_a_layer_beyond_the_depth(data, model_folder, sae_settings, tmp_path):
     with pytest.raises(FggError, match="layer 4 is beyond the model's depth 4; layers are 0 to 3"):
         build_sae.build(model_folder, data, 4, sae_settings, tmp_path / "out")
@@ -156,12 +198,16 @@ def test_a_tanh_sae_is_not_saved_as_another(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("options", [{}, {"activation": "topk", "k": 3}, {"normalize": "layer_norm"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"activation": "topk", "k": 3}, *({"normalize": n} for n in NORMALISATIONS)], ids=str
+)
 def test_an_sae_is_the_same_when_read_back(tmp_path, options):
     sae, rows = make_sae(tensors(), **options), torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(4))
     build_sae.save_inference(sae, tmp_path)
     codes, back = sae.encode(rows), load_sae(tmp_path)
     assert codes.any() and torch.equal(back.encode(rows), codes)
+    again = back.decode(back.encode(rows))
+    assert torch.equal(again, sae.decode(sae.encode(rows)))
 
 
 def test_other_braces_in_the_path(data, model_folder, sae_settings, sae_folder, tmp_path):
@@ -252,6 +298,8 @@ def test_an_sae_from_tensors_computes_its_definition():
         ({}, {"activation": "gelu"}, "activation 'gelu' is unknown"),
         ({}, {"normalize": "l2"}, "normalisation 'l2' is unknown"),
         ({}, {"activation": "topk"}, "needs k"),
+        ({}, {"architecture": "jumprelu"}, "architecture 'jumprelu' is unknown"),
+        ({}, {"architecture": "gated"}, "lacks the tensors b_gate, r_mag, b_mag"),
     ],
 )
 def test_tensors_that_make_no_sae(change, options, message):

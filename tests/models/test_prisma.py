@@ -3,6 +3,7 @@
 import contextlib
 import enum
 import json
+import math
 import os
 import pickle
 import struct
@@ -16,7 +17,9 @@ import pytest
 import torch
 
 from fgg.errors import FggError
-from fgg.models.prisma import TENSORS, _Record, load_prisma
+from fgg.models.build_sae import save_inference
+from fgg.models.prisma import _Record, load_prisma
+from fgg.models.sae import TENSORS, load_sae
 
 REFERENCE = Path(os.environ.get("FGG_REFERENCE", Path(__file__).parents[2] / ".." / "shared" / "reference"))
 needs_reference = pytest.mark.skipif(
@@ -106,7 +109,7 @@ def test_both_forms_give_the_stored_codes(layer, form, tmp_path):
 def test_every_variant_gives_the_stored_codes_and_reconstruction(normalize, activation, folder):
     weights = np.load(REFERENCE / "sae_layer1" / "weights.npz")
     place = folder(
-        {name: torch.from_numpy(weights[name]) for name in TENSORS},
+        {name: torch.from_numpy(weights[name]) for name in TENSORS["standard"]},
         activation_fn_str=activation,
         activation_fn_kwargs={"k": 8} if activation == "topk" else {},
         normalize_activations=normalize,
@@ -179,16 +182,69 @@ def test_which_weights(folder, tensors):
         load_prisma(place)
 
 
+def normalised(x, normalize):
+    """The input as the SAE sees it, and what its output is scaled and shifted by, row by row and in double."""
+    if normalize == "layer_norm":
+        mean = sum(x) / len(x)
+        deviation = (sum((v - mean) ** 2 for v in x) / (len(x) - 1)) ** 0.5
+        return [(v - mean) / (deviation + 1e-5) for v in x], deviation, mean
+    if normalize == "constant_norm_rescale":
+        scale = len(x) ** 0.5 / sum(v * v for v in x) ** 0.5
+        return [v * scale for v in x], 1 / scale, 0.0
+    return x, 1.0, 0.0
+
+
+@pytest.mark.parametrize("unread", [True, False])
+@pytest.mark.parametrize("normalize", ["none", "layer_norm", "constant_norm_rescale"])
+def test_a_gated_sae_follows_its_definition_and_is_the_same_when_saved(normalize, unread, folder, tensors, tmp_path):
+    draw = torch.Generator().manual_seed(3)
+    gates = {name: 0.5 * torch.randn(FEATURES, generator=draw) for name in ("b_gate", "r_mag", "b_mag")}
+    gates["b_gate"] -= 0.7
+    shared = {name: tensor for name, tensor in tensors.items() if unread or name != "b_enc"}
+    sae = load_prisma(folder(shared | gates, architecture="gated", normalize_activations=normalize))
+    rows = torch.randn(5, WIDTH, generator=draw)
+    codes = sae.encode(rows).detach()
+    recon = sae.decode(codes).detach()
+    t = {name: tensor.double().tolist() for name, tensor in (tensors | gates).items()}
+    passed = 0
+    for row in range(len(rows)):
+        x, scale, shift = normalised(rows[row].double().tolist(), normalize)
+        expected = []
+        for f in range(FEATURES):
+            along = sum((x[d] - t["b_dec"][d]) * t["W_enc"][d][f] for d in range(WIDTH))
+            opened = along + t["b_gate"][f] > 0
+            expected.append(max(along * math.exp(t["r_mag"][f]) + t["b_mag"][f], 0.0) if opened else 0.0)
+            passed += not opened and along * math.exp(t["r_mag"][f]) + t["b_mag"][f] > 0
+        assert codes[row].tolist() == pytest.approx(expected, abs=1e-5)
+        for d in range(WIDTH):
+            value = sum(expected[f] * t["W_dec"][f][d] for f in range(FEATURES)) + t["b_dec"][d]
+            assert recon[row, d].item() == pytest.approx(value * scale + shift, abs=1e-4)
+    assert passed, "a gate must be closed somewhere where the magnitude is not zero"
+    save_inference(sae, tmp_path / "saved")
+    back = load_sae(tmp_path / "saved")
+    assert (
+        torch.equal(back.encode(rows), codes)
+        and json.loads((tmp_path / "saved/cfg.json").read_text())["architecture"] == "gated"
+    )
+
+
+def test_configs_from_before_there_were_other_architectures(folder, one_file):
+    sae = load_prisma(folder(architecture=None, activation_fn_kwargs=None))
+    assert torch.equal(sae.W_enc, load_prisma(folder()).W_enc)
+
+
 # What is not supported, and what is broken
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "gated"}, "architecture 'gated' is not supported; fgg reads standard"),
+        ({"architecture": "jumprelu"}, "architecture 'jumprelu' is not supported; fgg reads standard, gated"),
+        ({"architecture": "gated", "activation_fn_str": "tanh-relu"}, "'tanh-relu' is not supported in a gated SAE"),
+        ({"architecture": "gated"}, "a gated SAE holds the tensors W_enc, .*; this one lacks b_gate, r_mag, b_mag"),
         ({"activation_fn_str": "gelu"}, "activation_fn_str 'gelu' is not supported; fgg reads relu, topk, tanh-relu"),
         ({"normalize_activations": "l2"}, "normalize_activations 'l2' is not supported"),
-        ({"architecture": None, "d_in": None}, "the config lacks architecture, d_in"),
+        ({"normalize_activations": None, "d_in": None}, "the config lacks normalize_activations, d_in"),
         ({"d_in": 7}, r"d_in is 7, but W_enc is \(6, 10\)"),
         ({"d_in": "6"}, "d_in must be a whole number of at least 1, not '6'"),
         ({"hook_point_layer": [1, 2]}, "hook_point_layer must be a whole number"),
@@ -393,6 +449,68 @@ def test_nothing_else_can_be_named(refused, protocol, tmp_path):
     body = name(module, attribute, protocol) + b"0" + name("builtins", "getattr", protocol)
     with pytest.raises(FggError, match=f"asks for {refused}, which no SAE needs"):
         load_prisma(write(tmp_path / "a.pt", body, protocol))
+
+
+def storage(kind, key="0", location="cpu", length=b"K\x01"):
+    """A tensor's storage as a pickle names it, by torch's persistent id."""
+    return b"(" + text("storage") + kind + text(key) + text(location) + length + b"tQ"
+
+
+TORCH_NAMES = {
+    "the kind of a storage": (storage(name("os", "system")), "asks for os.system,"),
+    "a name like a storage's": (storage(name("os", "systemStorage")), "asks for os.systemStorage,"),
+    "the length of a storage": (
+        storage(name("torch", "FloatStorage"), length=name("builtins", "eval")),
+        "builtins.eval",
+    ),
+    "a path out of the file": (storage(name("torch", "FloatStorage"), key="../../etc/passwd"), "not found"),
+}
+
+
+@pytest.mark.parametrize("attack", TORCH_NAMES)
+def test_names_of_storages_do_not_run_or_reach_anything(attack, tmp_path, monkeypatch):
+    body, message = TORCH_NAMES[attack]
+    monkeypatch.setattr(os, "system", lambda *_: pytest.fail("ran"))
+    with pytest.raises(FggError, match=message):
+        load_prisma(write(tmp_path / "n_images_1.pt", body))
+
+
+@pytest.mark.parametrize("place", ["field of the config", "state_dict", "deep in the config"])
+def test_an_attack_inside_a_config_or_a_state_dict_does_not_run(place, one_file, tmp_path):
+    """Written by pickle itself, from objects that ask for a call when they are read."""
+    marker = tmp_path / "marker"
+
+    class Danger:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    if place == "state_dict":
+        file = one_file(tensors={"W_enc": Danger()})
+    elif place == "field of the config":
+        file = one_file(lr=Danger())
+    else:
+        file = one_file(extra=[{"a": (Danger(),)}])
+    with pytest.raises(FggError, match=r"asks for posix\.system,"):
+        load_prisma(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("form", ["legacy", "bare pickle"])
+def test_an_attack_in_an_older_form_does_not_run(form, tmp_path):
+    marker, file = tmp_path / "marker", tmp_path / "n_images_1.pt"
+
+    class Danger:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    content = {"cfg": Danger(), "state_dict": {}}
+    if form == "legacy":
+        torch.save(content, file, _use_new_zipfile_serialization=False)
+    else:
+        file.write_bytes(pickle.dumps(content))
+    with pytest.raises(FggError, match="not a file of tensors"):
+        load_prisma(file)
+    assert not marker.exists()
 
 
 RECORD, NONE, EMPTY = name("vit_prisma.sae", "Config"), b"N", b")"
