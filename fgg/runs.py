@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -117,13 +118,14 @@ def alive(process: int) -> bool:
     return True
 
 
-def advice(log: str | Path) -> str:
-    """What to do after a failed run, from Snakemake's log: the jobs that ended without a word were killed."""
-    try:
-        text = Path(log).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    silent = [name for name in dict.fromkeys(FAILED_LOG.findall(text)) if not _telling(Path(name))]
+def advice(logs: str | Sequence[str]) -> str:
+    """What to do after a failed run, from Snakemake's logs: the jobs that ended without a word were killed."""
+    text = "\n".join(_text(Path(log)) for log in ([logs] if isinstance(logs, str) else logs))
+    silent = [
+        name
+        for name in dict.fromkeys(FAILED_LOG.findall(text))
+        if not any(word in _text(Path(name)) for word in TELLING)
+    ]
     lines = ["What is finished is kept: mend the cause, and the same command goes on. See docs/troubleshooting.md."]
     if silent:
         lines.append(
@@ -133,11 +135,11 @@ def advice(log: str | Path) -> str:
     return "\n".join(lines)
 
 
-def _telling(log: Path) -> bool:
+def _text(path: Path) -> str:
     try:
-        return any(word in log.read_text(encoding="utf-8", errors="replace") for word in TELLING)
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return False
+        return ""
 
 
 class _Owner:
