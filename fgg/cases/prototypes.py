@@ -1,16 +1,31 @@
-"""The prototypes of SAE features: the patches of a split that activate each feature most."""
+"""The prototypes of SAE features, the patches of a split that activate each feature most: ``python -m fgg.cases.prototypes``.
+
+Reads a model's folder, an SAE and a prepared split; writes a row per feature and rank.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.data.load import load_split
+from fgg.errors import command
+from fgg.models import store
 from fgg.models.capture import capture
+from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.models.sae import check_sae, load_sae
+from fgg.progress import batches
+from fgg.tables import write_table
 
 # Codes that are looked at together; 2**26 floats are a quarter of a gigabyte.
 MOST_FLOATS = 2**26
@@ -88,3 +103,51 @@ def collect(
         with torch.no_grad():
             index.add(sae.encode(seen.residuals[layer][:, model.num_prefix_tokens :]))
     return index.prototypes()
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Find the prototypes of one SAE."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.cases.prototypes", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--sae", type=Path, required=True, help="SAE folder")
+    parser.add_argument("--layer", type=int, required=True, help="block whose output the SAE reads, from 0")
+    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help="JSON: prototypes, prototype_images, seed, device, …"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(JOB_THREADS)
+    settings = arguments.settings
+    device = resolve(settings["device"])
+    model, preprocess, _ = store.load(arguments.model, device)
+    sae = load_sae(arguments.sae).to(device)
+    check_sae(sae, model, arguments.layer)
+    split = load_split(arguments.images, settings["prototype_images"], settings["seed"])
+    parts = batches(len(split), images_per_batch(model, settings["batch_size"]), "prototypes")
+    with arithmetic(settings["precision"], device):
+        inputs = (split.tensors(preprocess, part).to(device) for part in parts)
+        found = collect(model, sae, arguments.layer, inputs, settings["prototypes"])
+    write(arguments.output, found, split.image_ids, {**settings, "split": arguments.images.stem})
+
+
+def write(path: Path, found: Prototypes, image_ids: list[str], made: dict[str, Any]) -> None:
+    """Write feature, rank (from 1), image_id, patch and activation; places that stayed empty have no row."""
+    feature, rank = np.nonzero(found.image.cpu().numpy() >= 0)
+    taken = {name: getattr(found, name).cpu().numpy()[feature, rank] for name in ("image", "patch", "activation")}
+    write_table(
+        path,
+        {
+            "feature": feature.astype(np.int64),
+            "rank": rank.astype(np.int64) + 1,
+            "image_id": [image_ids[image] for image in taken["image"]],
+            "patch": taken["patch"],
+            "activation": taken["activation"],
+        },
+        made,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""Case studies of one gated experiment: ``python -m fgg.cases``.
+
+Reads what the workflow has made of the experiment and of TransMM, and the prototypes of the SAEs' features; writes a
+folder with cases.csv, features.csv, cases.json, and the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from fgg import runs
+from fgg.attribution.attribute import Gate
+from fgg.cases import ranking, tables
+from fgg.cases.draw import Album, Prototypes, draw_cases, draw_features
+from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
+from fgg.cases.pictures import Names
+from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
+from fgg.comparison.labels import flat, label
+from fgg.data.load import load_split
+from fgg.errors import FggError, command
+from fgg.models import store
+from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.models.sae import load_sae
+from fgg.models.vit import patch_size
+from fgg.progress import batches
+from fgg.tables import write_csv, write_json
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Make the case studies of one experiment."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.cases", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--images", type=Path, required=True, help="the explained split (.parquet)")
+    parser.add_argument("--prototype-images", type=Path, required=True, help="the prototypes' split (.parquet)")
+    parser.add_argument("--sae", action="append", required=True, metavar="LAYER=FOLDER", help="SAE; repeatable")
+    parser.add_argument("--results", type=Path, required=True, help="folder results/{dataset}")
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--id", required=True, help="the experiment's id")
+    parser.add_argument("--experiment", type=json.loads, required=True, help="JSON: method, gate, control")
+    parser.add_argument("--baseline", required=True, help="id of the experiment that gains are measured from")
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: per_category, patches, seed, …")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    arguments = parser.parse_args(argv)
+    torch.set_num_threads(JOB_THREADS)
+    gate = arguments.experiment.get("gate")
+    if not gate or not CONSTRUCTIONS[gate["construction"]].needs_sae or arguments.experiment.get("control"):
+        raise FggError(f"case studies need a gate that reads SAE features; {arguments.id!r} has none of its own")
+    with new_folder(arguments.output) as folder:
+        run(arguments, folder)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when all went well.
+
+    Raises:
+        FggError: the run that wanted the folder has been killed.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        runs.check_wanted()
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def run(arguments: argparse.Namespace, folder: Path) -> None:
+    """Rank the images, find the features, write tables and pictures."""
+    settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
+    split = load_split(arguments.images, settings["max_images"], settings["seed"])
+    gains = read_gains(arguments.results / "faithfulness", split.image_ids, arguments.id, arguments.baseline)
+    composites = ranking.composite(gains)
+    selection = ranking.select(composites, settings["per_category"], settings["seed"])
+    device = resolve(settings["device"])
+    model, preprocess, record = store.load(arguments.model, device)
+    explained = explain(arguments, model, preprocess, split, record["classes"], device)
+
+    cases = tables.case_table(explained, selection, gains, composites, columns)
+    features = tables.feature_table(explained, cases, columns)
+    write_csv(folder / "cases.csv", cases)
+    write_csv(folder / "features.csv", features)
+    counts = {
+        "n_images": len(gains),
+        "n_ranked": len(gains) - len(selection.unranked),
+        "n_unranked": len(selection.unranked),
+        "n_without_feature": int(cases["feature"].isna().sum()),
+    }
+    choice = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": ranking.spread(gains)}
+    write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **choice}, settings)
+
+    names = Names(label(flat(arguments.experiment)), title(arguments.baseline), arguments.prototype_images.stem)
+    album = Album(split, preprocess)
+    others = Album(load_split(arguments.prototype_images), preprocess)
+    wanted = {(layer, feature) for layer, feature in cases[["layer", "feature"]].dropna().itertuples(index=False)}
+    prototypes = Prototypes(arguments.results / "prototypes", wanted, others, explained.grid)
+    draw_cases(folder, explained, cases, names, album, prototypes)
+    draw_features(folder, explained, cases, features, names, album, prototypes)
+
+
+def read_gains(folder: Path, image_ids: list[str], experiment: str, baseline: str) -> pd.DataFrame:
+    """Gains of an experiment, a row per image; raises FggError for missing tables or other images."""
+    scores = {
+        name: pd.DataFrame(tables.read_rows(folder / f"{name}.parquet", image_ids, tuple(METRICS)), index=image_ids)
+        for name in (experiment, baseline)
+    }
+    return ranking.gains(scores[experiment], scores[baseline])
+
+
+def title(baseline: str) -> str:
+    """The baseline's name for people."""
+    return METHODS[baseline].title if baseline in METHODS else baseline
+
+
+def explain(
+    arguments: argparse.Namespace, model: Any, preprocess: Any, split: Any, classes: list[str], device: torch.device
+) -> tables.Explained:
+    """Maps, gates and dominant features of all explained images; maps and gates as the tables hold them."""
+    settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
+    maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
+    gated = tables.read_rows(maps / f"{arguments.id}.parquet", ids, ("predicted", "confidence", "relevance"))
+    vanilla = tables.read_rows(maps / "transmm.parquet", ids, ("relevance",))["relevance"]
+    applied = {layer: tables.read_rows(gates, ids, ("score", "gate"), layer) for layer in gate.layers}
+
+    size, patch = preprocess.output_size, patch_size(model)
+    grid = (size[0] // patch[0], size[1] // patch[1])
+    before = seen_relevance(torch.from_numpy(vanilla), grid, size)
+    after = seen_relevance(torch.from_numpy(gated["relevance"]), grid, size)
+    change = after - before
+    folders = dict(entry.split("=", 1) for entry in arguments.sae)
+    saes = {int(layer): load_sae(folder).to(device) for layer, folder in folders.items()}
+    target = torch.from_numpy(gated["predicted"])
+    parts = []
+    with arithmetic(settings["precision"], device):
+        for part in batches(len(ids), images_per_batch(model, settings["batch_size"]), "features"):
+            inputs = split.tensors(preprocess, part).to(device)
+            own = dominant_in_batch(model, inputs, gate, saes, change[part].to(device), target[part].to(device))
+            parts.append(own)
+    found = {layer: join([part[layer] for part in parts]) for layer in gate.layers}
+    return tables.Explained(
+        image_ids=ids,
+        labels=split.labels,
+        predicted=gated["predicted"],
+        confidence=gated["confidence"],
+        vanilla=vanilla,
+        gated=gated["relevance"],
+        vanilla_map=before.numpy(),
+        gated_map=after.numpy(),
+        most_changed=most_changed(change, settings["patches"]).numpy(),
+        scores={layer: own["score"] for layer, own in applied.items()},
+        gates={layer: own["gate"] for layer, own in applied.items()},
+        dominant={
+            layer: {name: getattr(own, name).cpu().numpy() for name in tables.DOMINANT} for layer, own in found.items()
+        },
+        grid=grid,
+        classes=classes,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

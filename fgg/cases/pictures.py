@@ -1,0 +1,300 @@
+"""The pictures of the case studies: one per case and layer, and a page per feature.
+
+Sizes are in inches, and every axes has its place, so that nothing moves from picture to picture.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import patheffects
+
+from fgg import plot
+from fgg.cases.features import BOOST, SUPPRESS
+from fgg.catalogue import METRICS
+from fgg.comparison import style
+
+DPI = 150
+LEFT = 0.12  # margin
+COLOURS = {BOOST: style.VERMILION, SUPPRESS: style.SKY, "": "white"}
+INK = {BOOST: style.VERMILION, SUPPRESS: style.BLUE, "": style.GREY}
+CONTEXT = 2  # patches shown on each side of a patch
+TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "drawn at random"}
+SHORT = {"saco": "SaCo", "faithfulness_correlation": "Faithf. Corr.", "pixel_flipping": "Pixel Flipping"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """Of the experiment and of what it is compared with, for people; and the prototypes' split."""
+
+    experiment: str
+    baseline: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Patch:
+    """A patch of a picture, with what is written below it.
+
+    Attributes:
+        picture: (H, W) or (H, W, 3), 0 to 1: the whole image as the model saw it.
+        patch: index, row by row.
+        grid: rows and columns of patches.
+        lines: of text below.
+    """
+
+    picture: np.ndarray
+    patch: int
+    grid: tuple[int, int]
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What happened at a patch of a case: a row of cases.csv, and the feature's prototypes."""
+
+    row: dict[str, Any]
+    prototypes: Sequence[Patch] = ()
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image at a layer. ``vanilla`` and ``gated`` are (N,), as seen, 0 to 1."""
+
+    picture: np.ndarray
+    vanilla: np.ndarray
+    gated: np.ndarray
+    grid: tuple[int, int]
+    changes: Sequence[Change] = field(default_factory=tuple)
+
+
+def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
+    """Write the picture of a case: image, both maps, their difference; per changed patch its feature's prototypes.
+
+    Args:
+        of: how many images its category has.
+    """
+    first = case.changes[0].row
+    side, top, line = 1.36, 0.98, 1.16
+    below = top + side + 0.5
+    with _figure(below + len(case.changes) * line) as (fig, place):
+        _head(
+            fig,
+            f"{TITLES[first['category']].capitalize()}, {first['rank']} of {of}: {_end(first['image_id'], 45)}",
+            f"{names.experiment}; features of layer {first['layer']}",
+            f"true class {_start(first['true_class'], 35)}, predicted {_start(first['predicted_class'], 35)}"
+            f" (p = {first['confidence']:.2f})",
+            f"gain over {names.baseline}: {_gains(first)} (positive is better)",
+        )
+        axes = [place(LEFT + x, top, side, side) for x in (0.0, 1.43, 2.86, 4.86)]
+        plot.show(case.picture, axes[0])
+        scale = {"vmin": 0.0, "vmax": max(1e-9, float(max(case.vanilla.max(), case.gated.max())))}
+        plot.overlay(case.picture, case.vanilla, axes[1], grid=case.grid, colorbar=False, **scale)
+        plot.overlay(case.picture, case.gated, axes[2], grid=case.grid, colorbar=False, **scale)
+        plot.difference(case.picture, case.vanilla, case.gated, axes[3], grid=case.grid, colorbar=False)
+        for axis, title in zip(axes, ("image", "TransMM", "gated", "gated − TransMM"), strict=True):
+            axis.set_title(title, pad=3)
+        _bar(fig, axes[2], place(LEFT + 4.27, top + 0.1, 0.07, side - 0.2))
+        _bar(fig, axes[3], place(LEFT + 6.27, top + 0.1, 0.07, side - 0.2), signed=True)
+        for axis in axes:
+            for number, change in enumerate(case.changes, start=1):
+                _mark(axis, case, change.row, str(number))
+        _say(fig, LEFT, below - 0.16, "most changed patches", weight="bold")
+        _say(fig, LEFT + 1.78, below - 0.16, "the patch", weight="bold")
+        _say(fig, LEFT + 2.74, below - 0.16, f"top patches of the feature in the {names.split} split", weight="bold")
+        for number, change in enumerate(case.changes, start=1):
+            _change(fig, place, below + (number - 1) * line, number, case, change)
+        fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+def feature_page(
+    feature: dict[str, Any],
+    names: Names,
+    counts: dict[str, dict[str, int]],
+    prototypes: Sequence[Patch],
+    cases: Sequence[Patch],
+    path: Path,
+) -> None:
+    """Write a feature's page: what it does over all images, its prototypes, and its cases.
+
+    Args:
+        feature: a row of features.csv.
+        counts: direction -> explained class -> patches.
+    """
+    across = 7
+    rows = -(-len(cases) // across)
+    side = (style.WIDTH - 2 * LEFT - 0.08 * (across - 1)) / across
+    top, tall = 0.85, 1.15
+    below = top + tall + 0.62
+    with _figure(below + rows * (side + 0.48)) as (fig, place):
+        _head(
+            fig,
+            f"Feature {feature['feature']} of layer {feature['layer']}",
+            names.experiment,
+            f"Dominant in {feature['boosts'] + feature['suppresses']} patches of {feature['images']} explained images: "
+            f"boosts {feature['boosts']}, suppresses {feature['suppresses']}; mean contribution "
+            f"{_three(feature['mean_contribution'])}",
+        )
+        _say(fig, LEFT, top - 0.14, "patches by explained class", weight="bold")
+        _classes(place(LEFT + 0.95, top, 1.15, tall - 0.1), counts)
+        left = LEFT + 2.45
+        wide = min(tall, (style.WIDTH - LEFT - left) / max(1, len(prototypes)) - 0.06)
+        _say(fig, left, top - 0.14, f"top patches of the {names.split} split, with activation", weight="bold")
+        for number, own in enumerate(prototypes):
+            _tile(place(left + number * (wide + 0.06), top, wide, wide), own, style.YELLOW)
+        if not prototypes:
+            _say(fig, left, top + 0.2, f"no patch of the {names.split} split activates it", color=style.GREY)
+        _say(fig, LEFT, below - 0.14, "its patches in the case studies", weight="bold")
+        for number, own in enumerate(cases):
+            row, column = divmod(number, across)
+            axis = place(LEFT + column * (side + 0.08), below + row * (side + 0.48), side, side)
+            _tile(axis, own, COLOURS[own.lines[0].split()[0]])
+        fig.savefig(path, format="png", dpi=DPI, metadata={"Software": None})
+
+
+@contextmanager
+def _figure(height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure of the common width, and a function that makes axes: left, distance from the top, width, height."""
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(style.RC):
+        fig = Figure(figsize=(style.WIDTH, height))
+
+        def place(left: float, top: float, width: float, tall: float) -> Any:
+            return fig.add_axes((_x(left), 1 - (top + tall) / height, _x(width), tall / height))
+
+        yield fig, place
+
+
+def _x(inches: float) -> float:
+    return inches / style.WIDTH
+
+
+def _say(fig: Any, left: float, top: float, text: str, **look: Any) -> None:
+    height = fig.get_size_inches()[1]
+    fig.text(_x(left), 1 - top / height, text, va="center", **look)
+
+
+def _head(fig: Any, title: str, *lines: str) -> None:
+    _say(fig, LEFT, 0.13, title, weight="bold", fontsize=9.5)
+    for number, text in enumerate(lines):
+        _say(fig, LEFT, 0.31 + 0.16 * number, text, color=style.BLACK if number else style.GREY)
+
+
+def _gains(row: dict[str, Any]) -> str:
+    parts = [f"{SHORT[name]} {_two(row[f'gain_{name}'])}" for name in METRICS]
+    return ", ".join(parts) + f"; composite {_two(row['composite'])}"
+
+
+def _two(value: float) -> str:
+    return "undefined" if np.isnan(value) else f"{value:+.2f}".replace("-", "−")
+
+
+def _three(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−")
+
+
+def _bar(fig: Any, axis: Any, place: Any, signed: bool = False) -> None:
+    bar = fig.colorbar(axis.images[-1], cax=place)
+    low, high = axis.images[-1].get_clim()
+    bar.set_ticks([low, (low + high) / 2, high], labels=[_tick(v, signed) for v in (low, (low + high) / 2, high)])
+    bar.outline.set_visible(False)
+    place.set_facecolor("0.55")
+    place.tick_params(length=2, pad=1.5, labelsize=7)
+
+
+def _tick(value: float, signed: bool) -> str:
+    return _two(value) if signed and abs(value) > 1e-9 else f"{value:.2f}"
+
+
+def _mark(axis: Any, case: Case, row: dict[str, Any], text: str) -> None:
+    """Outline a patch, its number above it, or below it in the first row."""
+    (height, width), (rows, columns) = case.picture.shape[:2], case.grid
+    plot.mark(axis, row["patch"], case.grid, (height, width), color=COLOURS[row["direction"]], linewidth=1.2)
+    first = row["row"] == 0
+    axis.annotate(
+        text,
+        ((row["column"] + 0.5) * width / columns, (row["row"] + first) * height / rows),
+        xytext=(0, -2 if first else 2),
+        textcoords="offset points",
+        ha="center",
+        va="top" if first else "bottom",
+        color="white",
+        zorder=5,
+        path_effects=[patheffects.withStroke(linewidth=2, foreground="black")],
+    )
+
+
+def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: Change) -> None:
+    """A line of the picture: numbers, the patch itself, the feature's prototypes."""
+    row, direction = change.row, change.row["direction"]
+    head = f"{number}  {direction}, feature {row['feature']}" if direction else f"{number}  no feature this way"
+    lines = [f"relevance {row['vanilla_map']:.2f} → {row['gated_map']:.2f}", f"gate {row['gate']:.2f}"]
+    if direction:
+        lines += [f"activation {row['activation']:.2f}", f"feature gradient {_three(row['feature_gradient'])}"]
+        lines += [f"contribution {_three(row['contribution'])}"]
+    _say(fig, LEFT, top + 0.07, head, weight="bold", color=INK[direction])
+    for at, text in enumerate(lines, start=1):
+        _say(fig, LEFT, top + 0.09 + 0.145 * at, text, fontsize=7.5)
+    side = 0.8
+    own = Patch(case.picture, row["patch"], case.grid, (f"row {row['row']}, column {row['column']}",))
+    _tile(place(LEFT + 1.78, top, side, side), own, COLOURS[direction])
+    left = LEFT + 2.74
+    wide = min(side, (style.WIDTH - LEFT - left) / max(1, len(change.prototypes)) - 0.04)
+    for at, prototype in enumerate(change.prototypes):
+        _tile(place(left + at * (wide + 0.04), top, wide, wide), prototype, style.YELLOW)
+    if direction and not change.prototypes:
+        _say(fig, left, top + 0.2, "no patch of that split activates it", color=style.GREY)
+
+
+def _tile(axis: Any, own: Patch, colour: str) -> None:
+    """A patch with its surroundings, outlined; its lines below."""
+    (rows, columns), (height, width) = own.grid, own.picture.shape[:2]
+    down, across = min(rows, 2 * CONTEXT + 1), min(columns, 2 * CONTEXT + 1)
+    row, column = divmod(own.patch, columns)
+    first_row = min(max(0, row - CONTEXT), rows - down)
+    first_column = min(max(0, column - CONTEXT), columns - across)
+    top, bottom = (round(r * height / rows) for r in (first_row, first_row + down))
+    left, right = (round(c * width / columns) for c in (first_column, first_column + across))
+    part = own.picture[top:bottom, left:right]
+    axis.imshow(part, cmap="gray", vmin=0, vmax=1)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+    inside = (row - first_row) * across + column - first_column
+    plot.mark(axis, inside, (down, across), part.shape[:2], color=colour, linewidth=0.9)
+    axis.set_xlabel("\n".join(_start(line, 16) for line in own.lines), fontsize=6.5, labelpad=2, linespacing=1.15)
+
+
+def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
+    """Patches that a feature boosts (right) and suppresses (left), per explained class; at most five classes."""
+    totals: Counter[str] = Counter()
+    for own in counts.values():
+        totals.update(own)
+    names = sorted(totals, key=lambda name: (-totals[name], name))[:5]
+    for sign, direction in ((1, BOOST), (-1, SUPPRESS)):
+        values = [sign * counts.get(direction, {}).get(name, 0) for name in names]
+        axis.barh(range(len(names)), values, color=INK[direction], height=0.7)
+    axis.axvline(0, color=style.BLACK, linewidth=0.6)
+    axis.set_yticks(range(len(names)), [_start(name, 17) for name in names], fontsize=7)
+    axis.invert_yaxis()
+    most = max([1, *(abs(patch.get_width()) for patch in axis.patches)])
+    axis.set_xlim(-most * 1.05, most * 1.05)
+    axis.set_xticks([-most, 0, most], [str(int(most)), "0", str(int(most))], fontsize=7)
+    axis.tick_params(axis="y", length=0)
+    axis.spines["left"].set_visible(False)
+    axis.set_xlabel("suppressed | boosted", fontsize=7, labelpad=2)
+
+
+def _start(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _end(text: str, most: int) -> str:
+    return text if len(text) <= most else f"…{text[1 - most :]}"
