@@ -44,8 +44,9 @@ class ZeroShotHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, K) of features (B, D)."""
-        image = functional.normalize(self.projection(features).float(), dim=-1)
-        return self.temperature * functional.linear(image, self.text)
+        image = self.projection(features)
+        image = image.to(torch.promote_types(image.dtype, torch.float32))  # lengths in half precision are rough
+        return self.temperature * functional.linear(functional.normalize(image, dim=-1), self.text)
 
 
 def blank(
