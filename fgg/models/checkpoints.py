@@ -8,6 +8,7 @@ Pickles are read with ``weights_only=True``.
 from __future__ import annotations
 
 import argparse
+import glob
 import io
 import pathlib
 import pickle
@@ -25,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from fgg.data.places import locate
 from fgg.errors import FggError
 
 # What the readers of weights raise for damaged or foreign files; to the user they all mean the same.
@@ -90,7 +92,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         FggError: the file is missing, damaged or of another kind; its pickle names something that is no part of
             weights (which is named); it holds no state dict, or NaN.
     """
-    path = Path(path)
+    path = chosen(path)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
@@ -102,6 +104,16 @@ def read(path: str | Path) -> dict[str, Tensor]:
     except FggError as error:
         raise FggError(f"model.weights: {path} {error}") from None
     return state
+
+
+def chosen(path: str | Path) -> Path:
+    """The file that a path with ``*``, ``?`` or ``**`` means: of several forms of one checkpoint, the safetensors.
+
+    Raises:
+        FggError: nothing matches, or several that are not told apart so.
+    """
+    found = [name for name in glob.glob(str(path), recursive=True) if name.endswith(".safetensors")]  # noqa: PTH207
+    return Path(found[0]) if len(found) == 1 else locate(path, "model.weights")
 
 
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

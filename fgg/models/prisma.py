@@ -46,7 +46,7 @@ TORCHSCRIPT_MARK = b"constants.pkl"
 
 
 def load_prisma(path: str | Path) -> Any:
-    """Load a Prisma SAE: a folder with config.json and one .pt file, or the one-file form n_images_*.pt.
+    """Load a Prisma SAE: a folder with config.json and one .pt file, that file, or the one-file form n_images_*.pt.
 
     Returns:
         A ``sae_lens.SAE`` in float32 on the CPU; ``cfg.metadata`` says where it reads (``hook_name``, ``layer``).
@@ -65,8 +65,10 @@ def load_prisma(path: str | Path) -> Any:
             config: Any = _read_config(path / CONFIG_FILE)
         elif "cfg" in content:
             config = _fields(content["cfg"])
+        elif (file.parent / CONFIG_FILE).is_file():
+            config = _read_config(file.parent / CONFIG_FILE)
         else:
-            raise FggError(f"no config is stored in it; give a folder with {CONFIG_FILE} and the weights")
+            raise FggError(f"no config is stored in it, and no {CONFIG_FILE} lies beside it")
         return _build(config, content.get("state_dict", content))
     except FggError as error:
         raise FggError(f"sae.weights: {file}: {error}") from None

@@ -10,6 +10,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fgg.data.places import locate
 from fgg.errors import FggError
 from fgg.models.checkpoints import UNREADABLE, first_line
 
@@ -23,7 +24,9 @@ RESIDUAL = "hook_resid_post"
 
 
 def load_sae(path: str | Path) -> Any:
-    """Load an SAE: a sae-lens folder, or a Prisma checkpoint (its folder, or its one-file form).
+    """Load an SAE: a sae-lens folder, or a Prisma checkpoint (its folder, its file of weights, or its one-file form).
+
+    The path may have ``*``, ``?`` and ``**`` where one file or folder matches.
 
     Returns:
         A ``sae_lens.SAE`` in float32 on the CPU, with ``encode`` (…, D) to (…, F), ``decode``, and ``W_dec`` (F, D).
@@ -31,7 +34,7 @@ def load_sae(path: str | Path) -> Any:
     Raises:
         FggError: nothing there, an unknown form, damaged files, or NaN weights.
     """
-    path = Path(path)
+    path = locate(path, "sae.weights")
     if (path / SAE_FILES[0]).is_file() and (path / SAE_FILES[1]).is_file():
         sae = _load_sae_lens(path)
     elif path.is_file() or (path / "config.json").is_file():

@@ -197,6 +197,21 @@ def test_open_clips_tower_gets_timms_names():
     assert found["head.weight"].tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
 
 
+def test_a_path_with_a_wildcard(tmp_path, state):
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    torch.save(state, folder / "open_clip_pytorch_model.bin")
+    assert same(read(tmp_path / "**" / "open_clip_*model.*"), state)
+    save_file({**state, "cls_token": state["cls_token"] + 1}, folder / "open_clip_model.safetensors")
+    assert not same(read(tmp_path / "**" / "open_clip_*model.*"), state), "safetensors go first"
+    torch.save(state, folder / "other.pth")
+    torch.save(state, folder / "another.pth")
+    with pytest.raises(FggError, match=r"model\.weights: .* matches 2 files"):
+        read(folder / "*other.pth")
+    with pytest.raises(FggError, match=r"model\.weights: .* matches nothing"):
+        read(folder / "*.pt")
+
+
 # ---- what else lies in a checkpoint
 
 

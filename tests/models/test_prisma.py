@@ -168,6 +168,16 @@ def test_a_folder_may_hold_the_one_file_form(one_file):
     assert load_prisma(file.parent).cfg.metadata.layer == CONFIG["hook_point_layer"]
 
 
+def test_weights_beside_their_config(folder):
+    """As a path with a wildcard names them in a download."""
+    place = folder(name="l1-1e-05.pt", hook_point_layer=4)
+    sae = load_sae(place / "*.pt")
+    assert sae.cfg.metadata.layer == 4 and torch.equal(sae.W_enc, load_prisma(place).W_enc)
+    (place / "config.json").unlink()
+    with pytest.raises(FggError, match=r"no config is stored in it, and no config\.json lies beside it"):
+        load_sae(place / "l1-1e-05.pt")
+
+
 def test_which_weights(folder, tensors):
     place = folder(name="a.pt")
     load_prisma(place)
