@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import functools
+import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+OUT_OF_MEMORY = (
+    "out of memory; set a smaller `batch_size`, run fewer jobs at once (--cores), or use a machine with more memory"
+)
+# How torch and what it rests on word it; they raise RuntimeErrors.
+MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class FggError(Exception):
@@ -33,7 +43,11 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
         except FggError as error:
             message = str(error)
         except MemoryError:
-            message = "out of memory; set a smaller `batch_size`, or use a machine with more memory"
+            message = OUT_OF_MEMORY
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in MEMORY_WORDS):
+                raise
+            message = OUT_OF_MEMORY
         except OSError as error:
             message = _explain(error)
         else:
@@ -60,6 +74,65 @@ def _explain(error: OSError) -> str:
         return f"no space left on the disk while writing {place}; free some and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to use {place}; choose another folder with --directory, or mend its permissions"
-    if error.errno == errno.ENOENT:
-        return f"{place} does not exist; check the path, or run the same command again to rebuild it"
-    raise error
+    if error.errno == errno.ENOMEM:
+        return OUT_OF_MEMORY
+    meaning = MEANINGS.get(error.errno or 0)
+    if meaning is None:
+        raise error
+    return f"{place} {meaning}"
+
+
+MEANINGS = {
+    errno.ENOENT: "does not exist; check the path, or run the same command again to rebuild it",
+    errno.EISDIR: "is a folder, where a file is needed; move it away, or give another path",
+    errno.ENOTDIR: "leads through a file, where a folder is needed; move that away, or give another path",
+    errno.EEXIST: "is a file, where a folder is needed; move it away, or give another path",
+    errno.ENOTEMPTY: "is a folder that is not empty; move it away, or give another path",
+    errno.ENAMETOOLONG: "has too long a name; shorten the names of the dataset and the folders",
+    errno.ELOOP: "is a symbolic link that leads to itself; mend the link",
+    errno.EFBIG: "grows beyond the size that is allowed for a file; see `ulimit -f`, and the file system's limit",
+    errno.EMFILE: "cannot be opened, since too many files are; raise the limit (`ulimit -n`), or run fewer jobs at once",
+    errno.ENFILE: "cannot be opened, since too many files are; run fewer jobs at once",
+    errno.EIO: "cannot be read or written, since the disk reports a fault; check it, or use another one",
+    errno.ESTALE: "is no longer known to the file server; mount it anew, and run the same command again",
+}
+
+
+class Named(dict):
+    """An object of JSON that says what it lacks: ``missing`` is the message, with ``{key}`` and ``{given}``."""
+
+    def __init__(self, items: Mapping[str, Any] = MappingProxyType({}), missing: str = "{key} is missing") -> None:
+        super().__init__(items)
+        self.missing = missing
+
+    def __missing__(self, key: str) -> Any:
+        """Raise FggError."""
+        given = ", ".join(sorted(map(str, self))) or "nothing"
+        raise FggError(self.missing.format(key=repr(key), given=given))
+
+
+def parse_json(text: str, missing: str) -> Named:
+    """Parse JSON that must be an object, whose lacking keys raise FggError with the message ``missing``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    value = json.loads(text, object_hook=lambda items: Named(items, missing))
+    if not isinstance(value, Named):
+        raise ValueError("no object in braces")
+    return value
+
+
+def json_object(text: str) -> Named:
+    """An argument that is an object in JSON, as argparse's ``type``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return parse_json(text, "the settings lack {key}; given: {given}")
+    except ValueError as error:
+        start = text if len(text) < 80 else f"{text[:80]}…"
+        raise argparse.ArgumentTypeError(
+            f"{start!r} is not an object in JSON ({error}); give one, such as {{}}"
+        ) from None

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fgg import runs
-from fgg.errors import FggError
+from fgg.errors import FggError, parse_json
 
 SCHEMA_VERSION = 1
 
@@ -99,8 +99,11 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
         return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; run the workflow to make it") from None
+    except PermissionError:
+        raise
     except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
-        raise FggError(f"{path} cannot be read as a table ({error}); delete it and run the workflow again") from None
+        reason = " ".join(str(error).split())
+        raise FggError(f"{path} cannot be read as a table ({reason}); delete it and run the workflow again") from None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
@@ -126,17 +129,19 @@ def write_json(path: str | Path, record: Mapping[str, Any], settings: Mapping[st
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON record.
+    """Read a JSON record; asking it for what it lacks raises FggError.
 
     Raises:
         FggError: the file is missing or damaged.
     """
+    again = "delete it and run the workflow again"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        place = str(path).replace("{", "{{").replace("}", "}}")
+        return parse_json(Path(path).read_text(encoding="utf-8"), f"{place} lacks {{key}}; {again}")
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; run the workflow to make it") from None
     except ValueError as error:
-        raise FggError(f"{path} is damaged ({error}); delete it and run the workflow again") from None
+        raise FggError(f"{path} is damaged ({error}); {again}") from None
 
 
 def write_csv(path: str | Path, frame: Any) -> None:

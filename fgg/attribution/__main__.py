@@ -6,7 +6,6 @@ Reads a model's folder, a prepared split and the SAEs; writes the relevance of e
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from fgg.attribution.attribute import Attribution, Gate, attribute
 from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import measured, note
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
@@ -37,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
     parser.add_argument("--sae", action="append", default=[], metavar="LAYER=FOLDER", help="SAE of a layer; repeatable")
-    parser.add_argument("--experiment", type=json.loads, required=True, help="JSON: method, gate, control")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: seed, device, precision, …")
+    parser.add_argument("--experiment", type=json_object, required=True, help="JSON: method, gate, control")
+    parser.add_argument("--settings", type=json_object, required=True, help="JSON: seed, device, precision, …")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
     add_argument(parser)

@@ -6,7 +6,6 @@ A method passes when its maps change: rank similarity near 0 (Adebayo et al. 201
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import SANITY
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.tables import matrix, read_table, write_csv
 
 COLUMNS = ("dataset", "experiment", "original", "check", "n", "n_undefined", "spearman", "sd", "sem")
@@ -25,7 +24,7 @@ COLUMNS = ("dataset", "experiment", "original", "check", "n", "n_undefined", "sp
 def main(argv: list[str] | None = None) -> None:
     """Compare the maps of each sanity check with the original's."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.sanity", description=__doc__.split("\n")[0])
-    parser.add_argument("--experiments", required=True, type=json.loads, help="JSON {dataset: [[id, settings], …]}")
+    parser.add_argument("--experiments", required=True, type=json_object, help="JSON {dataset: [[id, settings], …]}")
     parser.add_argument("--results", required=True, type=Path, help="folder with {dataset}/attributions/")
     parser.add_argument("--output", required=True, help="CSV to write")
     arguments = parser.parse_args(argv)

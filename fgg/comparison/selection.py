@@ -8,7 +8,6 @@ split, with Holm over the metrics only: there was one choice, and it did not see
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fgg.catalogue import METRICS
 from fgg.comparison.statistics import ALPHA, holm, paired
 from fgg.comparison.tables import read_scores
 from fgg.config import candidates
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.tables import write_csv
 
 RULE = "largest mean effect size (d_z over the metrics) on the validation split"
@@ -30,8 +29,8 @@ RULE = "largest mean effect size (d_z over the metrics) on the validation split"
 def main(argv: list[str] | None = None) -> None:
     """Rank the candidates on the validation split, report the first on the explained one."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.selection", description=__doc__.split("\n")[0])
-    parser.add_argument("--experiments", required=True, type=json.loads, help="JSON {dataset: [[id, settings], …]}")
-    parser.add_argument("--settings", required=True, type=json.loads, help="JSON: baseline, seed")
+    parser.add_argument("--experiments", required=True, type=json_object, help="JSON {dataset: [[id, settings], …]}")
+    parser.add_argument("--settings", required=True, type=json_object, help="JSON: baseline, seed")
     parser.add_argument("--results", required=True, type=Path, help="folder with {dataset}/[validation/]faithfulness/")
     parser.add_argument("--output", required=True, help="CSV of the choice")
     parser.add_argument("--ranking", required=True, help="CSV of all candidates")

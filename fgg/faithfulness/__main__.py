@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -14,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from fgg.data.load import load_split
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
@@ -33,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
     parser.add_argument("--attributions", type=Path, required=True, help="relevance table of the experiment")
     parser.add_argument("--responses", type=Path, required=True, help="response table of the dataset")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: metrics, protocol, device, …")
+    parser.add_argument("--settings", type=json_object, required=True, help="JSON: metrics, protocol, device, …")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     add_argument(parser)
     arguments = parser.parse_args(argv)

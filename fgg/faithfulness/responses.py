@@ -6,7 +6,6 @@ They do not depend on any relevance, so all experiments of a dataset share them.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from fgg.data.load import load_split
-from fgg.errors import command
+from fgg.errors import command, json_object
 from fgg.faithfulness.correlation import draw_subsets, responses
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
@@ -31,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.responses", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: runs, trials, subset_size, seed, …")
+    parser.add_argument("--settings", type=json_object, required=True, help="JSON: runs, trials, subset_size, seed, …")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     add_argument(parser)
     arguments = parser.parse_args(argv)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import Preprocess, statistics
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.models import store, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.layers import diagnose
@@ -39,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     """Read a prepared dataset, write the model's folder."""
     parser = argparse.ArgumentParser(prog="python -m fgg.models.build_model", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: model, preprocess, seed, device")
+    parser.add_argument("--settings", type=json_object, required=True, help="JSON: model, preprocess, seed, device")
     parser.add_argument("--output", type=Path, required=True, help="folder for model.safetensors and model.json")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(TRAINING_THREADS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import json
 import os
 import shutil
 import sys
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
@@ -46,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
     parser.add_argument("--layer", type=int, required=True, help="block whose output is encoded, from 0")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: weights, train, seed, device")
+    parser.add_argument("--settings", type=json_object, required=True, help="JSON: weights, train, seed, device")
     parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     # sae-lens imports wandb; nothing is logged there, and nothing may be asked for.
