@@ -16,9 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that fgg need
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
+from fgg import plot
+from fgg.catalogue import METHODS
 from fgg.data.load import load_split
+from fgg.data.preprocess import Preprocess
 from fgg.tables import matrix, read_json, read_settings, read_table
 
 
@@ -30,58 +32,58 @@ def main() -> None:
     parser.add_argument(
         "--experiments", nargs="+", default=["random", "rollout", "transmm", "gated-l1.2-combined-c10-a1"]
     )
-    parser.add_argument("--count", type=int, default=3, help="images, spread over the predicted classes")
+    parser.add_argument("--count", type=int, default=3, help="images, spread over the classes")
     parser.add_argument("--output", default="maps.png")
     arguments = parser.parse_args()
 
-    tables = {
-        name: read_table(f"results/{arguments.dataset}/attributions/{name}.parquet") for name in arguments.experiments
-    }
+    files = {name: f"results/{arguments.dataset}/attributions/{name}.parquet" for name in arguments.experiments}
+    tables = {name: read_table(file) for name, file in files.items()}
     first = next(iter(tables.values()))
-    settings = read_settings(f"results/{arguments.dataset}/attributions/{arguments.experiments[0]}.parquet")
+    settings = read_settings(files[arguments.experiments[0]])
     images = arguments.images or Path(f"data/prepared/{arguments.dataset}/test.parquet")
     split = load_split(images, settings["max_images"], settings["seed"])
     record = read_json(f"data/models/{arguments.dataset}/model.json")
-    classes, (height, width) = record["classes"], record["preprocess"]["size"]
+    preprocess = Preprocess.from_dict(record["preprocess"])
+    if first.column("image_id").to_pylist() != split.image_ids:
+        sys.exit(f"error: {images} does not hold the images of {files[arguments.experiments[0]]}; see --images")
 
     chosen = spread(np.asarray(first["predicted"]), np.asarray(first["confidence"]), split.labels, arguments.count)
     figure, axes = plt.subplots(
-        len(chosen), 1 + len(tables), figsize=(1.75 * (1 + len(tables)), 1.95 * len(chosen)), squeeze=False,
+        len(chosen), 1 + len(tables), figsize=(1.75 * (1 + len(tables)) + 0.4, 1.6 * len(chosen) + 0.3), squeeze=False,
         layout="constrained",
     )  # fmt: skip
     for row, index in zip(axes, chosen, strict=True):
-        picture = split.picture(index).convert("L")
-        row[0].imshow(picture, cmap="gray")
-        row[0].set_ylabel(f"{classes[split.labels[index]]}\np = {first['confidence'][index].as_py():.2f}", fontsize=8)
-        for axis, (_name, table) in zip(row[1:], tables.items(), strict=True):
+        picture = split.picture(index)
+        plot.show(picture, row[0], preprocess=preprocess)
+        row[0].set_ylabel(f"{split.label_names[index]}\np = {first['confidence'][index].as_py():.2f}", fontsize=8)
+        for axis, table in zip(row[1:], tables.values(), strict=True):
             relevance = matrix(table, "relevance")[index]
-            overlay(axis, picture, relevance, side=round((relevance.size * height / width) ** 0.5))
-    for axis, title in zip(axes[0], ["image", *tables], strict=True):
-        axis.set_title(title.replace("-combined-c10-a1", "").replace("gated-l", "gated, layers "), fontsize=9)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
+            plot.overlay(picture, relevance, axis, preprocess=preprocess, colorbar=False)
+    for axis, text in zip(axes[0], ["image", *map(title, tables)], strict=True):
+        axis.set_title(text, fontsize=9)
+    drawn = axes[0, 1].images[-1]
+    bar = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=40)
+    bar.set_ticks(drawn.get_clim(), labels=["none", "largest"], fontsize=8)
+    bar.outline.set_visible(False)
+    bar.ax.set_facecolor("0.55")
+    bar.set_label("relevance within each map", fontsize=8, labelpad=-20)
     figure.savefig(arguments.output, dpi=150)
 
 
-def overlay(axis, picture: Image.Image, relevance: np.ndarray, side: int) -> None:
-    """Relevance (N,) over a grey picture, from its smallest (dark) to its largest value (bright)."""
-    grid = relevance.reshape(side, -1)
-    span = np.ptp(grid) or 1.0
-    scaled = Image.fromarray(((grid - grid.min()) / span).astype(np.float32)).resize(
-        picture.size, Image.Resampling.BILINEAR
-    )
-    axis.imshow(picture, cmap="gray")
-    axis.imshow(np.asarray(scaled), cmap="magma", alpha=0.6, vmin=0, vmax=1)
+def title(experiment: str) -> str:
+    """A short title of an experiment's id."""
+    if experiment in METHODS:
+        return METHODS[experiment].title
+    kind, _, rest = experiment.partition("-l")
+    return f"{kind}, layers {rest.split('-')[0].replace('.', ' + ')}" if rest else experiment
 
 
 def spread(predicted: np.ndarray, confidence: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
-    """The most confident correct image of each class, classes in order, up to ``count``."""
-    best = []
-    for label in sorted(set(labels.tolist())):
-        own = np.flatnonzero((predicted == label) & (labels == label))
-        if len(own):
-            best.append(int(own[confidence[own].argmax()]))
-    return best[:count]
+    """Images of all classes in turn, in each the correct and confident ones first, up to ``count``."""
+    rank = np.where(predicted == labels, confidence, confidence - 1)
+    queues = [sorted(np.flatnonzero(labels == label), key=lambda i: -rank[i]) for label in sorted(set(labels.tolist()))]
+    turns = [int(queue[turn]) for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    return turns[:count]
 
 
 if __name__ == "__main__":

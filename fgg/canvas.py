@@ -45,6 +45,7 @@ def relevance_grid(
 def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray:
     """The image as it is shown: float (H, W), or (H, W, 3) where ``grey`` is off and it has colours; 0 to 1.
 
+    Grey is stretched to the whole range, so that dark images can be seen too; colours are left as they are.
     A PIL image is turned upright and cropped to the part that the model saw. A tensor is taken back from its
     standardised values with the preprocessing's mean and deviation; without ``preprocess``, values beyond 0…1
     are stretched from the smallest to the largest and shown grey.
@@ -56,7 +57,7 @@ def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray
         upright = eight_bit(image)
         if preprocess is not None:
             upright = upright.crop(seen_box(upright.size, preprocess))
-        return np.asarray(upright.convert("L") if grey else upright, dtype=np.float64) / 255
+        return _stretched(np.asarray(upright.convert("L") if grey else upright, dtype=np.float64) / 255)
     values = array(image)
     if values.ndim == 4 and len(values) == 1:
         values = values[0]
@@ -78,13 +79,23 @@ def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray
         values = values @ np.array([0.299, 0.587, 0.114]) if values.shape[2] == 3 else values[..., 0]
     if beyond:
         values = (values - values.min()) / (np.ptp(values) or 1.0)
-    return values.clip(0, 1)
+    return _stretched(values.clip(0, 1))
+
+
+def _stretched(values: np.ndarray) -> np.ndarray:
+    """Grey values (H, W) from black to white, but for a few outliers; by the factor 4 at most, which spares noise."""
+    if values.ndim == 3:
+        return values
+    low, high = np.quantile(values, (0.005, 0.995))
+    middle, span = (low + high) / 2, max(high - low, 0.25)
+    start = min(max(middle - span / 2, 0.0), 1.0 - span)
+    return ((values - start) / span).clip(0, 1)
 
 
 def seen_box(size: tuple[int, int], preprocess: Any) -> tuple[int, int, int, int]:
     """The part of a picture of (width, height) that is left after resize and centre crop: left, top, right, bottom."""
-    (rows, columns), (height, width) = preprocess.size, preprocess.output_size
-    top, left = (rows - height) // 2, (columns - width) // 2
+    (rows, columns), (height, width) = preprocess.resized(*size), preprocess.output_size
+    top, left = round((rows - height) / 2), round((columns - width) / 2)
     across, down = size[0] / columns, size[1] / rows
     return round(left * across), round(top * down), round((left + width) * across), round((top + height) * down)
 

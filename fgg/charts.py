@@ -67,7 +67,7 @@ def gates(
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     if any(name != "" for name in named):
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(0.06, 1.0))
     return ax
 
 

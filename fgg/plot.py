@@ -15,7 +15,7 @@ from matplotlib import colormaps, patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fgg.canvas import input_size, picture, relevance_grid, seen_box
 from fgg.charts import curve, gates, plain_axes
@@ -233,13 +233,14 @@ def _map(
     )  # fmt: skip
     if label is None:
         return
+    most = max(abs(low), abs(high))
+    power = int(np.floor(np.log10(most)))
+    power = 0 if -3 < power < 4 else power  # above the bar it would push the next picture away
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, aspect=22)
-    numbers = ScalarFormatter(useMathText=True)
-    numbers.set_powerlimits((-3, 3))
-    bar.locator, bar.formatter = MaxNLocator(4), numbers
+    bar.locator, bar.formatter = MaxNLocator(4), FuncFormatter(lambda value, _: f"{value / 10.0**power:g}")
     bar.outline.set_visible(False)
     bar.ax.set_facecolor("0.55")  # as if over a grey image
-    bar.set_label(label)
+    bar.set_label(f"{label} ($\\times10^{{{power}}}$)" if power else label)
     bar.update_ticks()
 
 

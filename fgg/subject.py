@@ -1,0 +1,205 @@
+"""What ``fgg explain`` explains: a model with its SAEs, from a trained dataset or from files, and images for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg import degeneracy
+from fgg.data.images import decode
+from fgg.data.load import load_split
+from fgg.data.preprocess import Preprocess
+from fgg.errors import FggError
+from fgg.models import store
+from fgg.models.checkpoints import read
+from fgg.models.device import images_per_batch
+from fgg.models.layers import diagnose
+from fgg.models.sae import check_place, check_sae, load_sae
+from fgg.models.vit import check_layers, load_model
+
+MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
+SPLITS = ("test", "val", "train")
+NAMES_SHOWN = 20
+
+
+@dataclass
+class Subject:
+    """A model, and what is known of it.
+
+    Attributes:
+        preprocess: from a picture to the model's input.
+        classes: their names, in the model's order.
+        saes: layer -> where its SAE is.
+        status: layer -> what is known of residual x gradient there; empty where it has not been measured.
+        prepared: folder of the dataset's images, if there is one.
+    """
+
+    model: VisionTransformer
+    preprocess: Preprocess
+    classes: list[str]
+    saes: dict[int, Path]
+    status: dict[int, str]
+    prepared: Path | None = None
+
+
+@dataclass
+class Picture:
+    """An image: its name, itself upright, the model's input (1, C, H, W), and its label where that is known."""
+
+    name: str
+    image: Image.Image
+    tensor: Tensor
+    label: str | None = field(default=None)
+
+
+def from_dataset(name: str | None, directory: Path, device: torch.device) -> Subject:
+    """The model and SAEs that the workflow made for a dataset; None takes the only one there is.
+
+    Raises:
+        FggError: no such dataset has been trained below the directory, or several and none was named.
+    """
+    trained = sorted(path.parent.name for path in (directory / MODELS).glob("*/model.json"))
+    if name is None and len(trained) == 1:
+        name = trained[0]
+    if name not in trained:
+        wanted = f"no trained dataset {name!r}" if name else f"{len(trained) or 'no'} trained datasets"
+        known = f"; there: {', '.join(trained)}, choose with --dataset" if trained else ""
+        raise FggError(
+            f"{wanted} in {(directory / MODELS).resolve()}{known}. Train one with `make results` or `snakemake --cores 8 "
+            "results/summary.csv`, or say with --directory where data/ lies, or give --model"
+        )
+    model, preprocess, record = store.load(directory / MODELS / name, device)
+    saes = {int(path.name.removeprefix("layer_")): path for path in (directory / SAES / name).glob("layer_*")}
+    prepared = directory / PREPARED / name
+    return Subject(model, preprocess, record["classes"], saes, degeneracy.measured(record["layers"]), prepared)
+
+
+def from_files(
+    model: str,
+    device: torch.device,
+    architecture: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    classes: Sequence[str] | None = None,
+    saes: Mapping[int, Path] | None = None,
+) -> Subject:
+    """A model from a folder that fgg wrote, or from weights and an architecture.
+
+    Args:
+        model: folder with model.json, file of weights, or ``pretrained``.
+        architecture: timm's name; needed with weights.
+        kwargs: for timm, as in the configuration's ``model.kwargs``.
+        preprocess: settings of `Preprocess` that differ from what timm knows of the architecture.
+        classes: their names; None counts them in the weights.
+        saes: layer -> SAE.
+
+    Raises:
+        FggError: files that are missing or do not fit each other.
+    """
+    found = dict(saes or {})
+    if (Path(model) / "model.json").is_file():
+        loaded, made, record = store.load(model, device)
+        return Subject(loaded, made, list(classes or record["classes"]), found, degeneracy.measured(record["layers"]))
+    if architecture is None:
+        raise FggError(
+            f"--model {model} is no folder with a model.json; for a file of weights, or `pretrained`, say what model "
+            "it is with --architecture, such as vit_base_patch16_224"
+        )
+    outputs = len(classes) if classes else None
+    if outputs is None and model != "pretrained":
+        state = read(model)
+        outputs = len(state["head.weight"]) if "head.weight" in state else None
+    loaded = load_model(architecture, kwargs, model, num_classes=outputs)
+    names = list(classes or [f"class {index}" for index in range(loaded.num_classes)])
+    return Subject(loaded.to(device), _preprocess(loaded, preprocess or {}), names, found, {})
+
+
+def _preprocess(model: VisionTransformer, settings: Mapping[str, Any]) -> Preprocess:
+    known = model.pretrained_cfg
+    grey = model.patch_embed.proj.in_channels == 1
+    defaults: dict[str, Any] = {
+        "size": tuple(model.patch_embed.img_size),
+        "channels": "grey" if grey else "rgb",
+        "interpolation": known.get("interpolation", "bilinear"),
+        "mean": known["mean"][:1] if grey else known["mean"],
+        "std": known["std"][:1] if grey else known["std"],
+    }
+    made = Preprocess.from_dict(defaults | dict(settings))
+    if made.output_size != tuple(model.patch_embed.img_size):
+        raise FggError(
+            f"--preprocess gives images of {made.output_size}, the model takes {tuple(model.patch_embed.img_size)}"
+        )
+    return made
+
+
+def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
+    """The SAEs of these layers, on the model's device. Raises FggError: none there, or of another width."""
+    check_layers(subject.model, tuple(layers))
+    found = {}
+    for layer in layers:
+        if layer not in subject.saes:
+            have = ", ".join(map(str, sorted(subject.saes))) or "none"
+            raise FggError(
+                f"no SAE for layer {layer} (there are: {have}); choose other --layers, or give --sae {layer}=PATH"
+            )
+        found[layer] = load_sae(subject.saes[layer]).to(next(subject.model.parameters()).device)
+        check_sae(found[layer], subject.model, layer)
+        check_place(found[layer], layer)
+    return found
+
+
+def read_picture(subject: Subject, name: str) -> Picture:
+    """An image file, or an image of the dataset by its image_id, prepared as the model's images were.
+
+    Raises:
+        FggError: neither, or not an image.
+    """
+    path = Path(name)
+    device = next(subject.model.parameters()).device
+    if path.is_file():
+        image = decode(path.read_bytes(), name)
+        return Picture(path.name, image, subject.preprocess(image)[None].to(device))
+    if path.is_dir():
+        raise FggError(f"{name} is a folder; give image files, such as {name.rstrip('/')}/*.png")
+    for split in SPLITS if subject.prepared else ():
+        file = subject.prepared / f"{split}.parquet"
+        images = load_split(file) if file.is_file() else None
+        if images is not None and name in images.image_ids:
+            place = images.image_ids.index(name)
+            tensor = images.tensors(subject.preprocess, [place]).to(device)
+            return Picture(name, images.picture(place), tensor, images.label_names[place])
+    known = " and no image_id of the dataset" if subject.prepared else ""
+    raise FggError(f"{name} is no file{known}; check the path")
+
+
+def class_index(subject: Subject, wanted: str | None) -> int | None:
+    """The class of a name or an index; None for None. Raises FggError for an unknown one."""
+    if wanted is None:
+        return None
+    if wanted in subject.classes:
+        return subject.classes.index(wanted)
+    folded = [name.casefold() for name in subject.classes]
+    if folded.count(wanted.casefold()) == 1:
+        return folded.index(wanted.casefold())
+    if wanted.isdecimal() and int(wanted) < len(subject.classes):
+        return int(wanted)
+    near = difflib.get_close_matches(wanted, subject.classes, NAMES_SHOWN) or subject.classes[:NAMES_SHOWN]
+    more = ", …" if len(near) < len(subject.classes) else ""
+    raise FggError(
+        f"--class {wanted!r} is unknown; choose from {', '.join(near)}{more}, or an index from 0 to {len(subject.classes) - 1}"
+    )
+
+
+def degenerate(subject: Subject, construction: str, layers: Sequence[int], images: Tensor) -> str:
+    """What is degenerate about a gate, as `fgg.degeneracy.note` says it; measured on the images where not known yet."""
+    if not subject.status:
+        subject.status = degeneracy.measured(diagnose(subject.model, images[: images_per_batch(subject.model)]))
+    return degeneracy.note({"gate": {"construction": construction, "layers": layers}}, subject.status)
