@@ -1,0 +1,133 @@
+"""What is wrong with a configuration, in words: the key, what was found, what is allowed. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from jsonschema.exceptions import ValidationError
+
+from fgg.errors import FggError
+
+KINDS = {
+    "integer": "an integer",
+    "number": "a number",
+    "string": "text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping (keys with values)",
+    "null": "null",
+}
+LARGEST = 2**63  # integers beyond it fit no table
+EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """End when there are faults.
+
+    Raises:
+        FggError: listing them, a line each.
+    """
+    lines = sorted(faults)
+    if lines:
+        raise FggError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def unfit(value: Any, place: str = "") -> Iterator[str]:
+    """Faults of values that no schema speaks of: dates and the like, keys that are no text, NaN, huge integers."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                yield f"{place or 'top level'}: the key {key!r} is read as {_type(key)}; put it in quotes"
+            yield from unfit(inner, f"{place}.{key}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from unfit(inner, f"{place}[{number}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}: {value} is not a finite number"
+    elif isinstance(value, int) and abs(value) >= LARGEST:
+        yield f"{place}: {shown(value)} is too large a number; allowed are integers below 2^63"
+    elif value is not None and not isinstance(value, str | int | float):
+        yield f"{place}: {value} is read as a {type(value).__name__}; put it in quotes if text is meant"
+
+
+def explain(error: ValidationError, where: str = "") -> str:
+    """A line for what the schema refuses; ``where`` is the place in the configuration of what was validated."""
+    place = (where + error.json_path.removeprefix("$").removeprefix(".")).removesuffix(".") or "top level"
+    found, rule = error.instance, error.validator_value
+    if error.validator == "additionalProperties" and isinstance(found, dict):
+        allowed = sorted(error.schema["properties"])
+        unknown = ", ".join(f"{key!r}{near(key, allowed)}" for key in found if key not in allowed)
+        return f"{place}: unknown key {unknown}; allowed: {', '.join(allowed)}"
+    if error.validator == "required":
+        lacking = [key for key in rule if key not in found]
+        return f"{place}: the key {', '.join(map(repr, lacking))} is missing"
+    if error.validator == "enum":
+        return f"{place}: {shown(found)} is not allowed{near(found, rule)}; choose from: {', '.join(map(str, rule))}"
+    if "propertyNames" in error.absolute_schema_path:
+        return (
+            f"{place}: the name {found!r} is not allowed; names are letters, digits, _ and -, and begin with a letter "
+            "or digit"
+        )
+    if error.validator == "uniqueItems":
+        return f"{place}: {shown(found)} holds something twice (non-unique); name each once"
+    if error.validator == "type":
+        return f"{place}: {shown(found)} is {_type(found)}; allowed: {allowed_by(error.schema)}{_hint(found)}"
+    return f"{place}: {shown(found)} does not fit; allowed: {allowed_by(error.schema)}"
+
+
+def near(found: Any, allowed: Iterable[Any]) -> str:
+    """A guess at what was meant, in brackets; empty where nothing is close."""
+    match = difflib.get_close_matches(str(found), [str(option) for option in allowed], n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def allowed_by(rule: Mapping[str, Any]) -> str:
+    """What a rule of the schema allows, in words."""
+    if "anyOf" in rule:
+        return ", or ".join(allowed_by(each) for each in rule["anyOf"])
+    if "const" in rule:
+        return str(rule["const"])
+    if "enum" in rule:
+        return "one of " + ", ".join(map(str, rule["enum"]))
+    types = rule.get("type", [])
+    words = " or ".join(KINDS[kind] for kind in ([types] if isinstance(types, str) else types)) or "a value"
+    bounds = [
+        f"{text} {rule[key]}"
+        for key, text in (
+            ("minimum", "at least"),
+            ("exclusiveMinimum", "above"),
+            ("maximum", "at most"),
+            ("exclusiveMaximum", "below"),
+        )
+        if key in rule
+    ]
+    least, most = rule.get("minItems", rule.get("minProperties")), rule.get("maxItems")
+    if least is not None or most is not None:
+        count = f"{least}" if least == most else f"{least or 0} or more" if most is None else f"{least or 0} to {most}"
+        bounds.append(f"with {count} entries")
+    if "pattern" in rule:
+        bounds.append(f"of the form {rule['pattern']}")
+    return " ".join([words, " and ".join(bounds)]).strip()
+
+
+def shown(value: Any) -> str:
+    """A value as the user wrote it, cut where it is long."""
+    text = repr(value) if not isinstance(value, int) or abs(value) < LARGEST else "it"
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _type(value: Any) -> str:
+    for kind, types in (("boolean", bool), ("integer", int), ("number", float), ("string", str), ("null", type(None))):
+        if isinstance(value, types):
+            return KINDS[kind]
+    return KINDS["object"] if isinstance(value, Mapping) else KINDS["array"] if isinstance(value, list) else "no value"
+
+
+def _hint(found: Any) -> str:
+    if isinstance(found, str) and EXPONENT.fullmatch(found):
+        return f"; YAML reads {found} as text: write it with a point, such as {found.lower().replace('e', '.0e')}"
+    return ""
