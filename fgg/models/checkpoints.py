@@ -185,6 +185,11 @@ def _content(file: BinaryIO, name: str) -> Any:
     start = file.read(TAR_MARK_AT + len(TAR_MARK))
     file.seek(0)
     try:
+        # First: the length that opens a safetensors file may begin like any other form.
+        if name.endswith(".safetensors") or _starts_safetensors(start):
+            from safetensors.torch import load
+
+            return load(file.read())
         if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
             return _from_tar(file)
         if start.startswith(ZIP_START):
@@ -193,10 +198,6 @@ def _content(file: BinaryIO, name: str) -> Any:
                 raise FggError(f"cannot be read safely as weights: it is damaged (at {damage}); fetch it again")
         if start.startswith((ZIP_START, PICKLE_START)):
             return _load(file)
-        if name.endswith(".safetensors") or _starts_safetensors(start):
-            from safetensors.torch import load
-
-            return load(file.read())
     except FggError:
         raise
     except UNREADABLE as error:

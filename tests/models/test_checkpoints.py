@@ -197,6 +197,18 @@ def test_open_clips_tower_gets_timms_names():
     assert found["head.weight"].tolist() == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
 
 
+@pytest.mark.parametrize("name", ["w", "w.pth", "w.safetensors"])
+def test_safetensors_that_begin_like_a_pickle(tmp_path, state, name):
+    """The length of its header, which comes first, may be of any number."""
+    path = tmp_path / name
+    for padding in range(0, 512, 8):
+        save_file(state, path, metadata={"note": "x" * padding})
+        if path.read_bytes().startswith(b"\x80"):
+            break
+    assert path.read_bytes().startswith(b"\x80")
+    assert same(read(path), state)
+
+
 def test_a_path_with_a_wildcard(tmp_path, state):
     folder = tmp_path / "a" / "b"
     folder.mkdir(parents=True)
