@@ -17,6 +17,7 @@ include: "workflow/rules/attribution.smk"
 include: "workflow/rules/faithfulness.smk"
 include: "workflow/rules/comparison.smk"
 include: "workflow/rules/selection.smk"
+include: "workflow/rules/cases.smk"
 
 
 rule all:

@@ -106,6 +106,25 @@ def candidates(grid: Mapping[str, Config]) -> list[str]:
     ]
 
 
+def case_experiments(config: Config, dataset: str) -> list[str]:
+    """The experiments of a dataset that get case studies.
+
+    None where they are switched off, or where the grid lacks TransMM, from which a gate's changes are counted.
+    """
+    cases, grid = config["cases"], experiments(config, dataset)
+    if not cases["enabled"] or "transmm" not in grid:
+        return []
+    if cases["experiments"] == "combined":
+        return [name for name, settings in grid.items() if is_plain_combined(settings)]
+    return [name for name in grid if name in cases["experiments"]]
+
+
+def prototype_split(config: Config, dataset: str) -> str:
+    """The split that a dataset's prototypes come from; never the explained one."""
+    explained = config["datasets"][dataset]["split"]
+    return config["cases"]["split"] or ("val" if explained == "train" else "train")
+
+
 def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
     """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``."""
     layers = ".".join(str(layer) for layer in sorted(gate["layers"]))
@@ -203,8 +222,32 @@ def _cross_checks(config: Config) -> Iterator[str]:
             near = difflib.get_close_matches(name, config["datasets"], n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             yield f"run: dataset {name!r} is not defined{hint}; defined: {', '.join(sorted(config['datasets']))}"
-    for name in (name for name in config["run"] if name in config["datasets"]):
+    known = [name for name in config["run"] if name in config["datasets"]]
+    for name in known:
         yield from _check_dataset(config, name)
+    if config["cases"]["enabled"]:
+        yield from _check_cases(config, known)
+
+
+def _check_cases(config: Config, datasets: list[str]) -> Iterator[str]:
+    for name in datasets:
+        if prototype_split(config, name) == config["datasets"][name]["split"]:
+            split = config["cases"]["split"]
+            yield f"cases.split: {split!r} is what is explained of {name!r}; prototypes come from another split"
+    if config["cases"]["experiments"] == "combined":
+        return
+    grids = {name: experiments(config, name) for name in datasets}
+    for wanted in config["cases"]["experiments"]:
+        found = [grid[wanted] for grid in grids.values() if wanted in grid]
+        if not found:
+            close = difflib.get_close_matches(wanted, {name for grid in grids.values() for name in grid}, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            yield f"cases.experiments: {wanted!r} is not among the experiments{hint}"
+        elif not needs_sae(found[0]) or found[0]["control"]:
+            yield f"cases.experiments: {wanted!r} has no gate made of SAE features; name gated experiments that read an SAE"
+    for name, grid in grids.items():
+        if "transmm" not in grid and any(wanted in grid for wanted in config["cases"]["experiments"]):
+            yield f"cases.experiments: changes are counted from transmm; add it to the baselines of {name!r}"
 
 
 def _check_dataset(config: Config, name: str) -> Iterator[str]:

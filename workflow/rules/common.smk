@@ -9,11 +9,13 @@ import yaml
 from fgg.catalogue import METRICS, SANITY
 from fgg.config import (
     candidates,
+    case_experiments,
     check,
     dataset_config,
     experiments,
     known_depth,
     needs_sae,
+    prototype_split,
 )
 from fgg.errors import FggError
 from fgg.runs import advice, claim, enter
@@ -232,6 +234,41 @@ def extra_tables(wildcards):
     return ["results/sanity.csv"] * checks + ["results/selection.csv"] * config[
         "select"
     ]["enabled"]
+
+
+def case_studies(wildcards):
+    """The folders of all case studies."""
+    return [
+        f"results/{dataset}/cases/{name}"
+        for dataset in DATASETS
+        for name in case_experiments(config, dataset)
+    ]
+
+
+def prototype_images(wildcards):
+    return f"data/prepared/{wildcards.dataset}/{prototype_split(config, wildcards.dataset)}.parquet"
+
+
+def gate_prototypes(wildcards):
+    return expand(
+        "results/{dataset}/prototypes/layer_{layer}.parquet",
+        dataset=wildcards.dataset,
+        layer=gate_layers(wildcards),
+    )
+
+
+def baseline_scores(wildcards):
+    return f"results/{wildcards.dataset}/faithfulness/{config['baseline']}.parquet"
+
+
+def case_names(wildcards):
+    """What the report's table of pictures tells of one: a case, or a feature's page."""
+    kinds = {"features": "feature page"}
+    return {
+        "layer": wildcards.layer,
+        "kind": kinds.get(wildcards.kind, wildcards.kind),
+        "picture": wildcards.name.replace("_", " "),
+    }
 
 
 def grid_in_order():

@@ -105,6 +105,7 @@ rule summary:
         table="results/comparison.parquet",
         figures=expand("results/figures/{dataset}_hypotheses.png", dataset=DATASETS),
         extra=extra_tables,
+        cases=case_studies,
     output:
         report(
             "results/summary.csv",

@@ -1,0 +1,73 @@
+rule prototypes:
+    input:
+        images=prototype_images,
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        sae="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
+    output:
+        table="results/{dataset}/prototypes/layer_{layer}.parquet",
+    log:
+        "logs/prototypes/{dataset}/layer_{layer}.log",
+    benchmark:
+        "benchmarks/prototypes/{dataset}/layer_{layer}.tsv"
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("prototypes"),
+        gpu=gpus,
+    params:
+        settings=settings("cases.prototypes", "cases.prototype_images", *RUN_KEYS),
+        code=code("fgg.cases.prototypes"),
+    message:
+        "Prototypes of the features of layer {wildcards.layer} of {wildcards.dataset}"
+    shell:
+        "python -m fgg.cases.prototypes --model data/models/{wildcards.dataset}"
+        " --sae data/saes/{wildcards.dataset}/layer_{wildcards.layer} --layer {wildcards.layer}"
+        " --images {input.images} --settings {params.settings:q} --output {output.table} > {log} 2>&1"
+
+
+rule cases:
+    input:
+        images=explained_images,
+        others=prototype_images,
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        saes=gate_saes,
+        prototypes=gate_prototypes,
+        vanilla="results/{dataset}/attributions/transmm.parquet",
+        gated="results/{dataset}/attributions/{experiment}.parquet",
+        gates="results/{dataset}/gates/{experiment}.parquet",
+        scores="results/{dataset}/faithfulness/{experiment}.parquet",
+        baseline=baseline_scores,
+    output:
+        folder=report(
+            directory("results/{dataset}/cases/{experiment}"),
+            patterns=["layer_{layer}/{kind}/{name}.png"],
+            caption="../report/case.rst",
+            category="Case studies",
+            subcategory="{dataset}: {experiment}",
+            labels=case_names,
+        ),
+    log:
+        "logs/cases/{dataset}/{experiment}.log",
+    benchmark:
+        "benchmarks/cases/{dataset}/{experiment}.tsv"
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("cases"),
+        gpu=gpus,
+    params:
+        experiment=experiment,
+        saes=sae_arguments,
+        settings=settings(
+            "cases.per_category", "cases.patches", "max_images", *RUN_KEYS
+        ),
+        code=code("fgg.cases.__main__"),
+    message:
+        "Case studies of {wildcards.dataset}: {wildcards.experiment}"
+    shell:
+        "python -m fgg.cases --model data/models/{wildcards.dataset} --images {input.images}"
+        " --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
+        " --dataset {wildcards.dataset} --id {wildcards.experiment} --experiment {params.experiment:q}"
+        " --baseline {config[baseline]} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"
