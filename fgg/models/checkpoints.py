@@ -180,13 +180,13 @@ def _trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return tower | head
 
 
-def _content(file: BinaryIO, name: str) -> Any:
+def _content(file: BinaryIO) -> Any:
     """What a file of any known form holds."""
     start = file.read(TAR_MARK_AT + len(TAR_MARK))
     file.seek(0)
     try:
         # First: the length that opens a safetensors file may begin like any other form.
-        if name.endswith(".safetensors") or _starts_safetensors(start):
+        if _starts_safetensors(start):
             from safetensors.torch import load
 
             return load(file.read())
@@ -236,7 +236,7 @@ def _from_tar(file: BinaryIO) -> Any:
     if content.startswith(GZIP_START) or content[TAR_MARK_AT : TAR_MARK_AT + len(TAR_MARK)] == TAR_MARK:
         raise FggError(f"is an archive in which {best[0].name} is an archive again; unpack it")
     try:
-        return _content(io.BytesIO(content), best[0].name)
+        return _content(io.BytesIO(content))
     except FggError as error:
         raise FggError(f"holds {best[0].name}, which {error}") from None
 
