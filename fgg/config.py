@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
 
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
-from fgg.errors import FggError
+from fgg.data.places import weights_faults
+from fgg.faults import explain, near, refuse, unfit
 
 Config = dict[str, Any]
+STUDIES = ("imagenet", "hyperkvasir", "covidquex")  # sources that are downloaded
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
 
 
@@ -29,18 +28,15 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
         FggError: listing every fault as ``key: what was found, what is allowed``.
     """
     rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
-    faults = list(_unfit(config))
-    if faults:
-        raise FggError("the configuration has faults:\n" + "\n".join(f"  {fault}" for fault in faults))
+    refuse(unfit(config))
     filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
-    faults = [_explain(error) for error in Draft202012Validator(rules).iter_errors(filled)]
+    faults = [explain(error) for error in Draft202012Validator(rules).iter_errors(filled)]
     if not faults:
         for name in filled["datasets"]:
             faults += _check_overrides(filled, name, rules)
     if not faults:
         faults = list(_cross_checks(filled))
-    if faults:
-        raise FggError("the configuration has faults:\n" + "\n".join(f"  {fault}" for fault in sorted(faults)))
+    refuse(faults)
     return filled
 
 
@@ -109,14 +105,16 @@ def candidates(grid: Mapping[str, Config]) -> list[str]:
 def case_experiments(config: Config, dataset: str) -> list[str]:
     """The experiments of a dataset that get case studies.
 
-    None where they are switched off, or where the grid lacks TransMM, from which a gate's changes are counted.
+    None where they are switched off, or where the grid lacks TransMM, from which a gate's changes are counted; never
+    the baseline, which gains nothing over itself.
     """
     cases, grid = config["cases"], experiments(config, dataset)
     if not cases["enabled"] or "transmm" not in grid:
         return []
-    if cases["experiments"] == "combined":
-        return [name for name, settings in grid.items() if is_plain_combined(settings)]
-    return [name for name in grid if name in cases["experiments"]]
+    wanted = cases["experiments"]
+    if wanted == "combined":
+        wanted = [name for name, settings in grid.items() if is_plain_combined(settings)]
+    return [name for name in grid if name in wanted and name != config["baseline"]]
 
 
 def prototype_split(config: Config, dataset: str) -> str:
@@ -140,20 +138,6 @@ def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
 def needs_sae(settings: Mapping[str, Any]) -> bool:
     """Whether an experiment of the grid reads SAEs."""
     return "gate" in settings and CONSTRUCTIONS[settings["gate"]["construction"]].needs_sae
-
-
-def _unfit(value: Any, place: str = "") -> Iterator[str]:
-    """Faults of values that no schema speaks of: dates and the like, NaN and infinity."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _unfit(inner, f"{place}.{key}".lstrip("."))
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _unfit(inner, f"{place}[{number}]")
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield f"{place}: {value} is not a finite number"
-    elif value is not None and not isinstance(value, str | int | float):
-        yield f"{place}: {value} is read as a {type(value).__name__}; put it in quotes if text is meant"
 
 
 def known_depth(model: Mapping[str, Any]) -> Any:
@@ -185,42 +169,20 @@ def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
     return filled
 
 
-def _explain(error: ValidationError, where: str = "") -> str:
-    """One line: the key, what was found, what is allowed."""
-    place = (where + error.json_path.removeprefix("$").removeprefix(".")).removesuffix(".")
-    if error.validator == "additionalProperties" and isinstance(error.instance, dict):
-        allowed = sorted(error.schema["properties"])
-        unknown = [key for key in error.instance if key not in allowed]
-        hints = []
-        for key in unknown:
-            near = difflib.get_close_matches(str(key), allowed, n=1)
-            hints.append(f"{key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-        return f"{place or 'top level'}: unknown key {', '.join(hints)}; allowed: {', '.join(allowed)}"
-    if error.validator == "enum":
-        options = ", ".join(str(option) for option in error.validator_value)
-        near = difflib.get_close_matches(str(error.instance), [str(o) for o in error.validator_value], n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"{place}: {error.instance!r} is not allowed{hint}; choose from: {options}"
-    if error.validator == "required":
-        return f"{place or 'top level'}: {error.message}"
-    return f"{place}: {error.message}"
-
-
 def _check_overrides(config: Config, name: str, rules: Any) -> Iterator[str]:
     """Validate a dataset's experiments and metrics as they are after merging."""
     merged = dataset_config(config, name)
     for part in ("experiments", "metrics"):
         validator = Draft202012Validator({**rules["$defs"][part], "$defs": rules["$defs"]})
         for error in validator.iter_errors(merged[part]):
-            yield _explain(error, f"datasets.{name}.{part}.").replace("..", ".")
+            yield explain(error, f"datasets.{name}.{part}.").replace("..", ".")
 
 
 def _cross_checks(config: Config) -> Iterator[str]:
     """Faults that lie between keys."""
     for name in config["run"]:
         if name not in config["datasets"]:
-            near = difflib.get_close_matches(name, config["datasets"], n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = near(name, config["datasets"])
             yield f"run: dataset {name!r} is not defined{hint}; defined: {', '.join(sorted(config['datasets']))}"
     known = [name for name in config["run"] if name in config["datasets"]]
     for name in known:
@@ -240,8 +202,7 @@ def _check_cases(config: Config, datasets: list[str]) -> Iterator[str]:
     for wanted in config["cases"]["experiments"]:
         found = [grid[wanted] for grid in grids.values() if wanted in grid]
         if not found:
-            close = difflib.get_close_matches(wanted, {name for grid in grids.values() for name in grid}, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = near(wanted, {name for grid in grids.values() for name in grid})
             yield f"cases.experiments: {wanted!r} is not among the experiments{hint}"
         elif not needs_sae(found[0]) or found[0]["control"]:
             yield f"cases.experiments: {wanted!r} has no gate made of SAE features; name gated experiments that read an SAE"
@@ -264,8 +225,8 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if own["experiments"]["gated"]["layers"] and not any("gate" in e for e in grid.values()):
         yield "experiments.gated.shuffle_decoder: only a combined gate has a shuffled control; add false, or 'combined'"
     if config["baseline"] not in grid:
-        near = ", ".join(sorted(grid)[:30])
-        yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {near}"
+        some = ", ".join(sorted(grid)[:30])
+        yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {some}"
     if (
         "sharpened" in own["experiments"]["controls"]
         and "transmm" not in grid
@@ -316,8 +277,7 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             f"{place}.sae.layers: {own['sae']['layers']} has no SAE for the gated layers "
             f"{sorted(missing)}; add them, or take them out of experiments.gated.layers"
         )
-    if own["sae"]["weights"] != "train" and "{layer}" not in own["sae"]["weights"] and len(own["sae"]["layers"]) > 1:
-        yield f"{place}.sae.weights: {own['sae']['weights']!r} needs the placeholder {{layer}} for several layers"
+    yield from (f"{place}.{fault}" for fault in weights_faults(own))
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:

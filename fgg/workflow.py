@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import ast
 import functools
+import glob
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any
 
 from fgg import degeneracy
-from fgg.config import Config
+from fgg.config import STUDIES, Config
+from fgg.data import places
 
 
 def as_json(value: Any) -> str:
@@ -76,24 +78,37 @@ def folder_digest(path: str | None) -> str:
     return hashlib.sha256(as_json(facts).encode()).hexdigest()[:12]
 
 
-def own_files(weights: str, layers: Sequence[Any] = ()) -> list[str]:
-    """The files or folders that a ``weights`` setting names; none for ``train`` and ``pretrained``."""
-    if weights in ("train", "pretrained"):
-        return []
-    return sorted({weights.replace("{layer}", str(layer)) for layer in (layers or [""])})
+def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -> list[str]:
+    """The files or folders to wait for before the weights of a setting are read; none for ``train``, ``pretrained``.
+
+    Of a download that is its contents.json; of a path with wildcards, all that matches.
+    """
+    found: set[str] = set()
+    for path in places.own_paths(weights, layers):
+        download = places.fetched(path)
+        found |= {places.contents(download[0])} if download else set(_matching(path))
+    return sorted(found)
 
 
-def missing_files(dataset: str, settings: Mapping[str, Any]) -> list[str]:
-    """Faults of a dataset's paths that can be seen before any job runs."""
-    wanted = [("path", [settings["path"]] if settings["source"] == "image_folder" else [])]
-    wanted += [("model.weights", own_files(settings["model"]["weights"]))]
-    wanted += [("sae.weights", own_files(settings["sae"]["weights"], settings["sae"]["layers"]))]
-    return [
-        f"datasets.{dataset}.{key}: {path} does not exist (seen from {Path.cwd()})"
-        for key, paths in wanted
-        for path in paths
-        if not Path(path).exists()
-    ]
+def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[str] = ()) -> list[str]:
+    """Faults of a dataset's paths that can be seen before any job runs; ``sources`` are what can be downloaded."""
+    faults = []
+    for key, paths in places.paths(settings).items():
+        for path in paths:
+            download = places.fetched(path)
+            if (download and download[0] in sources) or all(Path(own).exists() for own in _matching(path)):
+                continue
+            where = f"the table of sources has no {download[0]!r}" if download else f"seen from {Path.cwd()}"
+            faults.append(f"datasets.{dataset}.{key}: {path} does not exist ({where})")
+    source = settings["source"]
+    if source in STUDIES and not settings["path"] and source not in sources:
+        faults.append(f"datasets.{dataset}.source: the table of sources has no {source!r}; set `path`")
+    return faults
+
+
+def _matching(path: str) -> list[str]:
+    """What a path with wildcards matches; the path itself if it has none, or nothing matches."""
+    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - a pattern of the user, absolute or not
 
 
 def accelerators(device: str, local: bool) -> int:

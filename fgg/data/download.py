@@ -21,7 +21,7 @@ from typing import Any
 from fgg import tables
 from fgg.data import archives
 from fgg.data.hub import fetch_hub
-from fgg.data.places import CONTENTS, HUB, Row, read_sources
+from fgg.data.places import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
 from fgg.errors import FggError, command
 
@@ -173,7 +173,7 @@ def find_row(name: str, files: Sequence[str], sources: Path | None) -> Row:
     if name.startswith(f"{HUB}/"):
         if not files:
             raise FggError("--files: name the files of the repository, such as config.json '*.pt'")
-        return Row(name, "hub", name.removeprefix(f"{HUB}/"), " ".join(files), licence="see its page on the hub")
+        return hub_row(name, files)
     rows = read_sources(sources) if sources else {}
     if name not in rows:
         known = ", ".join(sorted(rows)) or "none; give --sources"
@@ -186,12 +186,14 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, fetch, and say in one line what there is."""
     parser = argparse.ArgumentParser(prog="python -m fgg.data.download", description=__doc__)
     parser.add_argument("--name", required=True, help="a source of the table, or hub/OWNER/REPOSITORY")
+    parser.add_argument("--row", type=json.loads, help="JSON: the source's line of the table, in place of --sources")
     parser.add_argument("--sources", type=Path, help="the table of sources, such as workflow/sources.csv")
     parser.add_argument("--files", nargs="*", default=[], help="of hub/…: the files to fetch, with * and ?")
     parser.add_argument("--output", type=Path, required=True, help="folder of all downloads")
     parser.add_argument("--file", type=Path, help="a file that was fetched in another way, to be taken instead")
     arguments = parser.parse_args(argv)
-    row = find_row(arguments.name, arguments.files, arguments.sources)
+    own = arguments.row
+    row = Row(**own) if own else find_row(arguments.name, arguments.files, arguments.sources)
     contents = download(row, arguments.output, arguments.file)
     size = sum(facts["size"] for facts in contents["fetched"].values())
     print(f"{row.name}: {len(contents['fetched'])} files, {size / 1e6:.1f} MB; checksums in {CONTENTS}")

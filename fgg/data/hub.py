@@ -72,7 +72,7 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
 
     listing: dict[str, Any] = {}
     done: list[str] = []
-    persist(f"the list of {repository.name}", target, _explained(ask, repository))
+    persist(f"the list of {repository.name}", target, _explained(ask, repository), shown=False)
     files = listing["files"]
     wanted = select(list(files), patterns, repository)
     there = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())

@@ -7,9 +7,12 @@ Everything fetched lies below ``data/downloads``: ``{source}/`` for a line of th
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import csv
 import glob
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,6 +24,7 @@ RESERVED = (HUB, "parts", "records")  # folders beside those of the sources
 KINDS = ("http", "drive", "hub")
 UNPACK = ("no", "yes")
 LAYER = "{layer}"
+OPEN_CLIP = ("open_clip_config.json", "open_clip_*model.*")
 
 
 @dataclass(frozen=True)
@@ -91,18 +95,114 @@ def _fault(row: Row) -> str:
     return ""
 
 
-def local(weights: str) -> str:
-    """The path at which weights will lie: ``hf://OWNER/REPOSITORY/FILE`` becomes one below data/downloads/hub.
+def local(address: str, parts: int = 3) -> str:
+    """The path at which something will lie: ``hf://OWNER/REPOSITORY/FILE`` becomes one below data/downloads/hub.
+
+    Args:
+        parts: how many parts an address of the hub has at least; 2 for a repository as a whole.
 
     Raises:
-        FggError: an address of the hub without owner, repository or file.
+        FggError: an address of the hub with fewer, or with strange ones.
     """
-    if not weights.startswith(SCHEME):
-        return weights
-    parts = weights.removeprefix(SCHEME).split("/")
-    if len(parts) < 3 or not all(parts) or {".", ".."} & set(parts):
-        raise FggError(f"{weights!r} is not an address of weights; write hf://OWNER/REPOSITORY/FILE")
-    return "/".join([DOWNLOADS, HUB, *parts])
+    if not address.startswith(SCHEME):
+        return address
+    names = address.removeprefix(SCHEME).rstrip("/").split("/")
+    if len(names) < parts or not all(names) or {".", ".."} & set(names):
+        wanted = "/".join(("OWNER", "REPOSITORY", "FILE")[:parts])
+        raise FggError(f"{address!r} is not an address on the hub; write {SCHEME}{wanted}")
+    return "/".join([DOWNLOADS, HUB, *names])
+
+
+def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's settings in which every address of the hub is the path at which its download will lie.
+
+    Raises:
+        FggError: a malformed address; the message names the key.
+    """
+    own = copy.deepcopy(dict(settings))
+    model, sae = own["model"], own["sae"]
+    with _named("model.weights"):
+        model["weights"] = local(model["weights"])
+    if model.get("zero_shot"):
+        with _named("model.zero_shot.open_clip"):
+            model["zero_shot"]["open_clip"] = local(model["zero_shot"]["open_clip"], parts=2)
+    with _named("sae.weights"):
+        weights = sae["weights"]
+        if isinstance(weights, str):
+            sae["weights"] = local(weights)
+        else:
+            sae["weights"] = {layer: local(address) for layer, address in weights.items()}
+    return own
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FggError as error:
+        raise FggError(f"{key}: {error}") from None
+
+
+def paths(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """By their key, the paths that a dataset's settings (as `local_settings` gives them) name."""
+    model, sae = settings["model"], settings["sae"]
+    found = {
+        "path": [settings["path"]] if settings["source"] == "image_folder" or settings["path"] else [],
+        "model.weights": own_paths(model["weights"]),
+        "sae.weights": own_paths(sae["weights"], sae["layers"]),
+    }
+    clip = (model.get("zero_shot") or {}).get("open_clip", "")
+    return found | ({"model.zero_shot.open_clip": [clip]} if fetched(clip) else {})
+
+
+def own_paths(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -> list[str]:
+    """The paths that a ``weights`` setting names; none for ``train`` and ``pretrained``."""
+    chosen = {of_layer(weights, layer).replace(LAYER, str(layer)) for layer in layers}
+    return sorted(chosen - {"train", "pretrained"})
+
+
+def weights_faults(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Faults of the addresses of weights, and of one SAE that is named for several layers."""
+    try:
+        local_settings(settings)
+        layers = [of_layer(settings["sae"]["weights"], layer) for layer in settings["sae"]["layers"]]
+    except FggError as error:
+        yield str(error)
+        return
+    for weights, count in Counter(layers).items():
+        if weights != "train" and LAYER not in weights and count > 1:
+            yield f"sae.weights: {weights!r} needs the placeholder {LAYER} for several layers"
+
+
+def wanted(key: str, path: str) -> list[str]:
+    """The files that a download must bring for a path within a repository of the hub, as patterns."""
+    found = fetched(path)
+    own = PurePosixPath(found[1] if found else "")
+    if key == "model.zero_shot.open_clip":
+        return list(OPEN_CLIP)
+    if key == "sae.weights":
+        beside = {".pt": "config.json", ".safetensors": "cfg.json"}.get(own.suffix)
+        if not own.suffix:  # a folder of sae-lens
+            return [str(own / name) for name in ("cfg.json", "sae_weights.safetensors")]
+        return [str(own), *([str(own.parent / beside)] if beside else [])]
+    return [str(own)]
+
+
+def hub_rows(datasets: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
+    """Rows, by name, for the repositories of the hub that the datasets' settings name."""
+    files: dict[str, set[str]] = {}
+    for settings in datasets:
+        for key, named in paths(settings).items():
+            for path in named:
+                found = fetched(path)
+                if found and found[0].startswith(f"{HUB}/"):
+                    files.setdefault(found[0], set()).update(wanted(key, path))
+    return {name: hub_row(name, sorted(patterns)) for name, patterns in files.items()}
+
+
+def hub_row(name: str, patterns: Sequence[str]) -> Row:
+    """The row of hub/OWNER/REPOSITORY, which has no line in the table."""
+    return Row(name, "hub", name.removeprefix(f"{HUB}/"), " ".join(patterns), licence="see its page on the hub")
 
 
 def of_layer(weights: str | Mapping[str, str], layer: Any) -> str:
@@ -123,10 +223,10 @@ def fetched(path: str) -> tuple[str, str] | None:
     """(source, what is wanted of it) of a path that a download makes; None for any other path."""
     parts = PurePosixPath(path).parts
     depth = len(PurePosixPath(DOWNLOADS).parts)
-    if parts[:depth] != PurePosixPath(DOWNLOADS).parts or len(parts) <= depth + 1:
+    if parts[:depth] != PurePosixPath(DOWNLOADS).parts or len(parts) == depth:
         return None
     own = depth + (3 if parts[depth] == HUB else 1)
-    if len(parts) <= own:
+    if len(parts) < own:
         return None
     return "/".join(parts[depth:own]), "/".join(parts[own:])
 

@@ -24,6 +24,7 @@ from fgg.data.images import decode_unnamed
 from fgg.data.quotas import apportion, keyed_order
 from fgg.data.sources import SPLITS, Record, open_source
 from fgg.errors import FggError, command
+from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
 FEATURES = datasets.Features(
@@ -100,7 +101,8 @@ def _check_images(records: list[Record]) -> tuple[list[Checked], list[dict[str, 
     if repeated:
         raise FggError(f"image ids must be unique, but these are not: {', '.join(repeated[:5])}; rename the files")
     checked, unreadable = [], []
-    for record in sorted(records, key=lambda record: record.image_id):
+    ordered = sorted(records, key=lambda record: record.image_id)
+    for record in progress(ordered, len(ordered), "reading"):
         try:
             data = record.data
             decode_unnamed(data)

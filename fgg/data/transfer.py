@@ -6,6 +6,7 @@ attempt, or the next call, goes on.
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ from fgg.progress import Progress, progress
 ATTEMPTS = 6  # in a row without a single new byte
 BACKOFF, LONGEST_WAIT = 1.0, 60.0  # seconds; doubled after each attempt in vain
 TIMEOUT = (30, 60)  # seconds to connect, and without any byte
-CHUNK = 2**20
+CHUNK = 2**16  # what is lost at most when a connection ends
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 GONE = {401: "needs a login", 403: "is refused", 404: "does not exist", 410: "is gone"}
 MARGIN = 2**28  # bytes that shall stay free
@@ -61,14 +62,15 @@ def fetch(url: str, target: Path, copies: int = 1) -> None:
     _validator(part).unlink(missing_ok=True)
 
 
-def persist(what: str, part: Path, attempt: Callable[[Progress], None]) -> None:
+def persist(what: str, part: Path, attempt: Callable[[Progress], None], shown: bool = True) -> None:
     """Call ``attempt`` until it ends without `Interrupted`; the count starts anew when the part has grown.
 
     Raises:
         FggError: `ATTEMPTS` in a row brought nothing.
     """
     failed = 0
-    with progress([], 0, f"fetching {what}", "byte") as bar:
+    silent = Progress([], 0, what, stream=io.StringIO())
+    with progress([], 0, f"fetching {what}", "byte") if shown else silent as bar:
         while True:
             before = _size(part)
             try:

@@ -2,12 +2,14 @@
 import os
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
 
 from fgg.catalogue import METRICS, SANITY
 from fgg.config import (
+    STUDIES,
     candidates,
     case_experiments,
     check,
@@ -17,7 +19,16 @@ from fgg.config import (
     needs_sae,
     prototype_split,
 )
+from fgg.data.places import (
+    contents,
+    fetched,
+    hub_rows,
+    local_settings,
+    of_layer,
+    read_sources,
+)
 from fgg.errors import FggError
+from fgg.faults import refuse
 from fgg.runs import advice, claim, enter
 from fgg.workflow import (
     accelerators,
@@ -44,10 +55,19 @@ except FggError as error:
     raise WorkflowError(str(error))
 
 DATASETS = config["run"]
-SETTINGS = {name: dataset_config(config, name) for name in DATASETS}
-faults = [fault for name in DATASETS for fault in missing_files(name, SETTINGS[name])]
-if faults:
-    raise WorkflowError("the configuration has faults:\n  " + "\n  ".join(faults))
+SETTINGS = {name: local_settings(dataset_config(config, name)) for name in DATASETS}
+try:
+    SOURCES = read_sources(
+        config["sources"] or Path(workflow.basedir, "workflow/sources.csv")
+    )
+    SOURCES |= hub_rows(SETTINGS.values())
+    refuse(
+        fault
+        for name in DATASETS
+        for fault in missing_files(name, SETTINGS[name], SOURCES)
+    )
+except FggError as error:
+    raise WorkflowError(str(error))
 GRID = {name: experiments(config, name) for name in DATASETS}
 SHARDS = config["shards"]
 RESOURCES = yaml.safe_load(
@@ -69,10 +89,12 @@ wildcard_constraints:
     experiment="[^/]+",
     layer="[0-9]+",
     split="train|val|test",
+    source="|".join(map(re.escape, SOURCES)) or "(?!)",
     shard=f"shards/[0-9]+-of-{SHARDS}/" if SHARDS > 1 else "(?:)",
 
 
 localrules:
+    download,
     sharpened_attribution,
     merge,
     figures,
@@ -99,12 +121,35 @@ def pictures(wildcards):
     return folder_digest(SETTINGS[wildcards.dataset]["path"])
 
 
+def source_row(wildcards):
+    """A line of the table of sources."""
+    return as_json(asdict(SOURCES[wildcards.source]))
+
+
+def downloaded_images(wildcards):
+    own = SETTINGS[wildcards.dataset]
+    return (
+        [contents(own["source"])]
+        if own["source"] in STUDIES and not own["path"]
+        else []
+    )
+
+
 def model_weights(wildcards):
-    return own_files(SETTINGS[wildcards.dataset]["model"]["weights"])
+    model = SETTINGS[wildcards.dataset]["model"]
+    clip = (model["zero_shot"] or {}).get("open_clip", "")
+    return own_files(model["weights"]) + (own_files(clip) if fetched(clip) else [])
 
 
 def sae_weights(wildcards):
     return own_files(SETTINGS[wildcards.dataset]["sae"]["weights"], [wildcards.layer])
+
+
+def sae_settings(wildcards):
+    """The settings of one layer's SAE."""
+    keys = ("sae.weights", "sae.train", "seed", "device")
+    own = pick(config, SETTINGS[wildcards.dataset], keys)
+    return as_json({**own, "weights": of_layer(own["weights"], wildcards.layer)})
 
 
 def gpus(wildcards):

@@ -1,4 +1,24 @@
+rule download:
+    output:
+        contents="data/downloads/{source}/contents.json",
+    log:
+        "logs/download/{source}.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("download"),
+    params:
+        row=source_row,
+        code=code("fgg.data.download"),
+    message:
+        "Downloading {wildcards.source}"
+    shell:
+        "python -m fgg.data.download --name {wildcards.source} --row {params.row:q} --output data/downloads > {log} 2>&1"
+
+
 rule prepare:
+    input:
+        downloaded=downloaded_images,
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",

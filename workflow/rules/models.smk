@@ -49,7 +49,7 @@ rule sae:
         **needs("sae"),
         gpu=gpus,
     params:
-        settings=settings("sae.weights", "sae.train", "seed", "device"),
+        settings=sae_settings,
         code=code("fgg.models.build_sae"),
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
