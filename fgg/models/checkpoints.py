@@ -98,7 +98,7 @@ def read(path: str | Path) -> dict[str, Tensor]:
         raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
     try:
         with path.open("rb") as file:
-            content = _content(file, path.name)
+            content = _content(file)
         state = timm_names(_state_dict(content))
         _check_values(state)
     except FggError as error:
