@@ -11,7 +11,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import draw
-from test_dag import changed, planned, snakemake
 
 from fgg.attribution.__main__ import run as attribute
 from fgg.data.prepare import prepare
