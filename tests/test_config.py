@@ -109,9 +109,10 @@ def test_defaults_obey_the_schema():
 def test_the_default_configuration_is_valid_and_names_no_key_that_the_schema_lacks():
     assert check(default(), SCHEMA)
     known = {place for place, _, _ in PLACES}
+    forms = {place for place, rule, _ in PLACES if "anyOf" in rule}  # a value, or a table that the schema checks as one
 
     def keys(value, place=""):
-        for key, below in value.items() if isinstance(value, dict) else ():
+        for key, below in value.items() if isinstance(value, dict) and place not in forms else ():
             here = f"{place}.*" if place in OPEN else f"{place}.{key}".lstrip(".")
             if place in OPEN and f"{place}.*" not in known:
                 continue
