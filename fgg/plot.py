@@ -247,12 +247,12 @@ def _map(
 def _rising(alpha: float) -> Colormap:
     """The colours of a map, more opaque where there is more relevance, so that the image stays visible."""
     colours = colormaps[MAP](np.linspace(0, 1, 256))
-    colours[:, 3] = np.linspace(alpha - 0.2, alpha + 0.2, 256).clip(0, 1)
+    colours[:, 3] = np.linspace(alpha - 0.1, alpha + 0.1, 256).clip(0, 1)
     return ListedColormap(colours, MAP)
 
 
 def _fading(alpha: float) -> Colormap:
     """The colours of a difference, transparent where there is none."""
-    colours = colormaps[DIFFERENCE_MAP](np.linspace(0.03, 0.97, 256))
+    colours = colormaps[DIFFERENCE_MAP](np.linspace(0.06, 0.94, 256))
     colours[:, 3] = ((alpha + 0.3) * np.abs(np.linspace(-1, 1, 256)) ** 0.6).clip(0, 1)
     return ListedColormap(colours, DIFFERENCE_MAP)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class Gate:
     """A feature-gradient gate of TransMM.
 
     Attributes:
-        layers: gated blocks, from 0.
+        layers: gated blocks, from 0: several, or one; kept as a sorted tuple.
         construction: ``combined``, ``activation_only``, ``gradient_only`` or ``no_sae``.
         clamp_max: largest gate, above 1; the smallest is its inverse.
         alpha: steepness, above 0.
@@ -46,7 +47,7 @@ class Gate:
     shuffle_seed: int = 12345
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
+        object.__setattr__(self, "layers", _layers(self.layers))
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise FggError(f"gate.layers: {self.layers} must name at least one layer, each once")
         if self.construction not in CONSTRUCTIONS:
@@ -59,6 +60,14 @@ class Gate:
             raise FggError(f"gate.alpha: {self.alpha} must be above 0, and finite")
         if self.shuffle_decoder and self.construction != "combined":
             raise FggError("gate.shuffle_decoder: a shuffled decoder is a control of the combined construction only")
+
+
+def _layers(layers: Any) -> tuple[int, ...]:
+    """One layer or several as a sorted tuple."""
+    found = tuple(layers) if isinstance(layers, Iterable) else (layers,)
+    if not all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in found):
+        raise FggError(f"gate.layers: {layers!r} must be a whole number from 0 or several, such as 2 or (1, 2)")
+    return tuple(sorted(map(int, found)))
 
 
 @dataclass

@@ -121,13 +121,28 @@ def faithfulness_correlation(
     subsets: Tensor | None = None,
     protocol: str = "corrected",
 ) -> Tensor:
-    """Faithfulness Correlation of each image's relevance, float64 (B,).
+    """Faithfulness Correlation: does the summed relevance of random patches follow the drop when they are filled?
+
+    From Bhatt et al. 2020, *Evaluating and Aggregating Feature-based Model Explanations*, with ranks instead of
+    values: Spearman's correlation, over the runs, between the relevance of a random subset of patches, summed, and
+    the drop of the class's logit when the subset is filled with the image's mean.
 
     Args:
-        subsets: int64 (B, runs, k), the patches that are filled together in each run; see `draw_subsets`.
+        model: a timm VisionTransformer; it leaves the call as it came.
+        images: normalised float (B, C, H, W), on the model's device.
+        relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
+        target: class per image, int64 (B,), or one for all; None takes the predicted class.
+        subsets: int64 (B, runs, k), the patches that are filled together in each run, from 0 to N - 1; required.
+            ``torch.from_numpy(fgg.draw_subsets(image_ids, N, 1, runs, k, seed))[:, 0]`` draws them.
+        protocol: ``corrected``, or ``thesis``, which gives 0 where the sums or the drops are constant.
+
+    Returns:
+        float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant. With few runs
+        it is noisy: see docs/sampling-error.md.
 
     Raises:
-        FggError: relevance or subsets of the wrong shape.
+        FggError: images, relevance or subsets of the wrong shape, subsets missing or beyond the patches, an unknown
+            class or protocol.
     """
     engine = Perturber(model, images)
     relevance = check_relevance(engine, relevance)

@@ -37,7 +37,30 @@ def pixel_flipping(
     fill: str = "mean",
     protocol: str = "corrected",
 ) -> PixelFlipping:
-    """Pixel Flipping of each image's relevance; see `evaluate`."""
+    """Pixel Flipping: how fast does the class's probability fall when patches are filled, most relevant first?
+
+    From Bach et al. 2015, *On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
+    Propagation*, on patches instead of pixels.
+
+    Args:
+        model: a timm VisionTransformer; it leaves the call as it came.
+        images: normalised float (B, C, H, W), on the model's device.
+        relevance: (B, N), patches row by row; ties go by patch index.
+        target: class per image, int64 (B,), or one for all; None takes the predicted class.
+        patches_per_step: patches filled per step; the last step takes what is left.
+        fill: ``mean`` fills with the mean over channels and pixels, ``black`` with 0 in normalised units.
+        protocol: ``corrected`` takes the clean image's mean; ``thesis`` the mean of the image as perturbed so far,
+            and does not divide the area by the steps.
+
+    Returns:
+        A `PixelFlipping`: ``curve``, float64 (B, steps + 1), the class's probability, the clean image's first; and
+        ``auc``, float64 (B,), the area under it over the share of steps, 0 to 1 (``corrected``), or over their
+        number (``thesis``); lower is better. NaN where the relevance is.
+
+    Raises:
+        FggError: images or relevance of the wrong shape, an unknown class, fill or protocol, fewer than one patch
+            per step.
+    """
     return evaluate(Perturber(model, images), relevance, target, patches_per_step, fill, protocol)
 
 

@@ -40,7 +40,30 @@ def saco(
     bins: int | None = None,
     protocol: str = "corrected",
 ) -> Tensor:
-    """SaCo of each image's relevance, (B,); see `evaluate` for the definition and the errors."""
+    """SaCo, the Salience-guided Faithfulness Coefficient: do the more relevant patches cause the larger drops?
+
+    From Wu et al. 2024, *On the Faithfulness of Vision Transformer Explanations*, Algorithm 1. Patches are sorted by
+    relevance (stable, descending) and split into K near-equal bins, larger ones first. Each bin alone is filled with
+    the image's mean; its drop is p(c | image) - p(c | filled), a difference of probabilities. A pair of bins weighs
+    the difference of its summed relevances, positive when the drops agree with it, negative when not; pairs of equal
+    drops count for neither side. The score is the sum of the signed weights over the sum of their sizes.
+
+    Args:
+        model: a timm VisionTransformer; it leaves the call as it came.
+        images: normalised float (B, C, H, W), on the model's device.
+        relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
+        target: class c per image, int64 (B,), or one for all; None takes the predicted class.
+        bins: K, from 2 to N; None makes bins of four patches.
+        protocol: ``corrected``, or ``thesis``: the drop is that of the largest probability, of whatever class; equal
+            drops count as agreeing; an undefined score is 0.
+
+    Returns:
+        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same summed relevance.
+
+    Raises:
+        FggError: images or relevance of the wrong shape, an unknown class, too few or too many bins, an unknown
+            protocol.
+    """
     return evaluate(Perturber(model, images), relevance, target, bins, protocol).score
 
 
