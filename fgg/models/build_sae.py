@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import json
 import os
 import shutil
 import sys
@@ -215,6 +216,9 @@ def save_inference(sae: Any, folder: Path) -> None:
             sae.save_model(folder)
     except SafetensorError as error:
         raise FggError(f"the SAE cannot be written to {folder} ({error}); is the disk full?") from None
+    # sae-lens writes the keys in the order of a set, which differs from process to process.
+    config = json.loads((folder / SAE_FILES[0]).read_text(encoding="utf-8"))
+    (folder / SAE_FILES[0]).write_text(json.dumps(config, sort_keys=True), encoding="utf-8")
     sae.to(device)
 
 
