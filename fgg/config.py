@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
     Raises:
         FggError: listing every fault as ``key: what was found, what is allowed``.
     """
-    rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    rules = _rules(Path(schema))
     refuse(unfit(config))
     filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
     faults = [explain(error) for error in Draft202012Validator(rules).iter_errors(filled)]
@@ -38,6 +39,11 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
         faults = list(_cross_checks(filled))
     refuse(faults)
     return filled
+
+
+@functools.cache
+def _rules(schema: Path) -> Any:
+    return yaml.safe_load(schema.read_text(encoding="utf-8"))
 
 
 def dataset_config(config: Config, dataset: str) -> Config:

@@ -37,11 +37,11 @@ def refuse(faults: Iterable[str]) -> None:
 
 
 def unfit(value: Any, place: str = "") -> Iterator[str]:
-    """Faults of values that no schema speaks of: dates and the like, keys that are no text, NaN, huge integers."""
+    """Faults of values that no schema speaks of: dates and the like, also as keys, NaN, huge integers."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            if not isinstance(key, str):
-                yield f"{place or 'top level'}: the key {key!r} is read as {_type(key)}; put it in quotes"
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                yield f"{place or 'top level'}: the key {key} is read as a {type(key).__name__}; put it in quotes"
             yield from unfit(inner, f"{place}.{key}".lstrip("."))
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
