@@ -147,6 +147,21 @@ def test_models_saes_and_figures_are_there(finished):
     assert set(hypotheses["against"]) == {"transmm", "shuffled", "permuted", "sharpened", "no_sae"}
 
 
+def test_the_case_studies_are_there(finished):
+    folder = finished / "results/tiny/cases/gated-l1-combined-c10-a1"
+    cases = pd.read_csv(folder / "cases.csv")
+    assert sorted(cases["category"]) == ["degraded"] * 2 + ["improved"] * 2 + ["random"] * 2
+    assert set(cases["layer"]) == {1}
+    assert cases["image_id"].nunique() == 3
+    explained = pq.read_table(finished / "results/tiny/attributions/transmm.parquet")["image_id"].to_pylist()
+    assert set(cases["image_id"]) <= set(explained)
+    prototypes = pq.read_table(finished / "results/tiny/prototypes/layer_1.parquet")
+    assert not set(prototypes["image_id"].to_pylist()) & set(explained)
+    for category in ("improved", "degraded", "random"):
+        assert len(list((folder / "layer_1" / category).glob("*.png"))) == 1
+    assert json.loads((folder / "cases.json").read_text())["n_images"] == 12
+
+
 def test_a_second_run_has_nothing_to_do(finished):
     assert planned(finished) == {}
 
@@ -160,6 +175,7 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
         "faithfulness": 7,
         "validation_gated_attribution": 1,
         "validation_faithfulness": 1,
+        "cases": 1,
         "comparison": 1,
         "figures": 1,
         "sanity": 1,
@@ -180,6 +196,14 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
     assert "attribution" not in plan
     assert "responses" not in plan
     assert plan["faithfulness"] == 10
+
+
+def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
+    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, "summary": 1}
+    assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, "summary": 1}
+    assert planned(finished, changed(tmp_path, cases__enabled=False)) == {"summary": 1}
+    named = changed(tmp_path, cases__experiments=["gated-l1-combined-c10-a1-shuffled"])
+    assert planned(finished, named) == {"cases": 1, "summary": 1}
 
 
 def test_the_same_setting_spelt_otherwise_reruns_nothing(finished, tmp_path):
@@ -252,6 +276,9 @@ def test_the_report_is_one_offline_file(finished):
     text = (finished / "report.html").read_text(encoding="utf-8")
     assert "SaCo (-1 to 1, higher is better)" in text
     assert len(text) > 1_000_000
+    assert "Case studies" in text
+    for kind in ("improved", "degraded", "random", "feature page"):
+        assert f'"kind": "{kind}"' in text, kind
 
 
 def test_the_graph_can_be_drawn(finished):
