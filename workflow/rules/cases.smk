@@ -42,7 +42,7 @@ rule cases:
     output:
         folder=report(
             directory("results/{dataset}/cases/{experiment}"),
-            patterns=["layer_{layer}/{kind}/{name}.png"],
+            patterns=["layer_{layer}/{kind}/{name}.png", "{name,[a-z]+}.csv"],
             caption="../report/case.rst",
             category="Case studies",
             subcategory="{dataset}: {experiment}",

@@ -307,12 +307,12 @@ def baseline_scores(wildcards):
 
 
 def case_names(wildcards):
-    """What the report's table of pictures tells of one: a case, or a feature's page."""
-    kinds = {"features": "feature page"}
+    """What the report's list tells of a file: a case's picture, a feature's page, or a table."""
+    kind = wildcards.get("kind", "table")
     return {
-        "layer": wildcards.layer,
-        "kind": kinds.get(wildcards.kind, wildcards.kind),
-        "picture": wildcards.name.replace("_", " "),
+        "layer": wildcards.get("layer", "all"),
+        "kind": {"features": "feature page"}.get(kind, kind),
+        "name": wildcards.name.replace("_", " "),
     }
 
 
