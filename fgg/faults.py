@@ -75,7 +75,8 @@ def explain(error: ValidationError, where: str = "") -> str:
     if error.validator == "uniqueItems":
         return f"{place}: {shown(found)} holds something twice (non-unique); name each once"
     if error.validator == "type":
-        return f"{place}: {shown(found)} is {_type(found)}; allowed: {allowed_by(error.schema)}{_hint(found)}"
+        what = "nothing is given (null)" if found is None else f"{shown(found)} is {_type(found)}"
+        return f"{place}: {what}; allowed: {allowed_by(error.schema)}{_hint(found)}"
     return f"{place}: {shown(found)} does not fit; allowed: {allowed_by(error.schema)}"
 
 
