@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ def train(
 ) -> tuple[VisionTransformer, list[dict[str, float]]]:
     """Train on standardised images (n, C, H, W) with labels int64 (n,), on their device.
 
-    AdamW with warm-up and cosine decay. Position embeddings start as sines and cosines (Beyer et al. 2022, Better
+    AdamW, or for the blocks' matrices Muon (Jordan et al. 2024), with warm-up and cosine decay. Position embeddings start as sines and cosines (Beyer et al. 2022, Better
     plain ViT baselines), which saves a small training set from having to find out what is next to what. Patches are dropped in training (as in FLIP, Li et al. 2023), which
     regularises and saves time; the last ``full_epochs`` see all of them, as the explained model will.
 
@@ -58,11 +58,14 @@ def train(
         model = load_model(architecture, options, num_classes=num_classes)
         start_from_sines(model)
         model = model.to(images.device).train()
-        optimiser = torch.optim.AdamW(parameter_groups(model, settings["weight_decay"]), lr=settings["learning_rate"])
+        optimisers = make_optimisers(model, settings)
         per_epoch = len(images) // batch
         total = per_epoch * settings["epochs"]
         warmup = max(1, round(settings["warmup"] * total))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, total, warmup))
+        schedules = [
+            torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate(step, total, warmup))
+            for optimiser in optimisers
+        ]
         history = []
         # Without dropout: the model that `load_model` will build.
         plain = load_model(architecture, kwargs, num_classes=num_classes)
@@ -74,11 +77,12 @@ def train(
             for index in order.split(batch):
                 logits = model(augment(images[index], settings, generator))
                 loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])
-                optimiser.zero_grad(set_to_none=True)
+                model.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-                optimiser.step()
-                schedule.step()
+                for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                    optimiser.step()
+                    schedule.step()
                 loss_sum += loss.item()
                 correct += int((logits.argmax(-1) == labels[index]).sum())
                 bar.update(len(index))
@@ -91,7 +95,7 @@ def train(
                     "epoch": epoch + 1,
                     "loss": loss_sum / per_epoch,
                     "accuracy": correct / (per_epoch * batch),
-                    "learning_rate": schedule.get_last_lr()[0],
+                    "learning_rate": schedules[0].get_last_lr()[0],
                 }
             )
     plain.load_state_dict(model.state_dict())
@@ -147,11 +151,28 @@ def rate(step: int, total: int, warmup: int) -> float:
     return FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def make_optimisers(model: nn.Module, settings: Mapping[str, Any]) -> list[torch.optim.Optimizer]:
+    """AdamW for everything; with ``muon_learning_rate``, Muon for the matrices of the blocks and AdamW for the rest."""
+    decay, muon = settings["weight_decay"], settings.get("muon_learning_rate")
+    matrices = [p for p in model.blocks.parameters() if p.ndim == 2] if muon else []
+    rest = parameter_groups(model, decay, without=matrices)
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=settings["learning_rate"])]
+    if matrices:
+        # Updates as large as AdamW's, whatever the shape of the matrix (Liu et al. 2025, Muon is Scalable).
+        optimisers.append(torch.optim.Muon(matrices, lr=muon, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    return optimisers
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, without: Sequence[nn.Parameter] = ()
+) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels only: not on biases, norms, tokens and position embeddings."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
+    left_out = {id(parameter) for parameter in without}
     for name, parameter in model.named_parameters():
+        if id(parameter) in left_out:
+            continue
         is_token = name in ("cls_token", "reg_token", "pos_embed")
         (kept if parameter.ndim <= 1 or is_token else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
