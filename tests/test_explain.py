@@ -1,0 +1,226 @@
+"""``fgg explain``: what it says and draws is what the package computes, and faults are named."""
+
+import re
+import runpy
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_dataset
+import torch
+from PIL import Image
+
+import fgg
+from fgg.cli import main
+from fgg.data.load import load_split
+from fgg.models import store
+
+pytestmark = pytest.mark.xdist_group("tiny_dataset")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny_dataset.make(tmp_path_factory.mktemp("explain"))
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    """Model, preprocessing, split of the dataset."""
+    model, preprocess, _ = store.load(folder / "data" / "models" / "tiny", torch.device("cpu"))
+    return model, preprocess, load_split(folder / "data" / "prepared" / "tiny" / "test.parquet")
+
+
+@pytest.fixture
+def explain(folder, tmp_path, monkeypatch, capsys):
+    """A function: arguments -> exit status, standard output, standard error; run far from the dataset."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, directory=True):
+        where = ["--directory", str(folder)] if directory else []
+        status = main(["explain", *map(str, arguments), *where])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def rows(text):
+    """(layer, feature, contribution, effect, patch) of the table of features."""
+    found = re.findall(r"(?m)^ {14} +(\d+) +(\d+) +([+-][\d.e-]+)  (\w+) +(\d+) \(row", text)
+    return [
+        (int(layer), int(feature), float(value), effect, int(patch)) for layer, feature, value, effect, patch in found
+    ]
+
+
+def test_an_image_of_the_dataset(explain, loaded, folder, tmp_path):
+    model, preprocess, split = loaded
+    status, out, err = explain(split.image_ids[2], "--features", 5)
+    assert (status, err) == (0, "")
+    saes = {layer: fgg.load_sae(folder / "data" / "saes" / "tiny" / f"layer_{layer}") for layer in (0, 1)}
+    expected = fgg.attribute(model, split.tensors(preprocess, [2]), gate=fgg.Gate((0, 1)), saes=saes)
+    name = tiny_dataset.CLASSES[int(expected.predicted)]
+    assert f"prediction  {name} ({float(expected.confidence):.1%})" in out
+    assert f"label       {split.label_names[2]}" in out
+    assert all(other in re.search("then.*", out)[0] for other in set(tiny_dataset.CLASSES) - {name})
+    for layer in (0, 1):
+        gates = expected.gates[layer]
+        assert f"layer {layer}: {int((gates > 1).sum())} patches amplified, {int((gates < 1).sum())} damped" in out
+    picture = np.asarray(Image.open(tmp_path / "explained.png").convert("RGB"), dtype=float)
+    assert picture.shape[1] > 3 * picture.shape[0] and picture.std() > 20
+    assert len(rows(out)) == 5
+
+
+def test_features_by_loops(explain, loaded, folder):
+    """Terms f_k h_k, one patch and feature at a time, with a gradient of autograd's own."""
+    model, preprocess, split = loaded
+    _, out, _ = explain(split.image_ids[0], "--class", "disc")
+    image, wanted = split.tensors(preprocess, [0]), tiny_dataset.CLASSES.index("disc")
+    found = []
+    for layer in (0, 1):
+        sae = fgg.load_sae(folder / "data" / "saes" / "tiny" / f"layer_{layer}")
+        tokens = model._pos_embed(model.patch_embed(image))
+        for block in model.blocks[: layer + 1]:
+            tokens = block(tokens)
+        tokens = tokens.detach().requires_grad_()
+        after = tokens
+        for block in model.blocks[layer + 1 :]:
+            after = block(after)
+        model.forward_head(model.norm(after))[0, wanted].backward()
+        terms = np.zeros((16, 40))
+        for patch in range(16):
+            codes = sae.encode(tokens[0, 1 + patch])
+            for feature in range(40):
+                terms[patch, feature] = float(
+                    codes[feature] * (sae.W_dec[feature] @ tokens.grad[0, 1 + patch]).detach()
+                )
+        for feature in range(40):
+            total = terms[:, feature].sum()
+            found.append((abs(total), layer, feature, total, int((terms[:, feature] * np.sign(total)).argmax())))
+    found = sorted(found, reverse=True)[:6]
+    assert [row[:2] for row in rows(out)] == [each[1:3] for each in found]
+    assert [row[4] for row in rows(out)] == [each[4] for each in found]
+    assert [row[2] for row in rows(out)] == pytest.approx([each[3] for each in found], rel=0.01)
+    assert [row[3] for row in rows(out)] == ["BOOST" if each[3] > 0 else "SUPPRESS" for each in found]
+
+
+def test_a_file_is_prepared_as_the_dataset_was(explain, loaded, tmp_path):
+    split = loaded[2]
+    split.picture(1).save(tmp_path / "own.png")
+    _, known, _ = explain(split.image_ids[1])
+    _, own, _ = explain("own.png")
+    without_label = [line for line in known.splitlines() if "label" not in line]
+    assert own.splitlines()[1:] == without_label[1:] and own.startswith("own.png")
+
+
+def test_a_model_of_ones_own_says_the_same(explain, loaded, folder, tmp_path):
+    model, _, split = loaded
+    split.picture(1).save(tmp_path / "own.png")
+    (tmp_path / "names.txt").write_text("bar\ndisc\nnoise\n")
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "weights.pth")
+    saes = [f"--sae={layer}={folder}/data/saes/tiny/layer_{layer}" for layer in (0, 1)]
+    _, known, _ = explain("own.png", "--output", "known.svg")
+    own = explain(
+        "own.png", "--model", "weights.pth", "--architecture", tiny_dataset.ARCHITECTURE, "--kwargs",
+        '{"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_ratio": 2}', "--preprocess",
+        '{"size": [40, 48], "crop": 32, "mean": [0.36, 0.3, 0.4], "std": [0.15, 0.2, 0.1], "interpolation": "bilinear"}',
+        "--classes", "names.txt", *saes, "--output", "known.svg", directory=False,
+    )  # fmt: skip
+    assert own == (0, known, "")
+    home = folder / "data" / "models" / "tiny"
+    assert explain("own.png", "--model", home, *saes, "--output", "known.svg", directory=False) == (0, known, "")
+    assert (tmp_path / "known.svg").read_text().startswith("<?xml")
+
+
+def test_several_images_and_another_method(explain, loaded, tmp_path):
+    ids = loaded[2].image_ids
+    assert explain(ids[0], "--method", "rollout", "--output", "one.png")[0] == 0
+    status, out, _ = explain(*ids[:3], "--method", "rollout", "--output", "three.png")
+    assert status == 0 and [line for line in out.splitlines() if line in ids] == ids[:3]
+    one, three = (Image.open(tmp_path / name).size for name in ("one.png", "three.png"))
+    assert one[0] == three[0] and 2.5 * one[1] < three[1] < 3 * one[1]
+    assert "features" not in out and "strongest   " in out
+
+
+def test_a_gate_without_saes(explain, loaded):
+    status, out, _ = explain(loaded[2].image_ids[0], "--construction", "no_sae", "--layers", "1")
+    assert status == 0 and "layer 1: " in out and "features" not in out
+
+
+def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
+    sae = f"--sae=2={folder}/data/saes/tiny/layer_1"
+    status, _, err = explain(loaded[2].image_ids[0], "--layers", 2, sae)
+    assert status == 0 and err.startswith("warning: layer 2: residual x gradient is analytically zero")
+    home = folder / "data" / "models" / "tiny" / "model.safetensors"
+    kwargs = '{"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_ratio": 2}'
+    own = ("--model", home, "--architecture", tiny_dataset.ARCHITECTURE, "--kwargs", kwargs)
+    Image.new("RGB", (40, 40), "teal").save("plain.png")
+    _, out, err = explain("plain.png", *own, "--layers", "3", "--construction", "no_sae", directory=False)
+    assert "layer 3: the gradient at the patches is zero, the gate is 1" in err, "measured, where no record tells"
+    assert re.search(r"prediction  class [012] \(", out), "classes are counted in the weights"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.png"], "nowhere.png is no file and no image_id of the dataset"),
+        (["text.png"], "text.png cannot be used: not an image"),
+        (["."], r"\. is a folder; give image files"),
+        (["ID", "--dataset", "other"], r"no trained dataset 'other' in .*models; there: tiny.*--directory"),
+        (["ID", "--class", "dics"], "--class 'dics' is unknown; choose from disc, …, or an index from 0 to 2"),
+        (["ID", "--class", "3"], "--class '3' is unknown; choose from bar, disc, noise, or an index from 0 to 2"),
+        (["ID", "--layers", "2"], r"no SAE for layer 2 \(there are: 0, 1\).*--sae 2=PATH"),
+        (["ID", "--layers", "9", "--construction", "no_sae"], "layer 9 is beyond the model's depth 4"),
+        (["ID", "--sae", "0=wide"], "SAE for layer 0 has width 12, the model's residual stream 24"),
+        (["ID", "--sae", "wide"], "--sae 'wide': write LAYER=PATH"),
+        (["ID", "--sae", "0=nowhere"], "nowhere does not exist"),
+        (["ID", "--method", "gradcam", "--layers", "1"], "--layers belongs to --method gated"),
+        (["ID", "--output", "picture.txt"], "picture.txt: pictures are written as .png"),
+        (["ID", "--output", "text.png/picture.png"], "text.png is a file, where a folder is needed"),
+        (["ID", "--clamp-max", "1"], "clamp_max: 1.0 must be above 1"),
+        (["ID", "--architecture", "x"], "--architecture describes a model of your own; give it with --model"),
+        (["ID", "--model", "x", "--dataset", "tiny"], "--dataset and --model exclude each other"),
+        (["ID", "--model", "text.png"], "text.png is no folder with a model.json.*--architecture"),
+        (["ID"] * 41, "41 images are too many for one picture; give at most 40"),
+    ],
+)
+def test_faults_are_named(arguments, says, explain, loaded, tmp_path, make_sae):
+    from fgg.models.build_sae import save_inference
+
+    (tmp_path / "text.png").write_text("this is no picture")
+    (tmp_path / "wide").mkdir()
+    if "0=wide" in arguments:
+        save_inference(make_sae(1, width=12), tmp_path / "wide")
+    status, out, err = explain(*[loaded[2].image_ids[0] if each == "ID" else each for each in arguments])
+    assert status == 1 and "picture:" not in out
+    assert re.fullmatch(f"error: .*({says}).*\n", err), err
+
+
+def test_nothing_trained_here(explain, tmp_path):
+    status, _, err = explain("x.png", directory=False)
+    assert status == 1 and str(tmp_path) in err and "make results" in err and "--directory" in err
+
+
+def test_wrong_values_of_options(capsys):
+    for option, says in (("--layers=a", "such as 1,2"), ("--kwargs={", "is not JSON"), ("--kwargs=3", "no JSON object"),
+                         ("--features=0", "at least 1"), ("--construction=all", "combined")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            main(["explain", "x.png", option])
+        assert says in capsys.readouterr().err
+
+
+def test_the_help_needs_no_torch_and_names_every_part():
+    code = (
+        "import sys; from fgg.cli import main; main([]); "
+        "assert not {'torch', 'matplotlib'} & set(sys.modules); main(['explain', '--help'])"
+    )
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert "explain images: prediction, SAE features" in said
+    for part in ("a dataset that the workflow has trained", "or a model of your own", "what is computed", "examples:"):
+        assert part in said
+
+
+def test_python_m_fgg(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["fgg", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("fgg", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out == f"fgg {fgg.__version__}\n"
