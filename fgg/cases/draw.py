@@ -12,7 +12,8 @@ import pandas as pd
 from fgg import canvas
 from fgg.cases import pictures, tables
 from fgg.cases.features import BOOST, SUPPRESS
-from fgg.cases.pictures import Case, Change, Names, Patch
+from fgg.cases.pictures import Case, Change, Names
+from fgg.cases.sheet import Patch
 from fgg.data.load import Split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError

@@ -1,34 +1,24 @@
-"""The pictures of the case studies: one per case and layer, and a page per feature.
-
-Sizes are in inches, and every axes has its place, so that nothing moves from picture to picture.
-"""
+"""The pictures of the case studies: one per case and layer, and a page per feature."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib import patheffects
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from fgg import plot
 from fgg.cases.features import BOOST, SUPPRESS
+from fgg.cases.sheet import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
 from fgg.catalogue import METRICS
 from fgg.comparison import style
 
-DPI = 150
-STEP = 5  # of colours, 0 to 255
-LEFT = 0.12  # margin
 COLOURS = {BOOST: style.VERMILION, SUPPRESS: style.SKY, "": "white"}
 INK = {BOOST: style.VERMILION, SUPPRESS: style.BLUE, "": style.GREY}
-CONTEXT = 2  # patches shown on each side of a patch
 TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "drawn at random"}
 SHORT = {"saco": "SaCo", "faithfulness_correlation": "Faithf. Corr.", "pixel_flipping": "Pixel Flipping"}
 
@@ -40,23 +30,6 @@ class Names:
     experiment: str
     baseline: str
     split: str
-
-
-@dataclass(frozen=True)
-class Patch:
-    """A patch of a picture, with what is written below it.
-
-    Attributes:
-        picture: (H, W) or (H, W, 3), 0 to 1: the whole image as the model saw it.
-        patch: index, row by row.
-        grid: rows and columns of patches.
-        lines: of text below.
-    """
-
-    picture: np.ndarray
-    patch: int
-    grid: tuple[int, int]
-    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -87,12 +60,12 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
     first = case.changes[0].row
     side, top, line = 1.36, 0.98, 1.16
     below = top + side + 0.5
-    with _figure(below + len(case.changes) * line) as (fig, place):
-        _head(
+    with figure(below + len(case.changes) * line) as (fig, place):
+        head(
             fig,
-            f"{TITLES[first['category']].capitalize()}, {first['rank']} of {of}: {_end(first['image_id'], 45)}",
+            f"{TITLES[first['category']].capitalize()}, {first['rank']} of {of}: {end_of(first['image_id'], 45)}",
             f"{names.experiment}; features of layer {first['layer']}",
-            f"true class {_start(first['true_class'], 35)}, predicted {_start(first['predicted_class'], 35)}"
+            f"true class {start_of(first['true_class'], 35)}, predicted {start_of(first['predicted_class'], 35)}"
             f" (p = {first['confidence']:.2f})",
             f"gain over {names.baseline}: {_gains(first)} (positive is better)",
         )
@@ -109,12 +82,12 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
         for axis in axes:
             for number, change in enumerate(case.changes, start=1):
                 _mark(axis, case, change.row, str(number))
-        _say(fig, LEFT, below - 0.16, "most changed patches", weight="bold")
-        _say(fig, LEFT + 1.78, below - 0.16, "the patch", weight="bold")
-        _say(fig, LEFT + 2.74, below - 0.16, f"top patches of the feature in the {names.split} split", weight="bold")
+        say(fig, LEFT, below - 0.16, "most changed patches", weight="bold")
+        say(fig, LEFT + 1.78, below - 0.16, "the patch", weight="bold")
+        say(fig, LEFT + 2.74, below - 0.16, f"top patches of the feature in the {names.split} split", weight="bold")
         for number, change in enumerate(case.changes, start=1):
             _change(fig, place, below + (number - 1) * line, number, case, change)
-        _save(fig, path)
+        save(fig, path)
 
 
 def feature_page(
@@ -136,8 +109,8 @@ def feature_page(
     side = (style.WIDTH - 2 * LEFT - 0.08 * (across - 1)) / across
     top, tall = 0.85, 1.15
     below = top + tall + 0.62
-    with _figure(below + rows * (side + 0.48)) as (fig, place):
-        _head(
+    with figure(below + rows * (side + 0.48)) as (fig, place):
+        head(
             fig,
             f"Feature {feature['feature']} of layer {feature['layer']}",
             names.experiment,
@@ -145,58 +118,21 @@ def feature_page(
             f"boosts {feature['boosts']}, suppresses {feature['suppresses']}; mean contribution "
             f"{_three(feature['mean_contribution'])}",
         )
-        _say(fig, LEFT, top - 0.14, "patches by explained class", weight="bold")
+        say(fig, LEFT, top - 0.14, "patches by explained class", weight="bold")
         _classes(place(LEFT + 0.95, top, 1.15, tall - 0.1), counts)
         left = LEFT + 2.45
         wide = min(tall, (style.WIDTH - LEFT - left) / max(1, len(prototypes)) - 0.06)
-        _say(fig, left, top - 0.14, f"top patches of the {names.split} split, with activation", weight="bold")
+        say(fig, left, top - 0.14, f"top patches of the {names.split} split, with activation", weight="bold")
         for number, own in enumerate(prototypes):
-            _tile(place(left + number * (wide + 0.06), top, wide, wide), own, style.YELLOW)
+            tile(place(left + number * (wide + 0.06), top, wide, wide), own, style.YELLOW)
         if not prototypes:
-            _say(fig, left, top + 0.2, f"no patch of the {names.split} split activates it", color=style.GREY)
-        _say(fig, LEFT, below - 0.14, "its patches in the case studies", weight="bold")
+            say(fig, left, top + 0.2, f"no patch of the {names.split} split activates it", color=style.GREY)
+        say(fig, LEFT, below - 0.14, "its patches in the case studies", weight="bold")
         for number, own in enumerate(cases):
             row, column = divmod(number, across)
             axis = place(LEFT + column * (side + 0.08), below + row * (side + 0.48), side, side)
-            _tile(axis, own, COLOURS[own.lines[0].split()[0]])
-        _save(fig, path)
-
-
-@contextmanager
-def _figure(height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure of the common width, and a function that makes axes: left, distance from the top, width, height."""
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(style.RC):
-        fig = Figure(figsize=(style.WIDTH, height), dpi=DPI)
-
-        def place(left: float, top: float, width: float, tall: float) -> Any:
-            return fig.add_axes((_x(left), 1 - (top + tall) / height, _x(width), tall / height))
-
-        yield fig, place
-
-
-def _save(fig: Any, path: Path) -> None:
-    """Write a PNG. Its colours go in steps of 2 %, which are not seen, and make half the file."""
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    colours = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.uint16)
-    Image.fromarray(((colours + STEP // 2) // STEP * STEP).astype(np.uint8)).save(path, format="png", compress_level=6)
-
-
-def _x(inches: float) -> float:
-    return inches / style.WIDTH
-
-
-def _say(fig: Any, left: float, top: float, text: str, **look: Any) -> None:
-    height = fig.get_size_inches()[1]
-    fig.text(_x(left), 1 - top / height, text, va="center", **look)
-
-
-def _head(fig: Any, title: str, *lines: str) -> None:
-    _say(fig, LEFT, 0.13, title, weight="bold", fontsize=9.5)
-    for number, text in enumerate(lines):
-        _say(fig, LEFT, 0.31 + 0.16 * number, text, color=style.BLACK if number else style.GREY)
+            tile(axis, own, COLOURS[own.lines[0].split()[0]])
+        save(fig, path)
 
 
 def _gains(row: dict[str, Any]) -> str:
@@ -246,41 +182,23 @@ def _mark(axis: Any, case: Case, row: dict[str, Any], text: str) -> None:
 def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: Change) -> None:
     """A line of the picture: numbers, the patch itself, the feature's prototypes."""
     row, direction = change.row, change.row["direction"]
-    head = f"{number}  {direction}, feature {row['feature']}" if direction else f"{number}  no feature this way"
+    title = f"{number}  {direction}, feature {row['feature']}" if direction else f"{number}  no feature this way"
     lines = [f"relevance {row['vanilla_map']:.2f} → {row['gated_map']:.2f}", f"gate {row['gate']:.2f}"]
     if direction:
         lines += [f"activation {row['activation']:.2f}", f"feature gradient {_three(row['feature_gradient'])}"]
         lines += [f"contribution {_three(row['contribution'])}"]
-    _say(fig, LEFT, top + 0.07, head, weight="bold", color=INK[direction])
+    say(fig, LEFT, top + 0.07, title, weight="bold", color=INK[direction])
     for at, text in enumerate(lines, start=1):
-        _say(fig, LEFT, top + 0.09 + 0.145 * at, text, fontsize=7.5)
+        say(fig, LEFT, top + 0.09 + 0.145 * at, text, fontsize=7.5)
     side = 0.8
     own = Patch(case.picture, row["patch"], case.grid, (f"row {row['row']}, column {row['column']}",))
-    _tile(place(LEFT + 1.78, top, side, side), own, COLOURS[direction])
+    tile(place(LEFT + 1.78, top, side, side), own, COLOURS[direction])
     left = LEFT + 2.74
     wide = min(side, (style.WIDTH - LEFT - left) / max(1, len(change.prototypes)) - 0.04)
     for at, prototype in enumerate(change.prototypes):
-        _tile(place(left + at * (wide + 0.04), top, wide, wide), prototype, style.YELLOW)
+        tile(place(left + at * (wide + 0.04), top, wide, wide), prototype, style.YELLOW)
     if direction and not change.prototypes:
-        _say(fig, left, top + 0.2, "no patch of that split activates it", color=style.GREY)
-
-
-def _tile(axis: Any, own: Patch, colour: str) -> None:
-    """A patch with its surroundings, outlined; its lines below."""
-    (rows, columns), (height, width) = own.grid, own.picture.shape[:2]
-    down, across = min(rows, 2 * CONTEXT + 1), min(columns, 2 * CONTEXT + 1)
-    row, column = divmod(own.patch, columns)
-    first_row = min(max(0, row - CONTEXT), rows - down)
-    first_column = min(max(0, column - CONTEXT), columns - across)
-    top, bottom = (round(r * height / rows) for r in (first_row, first_row + down))
-    left, right = (round(c * width / columns) for c in (first_column, first_column + across))
-    part = own.picture[top:bottom, left:right]
-    axis.imshow(part, cmap="gray", vmin=0, vmax=1)
-    axis.set(xticks=[], yticks=[])
-    axis.spines[:].set_visible(False)
-    inside = (row - first_row) * across + column - first_column
-    plot.mark(axis, inside, (down, across), part.shape[:2], color=colour, linewidth=0.9)
-    axis.set_xlabel("\n".join(_start(line, 16) for line in own.lines), fontsize=6.5, labelpad=2, linespacing=1.15)
+        say(fig, left, top + 0.2, "no patch of that split activates it", color=style.GREY)
 
 
 def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
@@ -293,7 +211,7 @@ def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
         values = [sign * counts.get(direction, {}).get(name, 0) for name in names]
         axis.barh(range(len(names)), values, color=INK[direction], height=0.7)
     axis.axvline(0, color=style.BLACK, linewidth=0.6)
-    axis.set_yticks(range(len(names)), [_start(name, 17) for name in names], fontsize=7)
+    axis.set_yticks(range(len(names)), [start_of(name, 17) for name in names], fontsize=7)
     axis.invert_yaxis()
     most = max([1, *(abs(patch.get_width()) for patch in axis.patches)])
     axis.set_xlim(-most * 1.05, most * 1.05)
@@ -301,11 +219,3 @@ def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     axis.set_xlabel("suppressed | boosted", fontsize=7, labelpad=2)
-
-
-def _start(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _end(text: str, most: int) -> str:
-    return text if len(text) <= most else f"…{text[1 - most :]}"
