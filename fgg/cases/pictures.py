@@ -211,7 +211,7 @@ def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
         values = [sign * counts.get(direction, {}).get(name, 0) for name in names]
         axis.barh(range(len(names)), values, color=INK[direction], height=0.7)
     axis.axvline(0, color=style.BLACK, linewidth=0.6)
-    axis.set_yticks(range(len(names)), [start_of(name, 17) for name in names], fontsize=7)
+    axis.set_yticks(range(len(names)), [start_of(name, 15) for name in names], fontsize=7)
     axis.invert_yaxis()
     most = max([1, *(abs(patch.get_width()) for patch in axis.patches)])
     axis.set_xlim(-most * 1.05, most * 1.05)
