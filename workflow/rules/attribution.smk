@@ -90,14 +90,19 @@ rule sharpened_attribution:
 # Where images are divided into shards: their tables, put together in the order of the images.
 rule merge:
     input:
-        tables=shards_of_table,
+        tables=expand(
+            "results/{{place}}/shards/{number}-of-{count}/{{table}}.parquet",
+            number=range(1, SHARDS + 1),
+            count=SHARDS,
+        ),
     output:
         table="results/{place}/{table}.parquet",
     log:
         "logs/merge/{place}/{table}.log",
     wildcard_constraints:
         place=divided_places(),
-        table=r"(attributions|gates|faithfulness)/[^/]+|responses",
+        table="(attributions|faithfulness)/[^/]+|responses",
+    localrule: True
     conda:
         "../../envs/fgg.yaml"
     resources:
@@ -110,4 +115,39 @@ rule merge:
         "python -m fgg.shards {input.tables} --output {output.table} > {log} 2>&1"
 
 
-ruleorder: sharpened_attribution > merge
+# Relevance and gates come from one job, and so they do here: nothing else may ask for the gates.
+rule merge_gated:
+    input:
+        relevance=expand(
+            "results/{{place}}/shards/{number}-of-{count}/attributions/{{experiment}}.parquet",
+            number=range(1, SHARDS + 1),
+            count=SHARDS,
+        ),
+        gates=expand(
+            "results/{{place}}/shards/{number}-of-{count}/gates/{{experiment}}.parquet",
+            number=range(1, SHARDS + 1),
+            count=SHARDS,
+        ),
+    output:
+        relevance="results/{place}/attributions/{experiment}.parquet",
+        gates="results/{place}/gates/{experiment}.parquet",
+    log:
+        "logs/merge/{place}/gated/{experiment}.log",
+    wildcard_constraints:
+        place=divided_places(),
+        experiment=one_of("gated"),
+    localrule: True
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("merge"),
+    params:
+        code=code("fgg.shards"),
+    message:
+        "Merging the shards of {output.relevance} and of its gates"
+    shell:
+        "( python -m fgg.shards {input.relevance} --output {output.relevance}"
+        " && python -m fgg.shards {input.gates} --output {output.gates} ) > {log} 2>&1"
+
+
+ruleorder: merge_gated > sharpened_attribution > merge
