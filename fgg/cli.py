@@ -42,7 +42,11 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.part is None:
         parser.print_help()
         return
-    explain(arguments)
+    try:
+        explain(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # such as `fgg explain … | head`: who reads has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -131,12 +135,12 @@ def explain(arguments: argparse.Namespace) -> None:
             print(f"warning: {remark}", file=sys.stderr)
     elif arguments.layers:
         raise FggError(f"--layers belongs to --method {GATED}; {method} has no gate")
-    found = []
-    for picture in pictures:
-        found.append(room.explain(subject, picture, method, gate, saes, target, arguments.features, arguments.seed))
-        print(room.words(found[-1], subject.classes))
+    options = (method, gate, saes, target, arguments.features, arguments.seed)
+    found = [room.explain(subject, picture, *options) for picture in pictures]
     title, names = room.headline(method, gate)
     room.draw(found, subject, arguments.output, title, names, arguments.smooth)
+    for each in found:
+        print(room.words(each, subject.classes))
     print(f"picture: {arguments.output}")
 
 

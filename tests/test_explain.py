@@ -87,12 +87,11 @@ def test_features_by_loops(explain, loaded, folder):
             after = block(after)
         model.forward_head(model.norm(after))[0, wanted].backward()
         terms = np.zeros((16, 40))
+        at, slope = tokens.detach()[0, 1:], tokens.grad[0, 1:]
         for patch in range(16):
-            codes = sae.encode(tokens[0, 1 + patch])
+            codes = sae.encode(at[patch])
             for feature in range(40):
-                terms[patch, feature] = float(
-                    codes[feature] * (sae.W_dec[feature] @ tokens.grad[0, 1 + patch]).detach()
-                )
+                terms[patch, feature] = float(codes[feature] * (sae.W_dec[feature] @ slope[patch]))
         for feature in range(40):
             total = terms[:, feature].sum()
             found.append((abs(total), layer, feature, total, int((terms[:, feature] * np.sign(total)).argmax())))
