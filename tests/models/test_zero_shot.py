@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 from pathlib import Path
 
 import clip as fixture
@@ -272,6 +273,21 @@ def test_a_damaged_open_clip_folder(tmp_path, damage):
         config.write_text(config.read_text().replace('"width": 24', '"width": 32'))
     with pytest.raises(FggError, match=r"model\.zero_shot\.open_clip: .* cannot be read \("):
         zero_shot.open_clip_model(str(tmp_path))
+
+
+def test_an_attack_in_an_open_clip_folder_does_not_run(tmp_path):
+    marker = tmp_path / "marker"
+
+    class Danger:
+        def __reduce__(self):
+            return os.system, (f"touch {marker}",)
+
+    clip = fixture.write_clip(tmp_path)
+    (tmp_path / fixture.WEIGHTS).unlink()
+    torch.save({"state_dict": clip.state_dict(), "x": Danger()}, tmp_path / "open_clip_pytorch_model.bin")
+    with pytest.raises(FggError, match=r"model\.zero_shot\.open_clip: .* cannot be read \("):
+        zero_shot.open_clip_model(str(tmp_path))
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(
