@@ -127,6 +127,12 @@ def _tar_members(parts: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None
             yield info.name, content
         else:
             raise FggError(f"{info.name!r} is a link or a device; only files and folders are unpacked")
+    # Behind the last member lie zeros, and then the checksum of a packed tar, which is looked at when it is reached.
+    assert parts.fileobj is not None
+    for _ in range(LEAST_ALLOWED // CHUNK):
+        if not parts.fileobj.read(CHUNK):
+            return
+    raise FggError("what follows its last file has no end")
 
 
 def _safe(name: str) -> PurePosixPath:

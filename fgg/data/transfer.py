@@ -7,6 +7,7 @@ attempt, or the next call, goes on.
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import time
@@ -188,6 +189,9 @@ def fetch_drive(address: str, target: Path, copies: int = 1) -> None:
             raise Interrupted(_plain(error)) from None
 
     persist(what, target, receive)
+    umask = os.umask(0)
+    os.umask(umask)
+    target.chmod(0o666 & ~umask)  # gdown makes private files
 
 
 def _plain(error: Exception) -> str:

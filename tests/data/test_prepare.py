@@ -188,6 +188,6 @@ def test_command_line_faults_are_one_message(folder, settings, tmp_path, fault):
     command = [sys.executable, "-m", "fgg.data.prepare", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr
     assert ("has no images" if fault == "no images" else "a/000.png") in done.stderr
     assert not (tmp_path / "out").exists()

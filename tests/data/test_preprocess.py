@@ -85,6 +85,18 @@ def test_one_number_is_a_square_and_the_crop_is_central(picture):
     assert torch.equal(preprocess.pixels(picture()), whole[:, 2:7, 2:7])
 
 
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (33, 33), (97, 31)])
+@pytest.mark.parametrize(("short", "crop"), [(24, 24), (25, 20), (16, 15)])
+def test_the_shorter_side_is_resized_as_torchvision_does(picture, size, short, crop):
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, ToTensor
+
+    image = picture(height=size[0], width=size[1])
+    theirs = Compose([Resize(short, InterpolationMode.BICUBIC), CenterCrop(crop), ToTensor()])(image)
+    preprocess = Preprocess({"shorter": short}, crop=crop, interpolation="bicubic")
+    assert preprocess.output_size == (crop, crop)
+    assert torch.allclose(preprocess.pixels(image), theirs, atol=1e-6)
+
+
 def test_standardised(picture):
     preprocess = Preprocess(4, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
     pixels, out = preprocess.pixels(picture()), preprocess(picture())
@@ -104,7 +116,11 @@ def test_exif_rotation(encode, tmp_path):
 
 
 def test_settings_survive_json():
-    for preprocess in (Preprocess(8), Preprocess((8, 9), 4, "grey", "lanczos", (0.5,), (0.25,))):
+    for preprocess in (
+        Preprocess(8),
+        Preprocess({"shorter": 8}, 6),
+        Preprocess((8, 9), 4, "grey", "lanczos", (0.5,), (0.25,)),
+    ):
         assert Preprocess.from_dict(json.loads(json.dumps(preprocess.to_dict()))) == preprocess
     with pytest.raises(FggError, match="unknown colour"):
         Preprocess.from_dict({"size": 3, "colour": 1})
@@ -117,6 +133,10 @@ def test_settings_survive_json():
     [
         ({"size": (4, 0)}, "preprocess.resize"),
         ({"size": 4, "crop": 5}, "preprocess.crop: 5 .*lower"),
+        ({"size": {"shorter": 8}}, "preprocess.crop: needed where resize keeps the proportions"),
+        ({"size": {"shorter": 8}, "crop": 9}, "preprocess.crop: 9 .*lower"),
+        ({"size": {"longer": 8}, "crop": 4}, "preprocess.resize: .*is not .shorter: PIXELS"),
+        ({"size": {"shorter": 8}, "crop": 4, "channels": "extremes"}, "preprocess.channels: 'extremes'"),
         ({"size": 4, "channels": "gray"}, "preprocess.channels: 'gray' is unknown; choose from: rgb, grey"),
         ({"size": 4, "interpolation": "cubic"}, "preprocess.interpolation: 'cubic'.*choose from: nearest"),
         ({"size": 4, "channels": "grey", "mean": (1, 1, 1)}, "preprocess.mean: 3 values.*one value per channel"),

@@ -19,7 +19,9 @@ def folder_source(path):
 def test_registry_refuses_duplicates_and_unknown_names():
     with pytest.raises(ValueError, match="elpv"):
         sources.source("elpv")(lambda settings: None)
-    with pytest.raises(FggError, match="'elvp' is unknown; choose from: covidquex, elpv, hyperkvasir, image_folder, imagenet"):
+    with pytest.raises(
+        FggError, match="'elvp' is unknown; choose from: covidquex, elpv, hyperkvasir, image_folder, imagenet"
+    ):
         open_source({"source": "elvp"})
 
 
