@@ -63,6 +63,7 @@ rule cases:
         settings=settings(
             "cases.per_category", "cases.patches", "max_images", *RUN_KEYS
         ),
+        baseline=config["baseline"],
         code=code("fgg.cases.__main__"),
     message:
         "Case studies of {wildcards.dataset}: {wildcards.experiment}"
@@ -70,4 +71,4 @@ rule cases:
         "python -m fgg.cases --model data/models/{wildcards.dataset} --images {input.images}"
         " --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
         " --dataset {wildcards.dataset} --id {wildcards.experiment} --experiment {params.experiment:q}"
-        " --baseline {config[baseline]} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"
+        " --baseline {params.baseline} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"
