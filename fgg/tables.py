@@ -57,9 +57,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno is not None and (
-            error.filename is None or str(error.filename).startswith(str(path.parent / prefix))
-        ):
+        if error.errno is not None and (error.filename is None or Path(error.filename).name.startswith(prefix)):
             error.filename, error.filename2 = str(path), None
         raise
 
@@ -95,6 +93,8 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     Raises:
         FggError: the file is missing, damaged, or lacks a column.
     """
+    if Path(path).is_dir():
+        raise FggError(f"{path} is a folder, where a table is needed; move it away and run the workflow again")
     try:
         return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
     except FileNotFoundError:
@@ -148,3 +148,19 @@ def write_csv(path: str | Path, frame: Any) -> None:
     """Write a pandas frame as CSV, numbers in the shortest form that reads back the same."""
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def read_csv(path: str | Path, texts: Sequence[str] = ()) -> Any:
+    """Read a CSV of the workflow as a pandas frame; ``texts`` are columns that are no numbers even where they look so.
+
+    Raises:
+        FggError: the file is missing or damaged.
+    """
+    import pandas as pd  # jobs without frames start sooner
+
+    try:
+        return pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+    except FileNotFoundError:
+        raise FggError(f"{path} does not exist; run the workflow to make it") from None
+    except (ValueError, pd.errors.ParserError) as error:
+        raise FggError(f"{path} cannot be read as a table ({error}); delete it and run the workflow again") from None

@@ -35,7 +35,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fgg.attribution", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="model folder")
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
-    parser.add_argument("--sae", action="append", default=[], metavar="LAYER=FOLDER", help="SAE of a layer; repeatable")
+    parser.add_argument(
+        "--sae", action="append", default=[], type=_sae, metavar="LAYER=FOLDER", help="SAE of a layer; repeatable"
+    )
     parser.add_argument("--experiment", type=json_object, required=True, help="JSON: method, gate, control")
     parser.add_argument("--settings", type=json_object, required=True, help="JSON: seed, device, precision, …")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
@@ -43,17 +45,23 @@ def main(argv: list[str] | None = None) -> None:
     add_argument(parser)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
-    saes = dict(entry.split("=", 1) for entry in arguments.sae)
     run(
         arguments.model,
         arguments.images,
-        {int(layer): Path(folder) for layer, folder in saes.items()},
+        dict(arguments.sae),
         arguments.experiment,
         arguments.settings,
         arguments.relevance,
         arguments.gates,
         arguments.shard,
     )
+
+
+def _sae(text: str) -> tuple[int, Path]:
+    layer, _, folder = text.partition("=")
+    if not (layer.isdecimal() and folder):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form LAYER=FOLDER, such as 2=data/saes/elpv/layer_2")
+    return int(layer), Path(folder)
 
 
 def run(

@@ -16,7 +16,7 @@ import pandas as pd
 from fgg.catalogue import METRICS
 from fgg.comparison.labels import PARTNER_TITLES
 from fgg.errors import FggError, command
-from fgg.tables import atomic
+from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.comparison.words) -->", "<!-- results: end -->"
 CONTROLS = ("shuffled", "permuted", "sharpened")
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--insert", type=Path, help="file with the markers between which the text goes")
     arguments = parser.parse_args(argv)
-    frame = pd.read_csv(arguments.hypotheses, dtype={"layers": str})
+    frame = read_csv(arguments.hypotheses, texts=("layers",))
     text = "\n".join(words(frame))
     if arguments.insert is None:
         print(text)

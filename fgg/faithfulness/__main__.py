@@ -64,7 +64,8 @@ def run(
     device = resolve(settings["device"])
     model, preprocess, _ = store.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
-    explained, answered = read_table(attributions), read_table(responses)
+    explained = read_table(attributions, ["image_id", "label", "predicted", "confidence", "relevance"])
+    answered = read_table(responses, ["image_id", "predicted", "subsets", "drops"])
     for path, table in ((attributions, explained), (responses, answered)):
         if table["image_id"].to_pylist() != split.image_ids:
             raise FggError(f"{path} holds other images than {images}; run the workflow again to rebuild it")

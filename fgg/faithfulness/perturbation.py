@@ -23,6 +23,7 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from fgg.errors import FggError
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
+from fgg.models.finite import check_finite
 from fgg.models.vit import check_images, patch_size, reads_class_token
 
 
@@ -103,7 +104,8 @@ class Perturber:
         if out is None:
             return self.images.new_empty(batch, versions, self.model.num_classes, dtype=torch.float32)
         if not out.isfinite().all():
-            raise FggError("the model's logits are not finite (NaN or infinite); check its weights and the images")
+            with self._evaluating():
+                check_finite(self.model, self.images, out)
         return out
 
     @contextlib.contextmanager

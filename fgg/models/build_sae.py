@@ -166,7 +166,10 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
         )
         with progress([], steps * batch, "SAE training", "token") as bar, _without_bar():
             trainer.data_provider = _counted(trainer.data_provider, bar)
-            return trainer.fit().eval()
+            trained = trainer.fit().eval()
+    if not all(tensor.isfinite().all() for tensor in trained.state_dict().values()):
+        raise FggError("SAE training diverged; lower sae.train.learning_rate")
+    return trained
 
 
 def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -18,6 +18,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
+from fgg.models.finite import check_finite
 from fgg.models.vit import check_images, check_layers
 
 
@@ -173,10 +174,7 @@ def capture(
             raise FggError(
                 f"the model gives {tuple(logits.shape)} instead of logits (images, classes); does its head pool?"
             )
-        if not found.logits.isfinite().all():
-            raise FggError(
-                "the model's logits are not finite (NaN or infinite); check its weights and the preprocessing"
-            )
+        check_finite(model, images, found.logits)
         found.target = found.predicted if target is None else check_target(target, found.logits)
         if backward:
             logits.gather(1, found.target[:, None]).sum().backward()

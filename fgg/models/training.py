@@ -99,7 +99,11 @@ def train(
                 }
             )
     plain.load_state_dict(model.state_dict())
-    return plain.to(images.device), history
+    plain = plain.to(images.device)
+    with torch.no_grad():
+        if not plain(images[:batch]).isfinite().all():  # the last step's doing, which no loss shows
+            raise FggError("training diverged at its end; lower model.train.learning_rate")
+    return plain, history
 
 
 def start_from_sines(model: VisionTransformer) -> None:

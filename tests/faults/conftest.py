@@ -1,0 +1,93 @@
+"""What the tests of faults share: the drawn pictures, and a workflow that is as small as it can be."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
+
+SMALL = Path(__file__).with_name("small.yaml")
+
+
+def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:
+    """Start the small workflow in a folder, in a process group of its own; its output goes to ``said.txt``."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(
+            [*command, "--cores", "2", *arguments, "--configfile", str(SMALL)],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            **options,
+        )
+
+
+def planned(folder: Path, target: str = "results/summary.csv") -> dict[str, list[str]]:
+    """The commands of a dry run, in their order: name of the log without its suffix -> module and arguments."""
+    start(folder, "--dry-run", "--printshellcmds", target).wait(240)
+    said = (folder / "said.txt").read_text()
+    commands = re.findall(r"(?m)^Shell command: python -m (.*) > logs/(\S+)\.log 2>&1$", said)
+    assert commands, said
+    return {log: shlex.split(command) for command, log in commands}
+
+
+def run(module: str, *arguments: str) -> int:
+    """Run a command of the package in this process; its exit status."""
+    found = importlib.import_module(module)
+    if not hasattr(found, "main"):
+        found = importlib.import_module(f"{module}.__main__")
+    try:
+        return found.main(list(arguments))
+    except SystemExit as end:  # argparse
+        return end.code
+
+
+def pictures(folder: Path) -> Path:
+    """Draw the pictures of the small workflow into a folder, and return it."""
+    from pictures import draw
+
+    draw(folder / "pictures", per_class=8, side=16)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with the drawn pictures."""
+    return pictures(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
+    """A folder in which every command has run, in this process; and the commands."""
+    made = pictures(tmp_path_factory.mktemp("finished"))
+    commands = planned(made)
+    before = Path.cwd()
+    os.chdir(made)
+    try:
+        for name, (module, *arguments) in commands.items():
+            assert run(module, *arguments) == 0, name
+    finally:
+        os.chdir(before)
+    return made, commands
+
+
+@pytest.fixture
+def copy(finished, tmp_path, monkeypatch) -> tuple[Path, dict[str, list[str]]]:
+    """A copy of the finished folder, which is the working folder; and the commands."""
+    made, commands = finished
+    for place in ("pictures", "data", "results"):
+        shutil.copytree(made / place, tmp_path / place)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path, commands
