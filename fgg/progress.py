@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         steps: what `iter` goes over, one unit each; work may also be told by `update`.
-        total: units of work.
+        total: units of work; 0 where it is not known, or not yet.
         what: name of the work.
         unit: in the singular; ``byte`` is shown in megabytes.
         stream: where to write; None takes standard error as it is now.
@@ -36,16 +36,27 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.steps, self.total, self.what, self.unit = steps, total, what, unit
-        self.done = 0
+        self.steps, self.what, self.unit = steps, what, unit
+        self.done, self._total = 0, total
         self._stream, self._clock = stream or sys.stderr, clock
         self._start = self._spoke = clock()
         self._bar: Any = None
         if self._stream.isatty():
             self._bar = tqdm(
-                total=total, desc=what, unit=f" {unit}s" if unit != "byte" else "B", unit_scale=unit == "byte",
+                total=total or None, desc=what, unit=f" {unit}s" if unit != "byte" else "B", unit_scale=unit == "byte",
                 file=self._stream, mininterval=0.2, dynamic_ncols=True,
             )  # fmt: skip
+
+    @property
+    def total(self) -> int:
+        return self._total
+
+    @total.setter
+    def total(self, units: int) -> None:
+        self._total = units
+        if self._bar is not None:
+            self._bar.total = units
+            self._bar.refresh()
 
     def update(self, units: int = 1) -> None:
         """Units that were done since the last call."""
@@ -54,7 +65,9 @@ class Progress:
             self._bar.update(units)
             return
         now = self._clock()
-        if now - self._spoke >= max(SECONDS, SHARE * (now - self._start)) and self.done < self.total:
+        if now - self._spoke >= max(SECONDS, SHARE * (now - self._start)) and (
+            self.done < self.total or not self.total
+        ):
             self._spoke = now
             self._say(now - self._start)
 
@@ -80,6 +93,8 @@ class Progress:
         speed = f"{self._count(rate, '.3g' if rate < 100 else '.0f')}/s"
         if last:
             text = f"{self.what}: {self._count(self.done)} in {duration(seconds)}" + (f", {speed}" if rate else "")
+        elif not self.total:
+            text = f"{self.what}: {self._count(self.done)}, {speed}"
         else:
             share = f"{100 * self.done / self.total:.0f} %"
             left = f", {duration((self.total - self.done) / rate)} left" if rate else ""

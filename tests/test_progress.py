@@ -65,6 +65,27 @@ def test_downloads_count_megabytes():
     ]
 
 
+def test_a_total_that_is_told_later():
+    out, clock = io.StringIO(), Clock()
+    with Progress([], 0, "weights", "byte", stream=out, clock=clock) as bar:
+        clock.now += 20
+        bar.update(20_000_000)
+        bar.total = 40_000_000
+        clock.now += 20
+        bar.update(10_000_000)
+        bar.update(10_000_000)
+    assert out.getvalue().splitlines() == [
+        "weights: 20.0 MB, 1.0 MB/s",
+        "weights: 30.0 of 40.0 MB (75 %), 0.8 MB/s, 13 s left",
+        "weights: 40.0 MB in 40 s, 1.0 MB/s",
+    ]
+    terminal = Terminal()
+    with Progress([], 0, "weights", "byte", stream=terminal) as bar:
+        bar.update(5_000_000)
+        bar.total = 20_000_000
+    assert "5.00M/20.0M" in terminal.getvalue()
+
+
 def test_a_failed_loop_does_not_claim_to_be_done():
     out = io.StringIO()
     with pytest.raises(RuntimeError), Progress([], 5, "training", stream=out, clock=Clock()):

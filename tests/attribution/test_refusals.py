@@ -133,3 +133,19 @@ def test_blocks_whose_attention_is_their_own(method, make_model, pictures):
 def test_blocks_without_one_attention(make_model, pictures):
     with pytest.raises(FggError, match="ParallelThingsBlock"):
         fgg.attribute(make_model(block_fn=ParallelThingsBlock), pictures)
+
+
+def test_layers_of_a_gate():
+    assert fgg.Gate(2).layers == (2,) and fgg.Gate(layers=[2, 0]).layers == (0, 2)
+    assert fgg.Gate(torch.arange(2).numpy()).layers == (0, 1)
+    for wrong in ("12", 1.5, None, [True], [0, "1"]):
+        with pytest.raises(FggError, match=r"gate\.layers: .* must be a whole number from 0 or several, such as 2 or"):
+            fgg.Gate(wrong)
+
+
+@pytest.mark.parametrize("metric", [fgg.saco, fgg.pixel_flipping, fgg.faithfulness_correlation])
+def test_the_help_of_a_metric_says_everything(metric):
+    text = metric.__doc__
+    assert all(f"    {name}: " in text for name in metric.__annotations__ if name != "return")
+    for part in ("From ", "Returns:", "Raises:", "FggError", "(B, N)", "is better"):
+        assert part in text, part
