@@ -19,7 +19,14 @@ SCHEMA = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").r
 MODULES = sorted((ROOT / "fgg").rglob("*.py"))
 RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 # Where the name to import is not the name to install.
-INSTALLED_AS = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "sae_lens": "sae-lens"}
+INSTALLED_AS = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "sklearn": "scikit-learn",
+    "sae_lens": "sae-lens",
+    "open_clip": "open-clip-torch",
+    "huggingface_hub": "huggingface-hub",
+}
 PIN = re.compile(r"(?P<name>[a-z0-9]+(-[a-z0-9]+)*)==(?P<version>\d[\w.]*)(; sys_platform == \"linux\")?")
 
 
