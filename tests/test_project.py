@@ -13,6 +13,7 @@ import yaml
 
 import fgg
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS, METRICS, SANITY
+from fgg.comparison.labels import FIGURES
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))
@@ -160,8 +161,8 @@ def test_every_rule_file_is_included_and_every_caption_exists():
     assert sorted(included) == [f"workflow/rules/{path.name}" for path in RULE_FILES]
     for path in RULE_FILES:
         for caption in re.findall(r'caption=f?"\.\./(report/[\w{}]+\.rst)"', path.read_text()):
-            for metric in METRICS:
-                assert (ROOT / "workflow" / caption.format(metric=metric)).is_file(), caption
+            for figure in FIGURES:
+                assert (ROOT / "workflow" / caption.format(figure=figure)).is_file(), caption
 
 
 def test_a_rule_has_the_name_of_its_log():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from fgg.comparison.statistics import LEVEL
 from fgg.tables import matrix, read_table
 
 MOST_BANDS = 4  # more gated curves than this are drawn without their bands
+MOST_NAMED = 8  # of more gated curves, only the lowest and the highest are named
+UNNAMED = ("#D9A58A", "-", 0.6)  # colour, dash and width of gated curves that the legend does not name
 
 
 def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
@@ -31,16 +34,18 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
     }
     reference = curves[first["baseline"]]
     share = 100 * np.linspace(0, 1, reference.shape[1])
-    looks = _curve_looks(shown)
+    named = _named(shown)
+    looks = _curve_looks(shown[shown["experiment"].isin(named)])
     columns, bands = 2 if strength else 3, shown["construction"].notna().sum() <= MOST_BANDS
-    with style.figure(2.9 + style.ROW * math.ceil(len(shown) / columns), ncols=2) as (fig, (left, right)):
+    with style.figure(2.9 + style.ROW * math.ceil((len(named) + 1) / columns), ncols=2) as (fig, (left, right)):
         extent = [0.0]
         for _, row in shown.iterrows():
-            name, (colour, dash, width) = row["experiment"], looks[row["experiment"]]
+            name = row["experiment"]
+            colour, dash, width = looks.get(name, UNNAMED)
             look = {"color": colour, "linestyle": dash, "linewidth": width}
-            left.plot(share, np.nanmean(curves[name], axis=0), label=_curve_label(row, strength), **look)
+            left.plot(share, _mean(curves[name]), label=_curve_label(row, strength) if name in named else None, **look)
             difference = (curves[name] - reference).to_numpy()
-            mean = np.nanmean(difference, axis=0)
+            mean = _mean(difference)
             right.plot(share, mean, zorder=3 if row["construction"] else 2, **look)
             if row["construction"]:
                 n = (~np.isnan(difference)).sum(axis=0).clip(min=2)
@@ -56,11 +61,30 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
         for axis in (left, right):
             axis.set(xlabel="patches replaced, most relevant first (%)", xlim=(0, 100))
         fig.suptitle(f"{first['dataset']}: Pixel Flipping curves, {len(reference)} images", weight="bold")
+        more = len(shown) - len(named)
         note = "gated: by activation × gradient"
+        note += f"; lowest and highest mean named, {more} others thin" if more else ""
         note += "; bands: pointwise 95 % intervals (t) of the paired difference" if bands else ""
         entries = left.get_legend_handles_labels()
         fig.legend(*entries, loc="outside lower center", ncols=columns, title=note, title_fontsize=7.5)
         style.save(fig, folder, f"{first['dataset']}_pixel_flipping_curves")
+
+
+def _named(shown: pd.DataFrame) -> list[str]:
+    """The experiments that the legend names: all, or of many gates the one with the lowest and the highest mean."""
+    gated = shown[shown["construction"].notna()]
+    if len(gated) <= MOST_NAMED:
+        return list(shown["experiment"])
+    ranked = gated.sort_values("mean", kind="stable")["experiment"]  # those without a mean come last
+    kept = {ranked.iloc[0], ranked.iloc[gated["mean"].notna().sum() - 1], shown["baseline"].iloc[0]}
+    return [row["experiment"] for _, row in shown.iterrows() if not row["construction"] or row["experiment"] in kept]
+
+
+def _mean(values: Any) -> np.ndarray:
+    """Mean over images of (images, steps); NaN at a step that is undefined for all."""
+    array = np.asarray(values, dtype=np.float64)
+    n = (~np.isnan(array)).sum(axis=0)
+    return np.divide(np.nansum(array, axis=0), n, out=np.full(array.shape[1], np.nan), where=n > 0)
 
 
 def _combined(frame: pd.DataFrame) -> pd.Series:

@@ -1,186 +1,31 @@
-"""Figures of a dataset's comparison: a dot plot per metric, the hypotheses, the Pixel Flipping curves.
+"""All figures of a dataset, PNG and SVG.
 
     python -m fgg.comparison.figures --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
-        --results results --dataset elpv --output results/figures
+        --results results --images data/prepared/elpv/test.parquet --model data/models/elpv --saes data/saes/elpv \
+        --dataset elpv --output results/figures
 
-Writes ``{dataset}_{metric}``, ``{dataset}_hypotheses`` and ``{dataset}_pixel_flipping_curves``, PNG and SVG.
+Writes ``{dataset}_{figure}`` for each name in `FIGURES`.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from fgg.catalogue import METRICS, Metric
-from fgg.comparison import style
+from fgg.catalogue import CONSTRUCTIONS, METRICS
 from fgg.comparison.curves import curves_figure
-from fgg.comparison.labels import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
-from fgg.comparison.statistics import LEVEL
+from fgg.comparison.dots import hypotheses_figure, metric_figure
+from fgg.comparison.gates import gates_figure
+from fgg.comparison.heat import heat_figure
+from fgg.comparison.overview import overview_figure
+from fgg.comparison.pairs import pairs_figure
+from fgg.comparison.quality import quality, quality_figure
+from fgg.comparison.sampling import sampling_figure
 from fgg.errors import FggError, command
-from fgg.tables import read_table
-
-Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
-
-UNITS = {
-    "saco": "SaCo (−1 to 1)",
-    "faithfulness_correlation": "Spearman correlation (−1 to 1)",
-    "pixel_flipping": "area under p(class) (0 to 1)",
-}
-
-
-def arrange(sections: Sequence[tuple[str, list[tuple[str, pd.Series]]]]) -> list[Line]:
-    """Heights for sections of (text, row) lines, top down from 0, each under a heading; empty ones are left out."""
-    lines: list[Line] = []
-    y = 0.0
-    for heading, rows in sections:
-        if rows:
-            lines.append((y, heading, None))
-            lines += [(y - 1 - i, text, row) for i, (text, row) in enumerate(rows)]
-            y -= len(rows) + 1.35
-    return lines
-
-
-def sections(frame: pd.DataFrame) -> list[tuple[str, list[tuple[str, pd.Series]]]]:
-    """A metric's rows by group, and within the gated and the controls by where they gate."""
-    strength = varies(frame)
-    found: dict[tuple[str, str], list] = {}
-    for _, row in frame.iterrows():
-        text = kind(row) + (f" (n = {row['n']})" if row["n"] < row["n_images"] else "")
-        found.setdefault((group(row), place(row, strength)), []).append((text, row))
-    ordered = sorted(found, key=lambda key: GROUPS.index(key[0]))  # stable: the configuration's order within a group
-    return [(", ".join(filter(None, key)), found[key]) for key in ordered]
-
-
-def metric_figure(frame: pd.DataFrame, metric: Metric, folder: str | Path) -> None:
-    """Means of all methods on the left, paired improvements over the baseline on the right."""
-    from scipy import stats
-
-    first = frame.iloc[0]
-    baseline = frame[frame["experiment"] == first["baseline"]].iloc[0]
-    lines = arrange(sections(frame))
-    gated = frame[frame["construction"].notna() & (frame["experiment"] != baseline["experiment"])]
-    scale = gated if len(gated) else frame
-    with style.figure(len(lines) * style.ROW + 1.45, ncols=2, sharey=True) as (fig, (left, right)):
-        half = frame["sem"] * stats.t.ppf((1 + LEVEL) / 2, (frame["n"] - 1).clip(lower=1))
-        left.set_xlim(*style.limits(frame["mean"] - half, frame["mean"] + half))
-        right.set_xlim(*style.limits(0, scale["improvement"], *_improvement_interval(scale, metric)))
-        _ticks((left, right), lines)
-        left.axvline(baseline["mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
-        right.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
-        for y, _, row in lines:
-            if row is None:
-                continue
-            is_baseline = row["experiment"] == baseline["experiment"]
-            shift = 0.0 if is_baseline else row["improvement"]
-            look = style.BASELINE if is_baseline else style.GROUP_STYLES[group(row)]
-            width = half[row.name]
-            style.interval(left, y, row["mean"], row["mean"] - width, row["mean"] + width, look)
-            style.interval(
-                right, y, shift, *_improvement_interval(row, metric), look, is_baseline or row["significant"]
-            )
-        direction = "higher is better →" if metric.higher_is_better else "← lower is better"
-        left.set_title(f"Mean per method\n{direction}")
-        right.set_title(f"Paired improvement over {label(baseline)}\nbetter →")
-        for axis in (left, right):
-            axis.locator_params(axis="x", nbins=6)
-        left.set_xlabel(_unit(metric, first["protocol"]))
-        right.set_xlabel(f"{'gain' if metric.higher_is_better else 'reduction'} per image, same unit")
-        fig.suptitle(
-            f"{first['dataset']}: {metric.title} of {len(frame)} method{'s' * (len(frame) > 1)}, "
-            f"{first['n_images']} images",
-            weight="bold",
-        )
-        note = (
-            "Bars: 95 % intervals (left: t; right: BCa bootstrap). "
-            f"Filled on the right: p < 0.05 after Holm over {first['n_experiments_tried']} experiments."
-        )
-        _legend(fig, {group(row) for _, _, row in lines if row is not None}, label(baseline), note)
-        style.save(fig, folder, f"{first['dataset']}_{metric.name}")
-
-
-def hypotheses_figure(frame: pd.DataFrame, dataset: str, folder: str | Path) -> None:
-    """Every combined gate against its partners, a panel per metric; better is to the right."""
-    if frame.empty:
-        with style.figure(1.2) as (fig, axis):
-            axis.axis("off")
-            axis.text(
-                0.5, 0.5, f"{dataset}: the grid has no combined gate with a partner, so no hypothesis", ha="center"
-            )
-            style.save(fig, folder, f"{dataset}_hypotheses")
-        return
-    strength = varies(frame)
-    cells = frame.assign(construction="combined")
-    parts = []
-    for _, rows in cells[cells["metric"] == next(iter(METRICS))].groupby("experiment", sort=False):
-        partners = [(PARTNER_TITLES[row["against"]], row) for _, row in rows.iterrows()]
-        parts.append((f"Gated, {place(rows.iloc[0], strength)}, against", partners))
-    lines = arrange(parts)
-    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(METRICS), sharey=True) as (fig, axes):
-        _ticks(axes, lines)
-        for axis, metric in zip(axes, METRICS.values(), strict=True):
-            own = frame[frame["metric"] == metric.name].set_index(["experiment", "against"])
-            axis.set_xlim(*style.limits(0, own["improvement"], *_improvement_interval(own, metric)))
-            axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
-            axis.set_title(f"{metric.title}\nbetter →")
-            axis.locator_params(axis="x", nbins=3)
-            for y, _, line in lines:
-                if line is None:
-                    continue
-                row = own.loc[(line["experiment"], line["against"])]
-                ends = _improvement_interval(row, metric)
-                style.interval(axis, y, row["improvement"], *ends, style.GROUP_STYLES["Gated"], row["significant"])
-        n = frame["n"] + frame["n_left_out"]
-        fig.suptitle(
-            f"{dataset}: activation × gradient gates against their partners, {n.iloc[0]} images", weight="bold"
-        )
-        fig.supxlabel(
-            "Improvement, image by image, in the metric's unit, with 95 % BCa intervals. Filled: p < 0.05 after Holm "
-            "over a panel's lines.",
-            fontsize=7.5,
-            color=style.GREY,
-        )
-        style.save(fig, folder, f"{dataset}_hypotheses")
-
-
-def _improvement_interval(row: Any, metric: Metric) -> tuple[Any, Any]:
-    """The interval's ends in the good direction; of a row, or of a frame's columns."""
-    return (row["ci_low"], row["ci_high"]) if metric.higher_is_better else (-row["ci_high"], -row["ci_low"])
-
-
-def _unit(metric: Metric, protocol: str) -> str:
-    if metric.name == "pixel_flipping" and protocol == "thesis":
-        return "area under p(class) (0 to steps)"
-    return UNITS[metric.name]
-
-
-def _ticks(axes: Sequence, lines: Sequence[Line]) -> None:
-    """Name the lines of panels that share their heights, headings in bold, with a faint rule along each."""
-    axes[0].set_yticks([y for y, _, _ in lines], [text for _, text, _ in lines])
-    axes[0].set_ylim(min(y for y, _, _ in lines) - 0.8, 0.8)
-    for tick, (_, _, row) in zip(axes[0].get_yticklabels(), lines, strict=True):
-        if row is None:
-            tick.set_weight("bold")
-    for axis in axes:
-        axis.tick_params(axis="y", length=0)
-        for y, _, row in lines:
-            if row is not None:
-                axis.axhline(y, color=style.FAINT, linewidth=0.6, zorder=0)
-
-
-def _legend(fig, groups: set[str], baseline: str, note: str) -> None:
-    from matplotlib.lines import Line2D
-
-    looks = {f"{baseline} (the baseline)": style.BASELINE} | {g: style.GROUP_STYLES[g] for g in GROUPS if g in groups}
-    handles = [
-        Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=text)
-        for text, (colour, marker) in looks.items()
-    ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=note, title_fontsize=7.5)
+from fgg.tables import read_csv, read_table
 
 
 @command
@@ -188,26 +33,47 @@ def main(argv: list[str] | None = None) -> None:
     """Draw the figures of one dataset."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.figures", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
-    parser.add_argument("--hypotheses", help="results/hypotheses.csv; by default beside the comparison")
-    parser.add_argument("--results", required=True, help="folder with {dataset}/faithfulness/{experiment}.parquet")
+    parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
+    parser.add_argument("--results", required=True, help="folder with {dataset}/{faithfulness,attributions,gates}/")
+    parser.add_argument("--images", required=True, help="the explained split (.parquet)")
+    parser.add_argument("--model", required=True, help="folder with model.json")
+    parser.add_argument("--saes", required=True, help="folder with layer_{l}/metrics.json")
+    parser.add_argument("--seed", type=int, default=0, help="draws the images of the overview")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--output", required=True, help="folder for the figures")
     arguments = parser.parse_args(argv)
+    dataset, results, output = arguments.dataset, arguments.results, arguments.output
 
-    comparison = read_table(arguments.comparison).to_pandas()
-    for name in ("layers", "construction", "control", "shuffle_decoder"):  # what a method lacks is None, not NaN
-        comparison[name] = comparison[name].astype(object).where(comparison[name].notna(), None)
-    frame = comparison[(comparison["dataset"] == arguments.dataset) & (comparison["stratum"] == "all")]
+    frame = read_rows(arguments.comparison, dataset)
+    hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
+    by_metric = {name: frame[frame["metric"] == name] for name in METRICS}
+    for name, metric in METRICS.items():
+        metric_figure(by_metric[name], metric, output)
+    hypotheses_figure(hypotheses[hypotheses["dataset"] == dataset], dataset, output)
+    curves_figure(by_metric["pixel_flipping"], results, output)
+    pairs_figure(frame, results, output)
+    heat_figure(frame, output)
+    sampling_figure(by_metric["faithfulness_correlation"], results, output)
+    gates_figure(by_metric["saco"], results, output)
+    quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
+    overview_figure(by_metric["saco"], results, arguments.images, arguments.model, arguments.seed, output)
+
+
+def read_rows(path: str | Path, dataset: str) -> pd.DataFrame:
+    """A dataset's rows of the comparison over all images; what a method lacks is None, not NaN."""
+    table = read_table(path).to_pandas()
+    for name in ("layers", "construction", "control", "shuffle_decoder"):
+        table[name] = table[name].astype(object).where(table[name].notna(), None)
+    frame = table[(table["dataset"] == dataset) & (table["stratum"] == "all")]
     if frame.empty:
-        raise FggError(f"{arguments.comparison} has no dataset {arguments.dataset!r}; run the comparison with it")
-    hypotheses = pd.read_csv(
-        arguments.hypotheses or Path(arguments.comparison).with_name("hypotheses.csv"),
-        dtype={"layers": str, "dataset": str},
-    )
-    for metric in METRICS.values():
-        metric_figure(frame[frame["metric"] == metric.name], metric, arguments.output)
-    hypotheses_figure(hypotheses[hypotheses["dataset"] == arguments.dataset], arguments.dataset, arguments.output)
-    curves_figure(frame[frame["metric"] == "pixel_flipping"], arguments.results, arguments.output)
+        raise FggError(f"{path} has no dataset {dataset!r}; run the comparison with it")
+    return frame
+
+
+def sae_layers(frame: pd.DataFrame) -> list[int]:
+    """The layers whose SAEs the experiments read."""
+    reading = frame["construction"].isin([name for name, entry in CONSTRUCTIONS.items() if entry.needs_sae])
+    return sorted({int(layer) for layers in frame.loc[reading, "layers"] for layer in layers.split("+")})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fgg.catalogue import CONSTRUCTIONS, METHODS
+from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +23,18 @@ PARTNER_TITLES = {
     "sharpened": "sharpened TransMM",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
 GROUPS = ("Baselines", "Gated", "Controls")
+# The figures of a dataset, in the order of the report: name of the file -> title.
+FIGURES = {
+    "overview": "Overview of the maps",
+    **{name: metric.title for name, metric in METRICS.items()},
+    "hypotheses": "Hypotheses",
+    "paired_differences": "Paired differences",
+    "heat_map": "Layers and constructions",
+    "pixel_flipping_curves": "Pixel Flipping curves",
+    "gates": "Gates",
+    "sae_quality": "Quality of the SAEs",
+    "sampling_error": "Error of Faithfulness Correlation",
+}
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.comparison.statistics import ALPHA, holm, paired
+from fgg.comparison.statistics import ALPHA, effect_size, holm, paired
 from fgg.comparison.tables import read_scores
 from fgg.config import candidates
 from fgg.errors import FggError, command, json_object
@@ -60,7 +60,8 @@ def rank(folder: Path, dataset: str, names: list[str], settings: dict[str, Any])
     rows: list[dict[str, Any]] = []
     for name in names:
         effects = {
-            metric: _effect(scores[name][metric], scores[baseline][metric], METRICS[metric].sign) for metric in METRICS
+            metric: entry.sign * effect_size((scores[name][metric] - scores[baseline][metric]).dropna().to_numpy())
+            for metric, entry in METRICS.items()
         }
         mean = float(np.mean(list(effects.values())))
         rows.append(
@@ -104,13 +105,6 @@ def confirm(
         row["p_adjusted"] = float(adjusted)
         row["significant"] = bool(adjusted < ALPHA)
     return rows
-
-
-def _effect(treatment: pd.Series, baseline: pd.Series, sign: int) -> float:
-    """d_z of the paired differences, positive when better; NaN without spread."""
-    differences = (treatment - baseline).dropna()
-    sd = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    return sign * float(differences.mean()) / sd if sd > 0 else float("nan")
 
 
 if __name__ == "__main__":

@@ -82,13 +82,20 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence
     row |= {
         "ci_low": low,
         "ci_high": high,
-        "effect_size": sign * mean / float(differences.std(ddof=1)),
+        "effect_size": sign * effect_size(differences),
         "p_value": float(stats.ttest_1samp(differences, 0).pvalue),
         "reason": "" if np.isfinite([low, high]).all() else "the bootstrap interval is undefined",
     }
     if not ties.all():
         row["wilcoxon_p"] = float(stats.wilcoxon(np.where(ties, 0, differences), zero_method="wilcox").pvalue)
     return row
+
+
+def effect_size(differences: np.ndarray) -> float:
+    """Cohen's d_z: mean over standard deviation (ddof 1) of differences (n,); NaN where they are fewer than 3 or equal."""
+    if len(differences) < FEWEST or np.ptp(differences) <= RESOLUTION:
+        return float("nan")
+    return float(differences.mean() / differences.std(ddof=1))
 
 
 def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:

@@ -6,6 +6,7 @@ figures read in greyscale. A filled marker is a significant difference, a hollow
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ BASELINE = (BLACK, "D")  # colour and marker
 GROUP_STYLES = {"Baselines": (BLUE, "s"), "Gated": (VERMILION, "o"), "Controls": (GREEN, "^")}
 CURVE_COLOURS: tuple[str, ...] = (BLUE, GREEN, ORANGE, PURPLE, SKY)
 GATED_COLOURS: tuple[str, ...] = (VERMILION, "#8C3B00", "#F2A477", "#5C2600")
+CONSTRUCTION_COLOURS = {"combined": VERMILION, "activation_only": BLUE, "gradient_only": GREEN, "no_sae": BLACK}
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1)), (0, (8, 2)))
 
 RC: Any = {
@@ -114,3 +116,17 @@ def limits(*values, margin: float = 0.06) -> tuple[float, float]:
     low, high = found.min(), found.max()
     room = margin * (high - low) or 0.01
     return low - room, high + room
+
+
+def remark(folder: str | Path, name: str, title: str, text: str) -> None:
+    """A figure that says in words why there is nothing to draw."""
+    with figure(1.1) as (fig, axis):
+        axis.axis("off")
+        fig.suptitle(title, weight="bold")
+        axis.text(0.5, 0.5, textwrap.fill(text, 95), ha="center", va="center", transform=axis.transAxes)
+        save(fig, folder, name)
+
+
+def note(fig: Figure, text: str) -> None:
+    """A grey line below the panels: what bars, dots and fillings mean."""
+    fig.supxlabel(textwrap.fill(text, 118), fontsize=7.5, color=GREY)

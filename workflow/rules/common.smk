@@ -7,7 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from fgg.catalogue import METRICS, SANITY
+from fgg.catalogue import SANITY
+from fgg.comparison.labels import FIGURES
 from fgg.config import (
     STUDIES,
     candidates,
@@ -243,6 +244,41 @@ def scores_of_dataset(wildcards):
         dataset=wildcards.dataset,
         experiment=GRID[wildcards.dataset],
     )
+
+
+def maps_of_dataset(wildcards):
+    return expand(
+        "results/{dataset}/attributions/{experiment}.parquet",
+        dataset=wildcards.dataset,
+        experiment=GRID[wildcards.dataset],
+    )
+
+
+def gates_of_dataset(wildcards):
+    return [
+        f"results/{wildcards.dataset}/gates/{name}.parquet"
+        for name, chosen in GRID[wildcards.dataset].items()
+        if kind(chosen) == "gated"
+    ]
+
+
+def sae_layers(dataset):
+    """The layers whose SAEs a dataset's experiments read."""
+    return sorted(
+        {
+            layer
+            for chosen in GRID[dataset].values()
+            if needs_sae(chosen)
+            for layer in chosen["gate"]["layers"]
+        }
+    )
+
+
+def sae_measures(wildcards):
+    return [
+        f"data/saes/{wildcards.dataset}/layer_{layer}/metrics.json"
+        for layer in sae_layers(wildcards.dataset)
+    ]
 
 
 def scores(wildcards):

@@ -29,35 +29,24 @@ rule figures:
         table="results/comparison.parquet",
         hypotheses="results/hypotheses.csv",
         faithfulness=scores_of_dataset,
+        attributions=maps_of_dataset,
+        gates=gates_of_dataset,
+        responses="results/{dataset}/responses.parquet",
+        images=explained_images,
+        model="data/models/{dataset}/model.json",
+        saes=sae_measures,
     output:
-        metrics=[
+        pictures=[
             report(
-                f"results/figures/{{dataset}}_{metric}.png",
-                caption=f"../report/{metric}.rst",
+                f"results/figures/{{dataset}}_{figure}.png",
+                caption=f"../report/{figure}.rst",
                 category="Figures",
                 subcategory="{dataset}",
-                labels={"dataset": "{dataset}", "figure": METRICS[metric].title},
+                labels={"figure": FIGURES[figure], "dataset": "{dataset}"},
             )
-            for metric in METRICS
+            for figure in FIGURES
         ],
-        curves=report(
-            "results/figures/{dataset}_pixel_flipping_curves.png",
-            caption="../report/curves.rst",
-            category="Figures",
-            subcategory="{dataset}",
-            labels={"dataset": "{dataset}", "figure": "Pixel Flipping curves"},
-        ),
-        hypotheses=report(
-            "results/figures/{dataset}_hypotheses.png",
-            caption="../report/hypotheses.rst",
-            category="Figures",
-            subcategory="{dataset}",
-            labels={"dataset": "{dataset}", "figure": "Hypotheses"},
-        ),
-        vectors=expand(
-            "results/figures/{{dataset}}_{figure}.svg",
-            figure=[*METRICS, "pixel_flipping_curves", "hypotheses"],
-        ),
+        vectors=[f"results/figures/{{dataset}}_{figure}.svg" for figure in FIGURES],
     log:
         "logs/figures/{dataset}.log",
     conda:
@@ -65,12 +54,15 @@ rule figures:
     resources:
         **needs("figures"),
     params:
+        seed=config["seed"],
         code=code("fgg.comparison.figures"),
     message:
         "Figures of {wildcards.dataset}"
     shell:
         "python -m fgg.comparison.figures --comparison {input.table} --hypotheses {input.hypotheses}"
-        " --results results --dataset {wildcards.dataset} --output results/figures > {log} 2>&1"
+        " --results results --images {input.images} --model data/models/{wildcards.dataset}"
+        " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
+        " --output results/figures > {log} 2>&1"
 
 
 rule sanity:

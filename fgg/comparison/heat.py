@@ -1,0 +1,77 @@
+"""Heat maps: where gating helps, by gated layers and by what the gate is made of."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fgg.catalogue import CONSTRUCTIONS, METRICS
+from fgg.comparison import style
+from fgg.comparison.labels import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
+
+COLUMNS = (
+    *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),
+    *("shuffled decoder", CONTROL_TITLES["permuted_gate"], CONTROL_TITLES["sharpened"]),
+)
+MAP = "PuOr_r"  # diverging, told apart by the colour-blind; orange is better
+
+
+def heat_figure(frame: pd.DataFrame, folder: str | Path) -> None:
+    """Per metric a panel: a row per set of layers, a column per construction and control, the improvement in each cell."""
+    first = frame.iloc[0]
+    name = f"{first['dataset']}_heat_map"
+    strength = varies(frame)
+    gated = frame[frame["construction"].notna() & (frame["experiment"] != first["baseline"])]
+    gated = gated.assign(row=[place(row, strength) for _, row in gated.iterrows()])
+    gated = gated.assign(column=[kind(row) for _, row in gated.iterrows()])
+    rows = list(dict.fromkeys(gated["row"]))
+    columns = [column for column in COLUMNS if (gated["column"] == column).any()]
+    if not columns:
+        text = "The grid of experiments holds no gate."
+        style.remark(folder, name, f"{first['dataset']}: no gates to compare", text)
+        return
+    height = len(METRICS) * (0.28 * len(rows) + 0.42) + 1.15
+    with style.figure(height, nrows=len(METRICS), sharex=True, squeeze=False) as (fig, axes):
+        for axis, metric in zip(axes[:, 0], METRICS.values(), strict=True):
+            own = gated[gated["metric"] == metric.name].drop_duplicates(["row", "column"])
+            values = own.pivot(index="row", columns="column", values="improvement").reindex(index=rows, columns=columns)
+            sure = own.pivot(index="row", columns="column", values="significant").reindex(index=rows, columns=columns)
+            most = np.nanmax([1e-9, *np.abs(values.to_numpy(dtype=float)).ravel()])
+            shown = axis.imshow(values, cmap=MAP, vmin=-most, vmax=most, aspect="auto")
+            for i, j in np.ndindex(values.shape):
+                value = values.iloc[i, j]
+                bold = not pd.isna(sure.iloc[i, j]) and bool(sure.iloc[i, j])
+                text = "–" if pd.isna(value) else _signed(value, ".3f") + "*" * bold
+                dark = not pd.isna(value) and abs(value) > 0.5 * most
+                axis.text(j, i, text, ha="center", va="center", color="white" if dark else style.BLACK,
+                          weight="bold" if bold else "normal", fontsize=7.5)  # fmt: skip
+            axis.set_yticks(range(len(rows)), rows)
+            axis.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns])
+            axis.tick_params(length=0)
+            axis.spines[:].set_visible(False)
+            axis.set_title(metric.title, loc="left")
+            bar = fig.colorbar(shown, ax=axis, pad=0.01, fraction=0.03)
+            bar.set_ticks([-most, 0, most], labels=[_signed(x, ".2g") for x in (-most, 0.0, most)])
+            bar.outline.set_visible(False)
+            bar.ax.tick_params(labelsize=7)
+        baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
+        fig.suptitle(
+            f"{first['dataset']}: improvement over {baseline} by gated layers and construction, "
+            f"{first['n_images']} images",
+            weight="bold",
+        )
+        style.note(
+            fig,
+            "Mean improvement on the same images in the metric's unit; positive (orange) is better for every metric. "
+            "Bold with *: p < 0.05 after Holm over all experiments.",
+        )
+        style.save(fig, folder, name)
+
+
+def _signed(value: float, form: str) -> str:
+    """A number with its sign, and 0 without one."""
+    text = f"{value:+{form}}"
+    return (text if float(text) else text[1:]).replace("-", "−")

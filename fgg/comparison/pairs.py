@@ -1,0 +1,96 @@
+"""The paired differences from the baseline, image by image: a dot per image and experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fgg.catalogue import METRICS, Metric
+from fgg.comparison import style
+from fgg.comparison.dots import arrange, sections, ticks
+from fgg.comparison.labels import group, label
+from fgg.tables import read_table
+
+MOST_DOTS = 400  # of a line; more images are shown by as many quantiles
+EDGES = (1, 99)  # percentiles of the gated experiments, between which the axis runs
+
+
+def pairs_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
+    """Per metric a panel, per experiment a line of dots: by how much each image is better than with the baseline."""
+    first = frame.iloc[0]
+    name = f"{first['dataset']}_paired_differences"
+    others = frame[frame["experiment"] != first["baseline"]]
+    if others.empty:
+        text = f"The grid of experiments holds {first['baseline']} alone, so there is no difference from it."
+        style.remark(folder, name, f"{first['dataset']}: no paired differences", text)
+        return
+    scores = _scores(frame, results)
+    lines = arrange(sections(others[others["metric"] == next(iter(METRICS))].assign(n=first["n_images"])))
+    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(METRICS), sharey=True) as (fig, axes):
+        ticks(axes, lines)
+        for axis, metric in zip(axes, METRICS.values(), strict=True):
+            own = others[others["metric"] == metric.name].set_index("experiment")
+            gains = {one: _gain(scores, one, first["baseline"], metric) for one in own.index}
+            axis.set_xlim(*_limits(own, gains))
+            axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
+            for y, _, line in lines:
+                if line is not None:
+                    row = own.loc[line["experiment"]]
+                    _dots(axis, y, gains[line["experiment"]], style.GROUP_STYLES[group(line)][0])
+                    _share(axis, y, row)
+            axis.annotate("better", (1.02, 0.25), xycoords=("axes fraction", "data"), fontsize=7, color=style.GREY)
+            axis.set_title(f"{metric.title}\nbetter →")
+            axis.locator_params(axis="x", nbins=4)
+        baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
+        fig.suptitle(
+            f"{first['dataset']}: differences from {baseline}, image by image, {first['n_images']} images",
+            weight="bold",
+        )
+        dots = "image" if first["n_images"] <= MOST_DOTS else f"of {MOST_DOTS} quantiles of the images"
+        style.note(
+            fig,
+            f"A dot: one {dots}, improvement in the metric's unit; at the panel's edge: beyond it. "
+            "Black: the mean. On the right: share of images that are better than with the baseline.",
+        )
+        style.save(fig, folder, name)
+
+
+def _scores(frame: pd.DataFrame, results: str | Path) -> dict[str, pd.DataFrame]:
+    place = Path(results) / frame["dataset"].iloc[0] / "faithfulness"
+    return {
+        name: read_table(place / f"{name}.parquet", columns=["image_id", *METRICS]).to_pandas().set_index("image_id")
+        for name in dict.fromkeys(frame["experiment"])
+    }
+
+
+def _gain(scores: dict[str, pd.DataFrame], name: str, baseline: str, metric: Metric) -> np.ndarray:
+    """Improvement per image, without the undefined ones."""
+    return (metric.sign * (scores[name][metric.name] - scores[baseline][metric.name])).dropna().to_numpy()
+
+
+def _limits(rows: pd.DataFrame, gains: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Limits that hold nearly all images of the gated experiments and their controls, or of all if there are none."""
+    gated = [gains[name] for name in rows.index[rows["construction"].notna()]] or list(gains.values())
+    values = np.concatenate([[0.0], *gated])
+    return style.limits(np.percentile(values, EDGES), [values.mean()])
+
+
+def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
+    if not len(gain):
+        return
+    values = np.sort(gain) if len(gain) <= MOST_DOTS else np.quantile(gain, np.linspace(0, 1, MOST_DOTS))
+    spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # neighbours apart, the same in every run
+    axis.plot(
+        values.clip(*axis.get_xlim()), y + spread, ".", color=colour, markersize=2.4, markeredgewidth=0,
+        alpha=0.45, zorder=2, rasterized=True, clip_on=False,
+    )  # fmt: skip
+    axis.plot([gain.mean()] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
+
+
+def _share(axis: Any, y: float, row: pd.Series) -> None:
+    share = "–" if np.isnan(row["share_improved"]) else f"{100 * row['share_improved']:.0f} %"
+    text = "equal" if row["n_tied"] == row["n"] > 0 else share
+    axis.annotate(text, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=7, annotation_clip=False)
