@@ -189,7 +189,7 @@ def _content(file: BinaryIO) -> Any:
         if _starts_safetensors(start):
             from safetensors.torch import load
 
-            return load(file.read())
+            return dict(sorted(load(file.read()).items()))  # it gives them in any order
         if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
             return _from_tar(file)
         if start.startswith(ZIP_START):
