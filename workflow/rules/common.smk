@@ -139,7 +139,7 @@ def downloaded_images(wildcards):
 def model_weights(wildcards):
     model = SETTINGS[wildcards.dataset]["model"]
     clip = (model["zero_shot"] or {}).get("open_clip", "")
-    return own_files(model["weights"]) + (own_files(clip) if fetched(clip) else [])
+    return own_files(model["weights"]) + (own_files(clip) if fetched(clip) or Path(clip).is_dir() else [])
 
 
 def sae_weights(wildcards):
