@@ -19,18 +19,17 @@ sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
 SMALL = Path(__file__).with_name("small.yaml")
 
 
-def start(folder: Path, *arguments: str, **options) -> subprocess.Popen:
-    """Start the small workflow in a folder, in a process group of its own; its output goes to ``said.txt``."""
+def start(folder: Path, *arguments: str, said: Path | None = None) -> subprocess.Popen:
+    """Start the small workflow in a folder, in a process group of its own; its output goes to ``said.txt`` there."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    with (folder / "said.txt").open("ab") as said:
+    with (said or folder / "said.txt").open("ab") as output:
         return subprocess.Popen(
             [*command, "--cores", "2", *arguments, "--configfile", str(SMALL)],
             cwd=ROOT,
             env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            **options,
         )
 
 
