@@ -139,7 +139,8 @@ def downloaded_images(wildcards):
 def model_weights(wildcards):
     model = SETTINGS[wildcards.dataset]["model"]
     clip = (model["zero_shot"] or {}).get("open_clip", "")
-    return own_files(model["weights"]) + (own_files(clip) if fetched(clip) or Path(clip).is_dir() else [])
+    texts = clip if clip and (fetched(clip) or Path(clip).is_dir()) else "pretrained"
+    return own_files(model["weights"]) + own_files(texts)
 
 
 def sae_weights(wildcards):
