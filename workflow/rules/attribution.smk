@@ -102,7 +102,6 @@ rule merge:
     wildcard_constraints:
         place=divided_places(),
         table="(attributions|faithfulness)/[^/]+|responses",
-    localrule: True
     conda:
         "../../envs/fgg.yaml"
     resources:
@@ -136,7 +135,6 @@ rule merge_gated:
     wildcard_constraints:
         place=divided_places(),
         experiment=one_of("gated"),
-    localrule: True
     conda:
         "../../envs/fgg.yaml"
     resources:

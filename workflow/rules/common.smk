@@ -94,10 +94,12 @@ wildcard_constraints:
     shard=f"shards/[0-9]+-of-{SHARDS}/" if SHARDS > 1 else "(?:)",
 
 
+# Light ones, and downloads, which nodes of a cluster could not make: they run beside snakemake itself.
 localrules:
     download,
     sharpened_attribution,
     merge,
+    merge_gated,
     figures,
     sanity,
     summary,
@@ -176,16 +178,6 @@ def divided_places():
     """A wildcard constraint: where tables are merged; nowhere without shards."""
     names = "|".join(map(re.escape, DATASETS))
     return f"({names})(/validation)?" if SHARDS > 1 else "(?!)"
-
-
-def shards_of_table(wildcards):
-    return expand(
-        "results/{place}/shards/{number}-of-{count}/{table}.parquet",
-        place=wildcards.place,
-        number=range(1, SHARDS + 1),
-        count=SHARDS,
-        table=wildcards.table,
-    )
 
 
 def experiment(wildcards):
