@@ -34,6 +34,10 @@ DAMAGED = (
 )
 
 
+class NoRoom(FggError):
+    """The archive may be sound, but the disk is too small for it."""
+
+
 def unpack(archive: Path, target: Path) -> tuple[int, int]:
     """Unpack a zip or tar archive (gzip, bzip2, xz) into a new folder; gives the number of files and of bytes.
 
@@ -44,11 +48,11 @@ def unpack(archive: Path, target: Path) -> tuple[int, int]:
     allowed = max(LEAST_ALLOWED, MOST_GROWTH * archive.stat().st_size)
     free = shutil.disk_usage(archive.parent).free
     target.mkdir(parents=True)
-    files = size = 0
+    files, size, complete, name = 0, 0, False, archive.name
     try:
         with archive.open("rb") as packed, progress([], archive.stat().st_size, "unpacking", "byte") as bar:
-            for name, content in _members(packed):
-                place = target / _safe(name)
+            for member, content in _members(packed):
+                place = target / _safe(member)
                 if content is None:
                     place.mkdir(parents=True, exist_ok=True)
                     continue
@@ -62,27 +66,23 @@ def unpack(archive: Path, target: Path) -> tuple[int, int]:
                         if size > allowed:
                             raise FggError(f"unpacked it is larger than {allowed:,} bytes, which no data set is")
                         if size > free:
-                            raise FggError(f"unpacked it does not fit on the disk, where {free:,} bytes were free")
+                            raise NoRoom(f"unpacked it does not fit on the disk, where {free:,} bytes were free")
                         file.write(chunk)
                 bar.update(max(0, packed.tell() - bar.done))
-    except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)
-        reason = _reason(error)
-        if reason is None:
-            raise
-        raise FggError(f"{archive.name} cannot be unpacked: {reason}") from None
+        complete = True
+    except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+        twice = Path(str(error.filename)).name
+        raise FggError(
+            f"{name} cannot be unpacked: a file in it comes twice, or as file and folder ({twice})"
+        ) from None
+    except DAMAGED as error:
+        raise FggError(f"{name} cannot be unpacked: it is damaged or incomplete ({error})") from None
+    except FggError as error:
+        raise type(error)(f"{name} cannot be unpacked: {error}") from None
+    finally:
+        if not complete:
+            shutil.rmtree(target, ignore_errors=True)
     return files, size
-
-
-def _reason(error: BaseException) -> str | None:
-    """What an error says of the archive; None for what is not the archive's fault."""
-    if isinstance(error, FggError):
-        return str(error)
-    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
-        return f"a file in it comes twice, or as file and folder ({Path(str(error.filename)).name})"
-    if isinstance(error, DAMAGED):
-        return f"it is damaged or incomplete ({error})"
-    return None
 
 
 def _members(packed: BinaryIO) -> Iterator[tuple[str, IO[bytes] | None]]:

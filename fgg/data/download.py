@@ -51,7 +51,7 @@ def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any
     complete = parts / "complete"
     shutil.rmtree(complete, ignore_errors=True)
     if row.unpack == "yes":
-        archives.unpack(parts / row.files, complete)
+        _unpack(parts / row.files, complete)
     else:
         for path in fetched:
             (complete / path).parent.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,17 @@ def _fetch(row: Row, parts: Path, given: Path | None) -> tuple[str | None, list[
         fetch_one = fetch if row.kind == "http" else fetch_drive
         fetch_one(row.address, target, _copies(row))
     return None, [row.files], {}
+
+
+def _unpack(archive: Path, target: Path) -> None:
+    """Unpack an archive; one that is no good is removed, so that the next call fetches it anew."""
+    try:
+        archives.unpack(archive, target)
+    except archives.NoRoom:
+        raise
+    except FggError:
+        archive.unlink()
+        raise
 
 
 def _copies(row: Row) -> int:

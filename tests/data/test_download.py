@@ -13,8 +13,8 @@ import pytest
 import requests
 from server import COMMIT, Server
 
+from fgg.data import archives, transfer
 from fgg.data import download as module
-from fgg.data import transfer
 from fgg.data.download import download, find_row, main
 from fgg.data.places import Row
 from fgg.errors import FggError
@@ -228,12 +228,13 @@ def test_the_tables_size_is_enough_to_notice(server, tmp_path, monkeypatch):
     assert server.requests == []
 
 
-def test_an_archive_is_unpacked_and_a_bad_one_leaves_nothing(server, tmp_path):
+def test_an_archive_is_unpacked_and_a_bad_one_leaves_nothing(server, tmp_path, monkeypatch):
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("a/b.txt", "text")
     server.files["/it.zip"] = packed.getvalue()
     own = row(server, path="/it.zip", files="it.zip", unpack="yes")
+    good = packed.getvalue()
     contents = download(own, tmp_path)
     assert left(tmp_path) == ["it/a/b.txt", "it/contents.json", "records/it.json"]
     assert contents["fetched"]["it.zip"]["size"] == len(packed.getvalue())
@@ -243,7 +244,15 @@ def test_an_archive_is_unpacked_and_a_bad_one_leaves_nothing(server, tmp_path):
     with pytest.raises(FggError, match="path out of the folder"):
         download(Row(**vars(own) | {"name": "bad"}), tmp_path)
     assert not (tmp_path / "bad").exists() and not (tmp_path / "records/bad.json").exists()
-    assert not (tmp_path / "parts/bad/complete").exists()
+    assert left(tmp_path / "parts") == [], "a bad archive is not kept to be unpacked again"
+    server.files["/it.zip"] = good
+    again = Row(**vars(own) | {"name": "again"})
+    monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 3}))
+    monkeypatch.setattr(module, "_copies", lambda row: 0)
+    monkeypatch.setattr(transfer, "MARGIN", 0)
+    with pytest.raises(FggError, match="does not fit on the disk"):
+        download(again, tmp_path)
+    assert left(tmp_path / "parts") == ["again/it.zip"], "a sound one is"
 
 
 def test_drive_says_when_it_hands_nothing_out(server, tmp_path, monkeypatch):
