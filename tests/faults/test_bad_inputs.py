@@ -22,6 +22,9 @@ from conftest import run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from fgg.data.load import load_split
+from fgg.data.preprocess import Preprocess
+
 pytestmark = pytest.mark.xdist_group("faults")
 
 PICTURE = "pictures/disc/00.png"
@@ -387,6 +390,50 @@ def test_a_bad_input_ends_with_a_message_that_helps(name, copy, capsys):
     assert "Traceback" not in said and "error: " in said
     missing = [words for words in case.says if words not in said]
     assert not missing, said[-1500:]
+
+
+def test_unusual_images_are_used(copy, capsys):
+    """Each under the name of a PNG, whatever it is; all at once, so that none is skipped."""
+    folder, commands = copy
+    grey = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    frames = [Image.new("L", (8, 8), value) for value in (200, 0)]
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    tall = Image.fromarray(np.repeat(np.uint8([[255, 0]]), 4, 0))  # 4 high, 2 wide, light on the left
+    unusual = {
+        "CMYK JPEG": (JPEG.convert("CMYK"), "JPEG", {}),
+        "16 bits": (Image.fromarray(grey), "PNG", {}),
+        "palette": (JPEG.convert("P"), "PNG", {}),
+        "palette with transparency": (JPEG.convert("P"), "PNG", {"transparency": 0}),
+        "alpha": (Image.new("RGBA", (8, 8), (255, 0, 0, 128)), "PNG", {}),
+        "grey with alpha": (Image.new("LA", (8, 8), (200, 0)), "PNG", {}),
+        "one bit": (JPEG.convert("1"), "PNG", {}),
+        "one pixel": (Image.new("RGB", (1, 1), (1, 2, 3)), "PNG", {}),
+        "one row": (Image.new("L", (500, 1)), "PNG", {}),
+        "floats": (Image.fromarray(FLOATS), "TIFF", {}),
+        "animation": (frames[0], "GIF", {"save_all": True, "append_images": frames[1:]}),
+        "turned": (tall, "TIFF", {"exif": turned}),
+        "WebP": (JPEG, "WEBP", {}),
+    }
+    for number, (image, kind, options) in enumerate(unusual.values()):
+        image.save(folder / f"pictures/disc/unusual{number:02d}.png", kind, **options)
+    module, *arguments = commands[PREPARE]
+    assert run(module, *arguments) == 0
+    record = json.loads((folder / DATASET).read_text())
+    assert record["n_skipped"] == 0 and record["n_read"] == 24 + len(unusual)
+    preprocess = Preprocess(size=2, mean=(0,) * 3, std=(1,) * 3, interpolation="nearest")
+    found = {}
+    for split in ("train", "val", "test"):
+        images = load_split(folder / f"data/prepared/tiny/{split}.parquet")
+        found |= dict(zip(images.image_ids, images.tensors(preprocess), strict=True))
+    names = list(unusual)
+    seen = {names[int(name[-2:])]: tensor for name, tensor in found.items() if "unusual" in name}
+    assert list(seen["animation"].unique()) == [pytest.approx(200 / 255, abs=0.01)], "the first frame"
+    assert seen["turned"][0].tolist() == [[1, 1], [0, 0]], "EXIF 6: the left side is up"
+    assert seen["alpha"][:, 0, 0].tolist() == pytest.approx([128 / 255, 0, 0], abs=0.01), "laid on black"
+    assert (
+        seen["16 bits"].min() < 0.4 and seen["16 bits"].max() > 0.6 and all(t.isfinite().all() for t in seen.values())
+    )
 
 
 def test_there_are_many():
