@@ -38,6 +38,9 @@ def enter(folder: Path) -> str | None:
 
     The lock that a killed run has left is removed, where it is sure that no run is at work. Jobs started from
     now on know this process as their run. If it ends because of another run, its last line says so.
+
+    Raises:
+        FggError: nothing can be written to the folder.
     """
     os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
     atexit.register(_tell, folder)
@@ -45,8 +48,11 @@ def enter(folder: Path) -> str | None:
     try:
         (folder / FOLDER).mkdir(exist_ok=True)
         file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
-    except OSError:
-        return None  # nothing can be written here; Snakemake says so
+    except OSError as error:
+        raise FggError(
+            f"nothing can be written to {folder} ({error.strerror}); mend its permissions or free some space, "
+            "or choose another folder with --directory"
+        ) from None
     with file:
         owner = _owner(file)
         held = _try(file)

@@ -144,6 +144,15 @@ def test_the_workflow_on_a_disk_that_fills_keeps_what_is_finished_and_goes_on(fo
     assert {name: data for name, data in left(disk / "data").items() if name in kept} == kept
 
 
+def test_the_workflow_in_a_folder_that_cannot_be_written_is_told(folder, disk):
+    (disk / "pictures").symlink_to(folder / "pictures")
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    said = folder / "said.txt"
+    assert start(disk, "results/summary.csv", said=said).wait(240) == 1
+    assert "nothing can be written to" in said.read_text() and "--directory" in said.read_text()
+    assert "Traceback" not in said.read_text()
+
+
 # ---- inputs that vanish
 
 

@@ -92,11 +92,12 @@ def test_a_lock_of_unknown_origin_stays_with_the_command_to_type(place, owner):
     assert (place / ".snakemake" / "fgg.lock").read_text() == owner
 
 
-def test_a_folder_that_cannot_be_written_is_left_to_snakemake(tmp_path):
-    (tmp_path / ".snakemake").touch()  # a file in the way
-    assert runs.enter(tmp_path) is None
-    runs.claim(tmp_path)
-    runs.atexit.unregister(runs._tell)
+def test_a_folder_that_cannot_be_written_is_told(place):
+    (place / ".snakemake").rename(place / "away")
+    (place / ".snakemake").touch()  # a file in the way
+    with pytest.raises(FggError, match=r"nothing can be written to .*another folder with --directory"):
+        runs.enter(place)
+    runs.claim(place)
 
 
 def test_a_job_whose_run_is_gone_writes_nothing(tmp_path, monkeypatch):

@@ -372,8 +372,11 @@ if workflow.is_main_process:
                 known_depth(SETTINGS[dataset]["model"]),
             ),
         )
-    if remark := enter(Path.cwd()):
-        print(remark, file=sys.stderr)
+    try:
+        if remark := enter(Path.cwd()):
+            print(remark, file=sys.stderr)
+    except FggError as error:
+        raise WorkflowError(str(error))
 
 
 onstart:
