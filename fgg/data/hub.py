@@ -72,12 +72,12 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
 
     listing: dict[str, Any] = {}
     done: list[str] = []
-    persist(f"the list of {repository.name}", target, _explained(ask, repository), shown=False)
+    persist(f"the list of {repository.name}", lambda: 0, _explained(ask, repository), shown=False)
     files = listing["files"]
     wanted = select(list(files), patterns, repository)
     there = sum(file.stat().st_size for file in target.rglob("*") if file.is_file())
     check_disk(target, sum(files[path].size for path in wanted) - there, repository.page)
-    persist(repository.page, target, _explained(receive, repository))
+    persist(repository.page, lambda: len(done), _explained(receive, repository))
     return listing["commit"], {path: files[path].lfs.sha256 if files[path].lfs else "" for path in wanted}
 
 

@@ -58,13 +58,13 @@ def fetch(url: str, target: Path, copies: int = 1) -> None:
             connection failed too often; what has arrived is kept for the next call.
     """
     part = target.with_name(f"{target.name}.part")
-    persist(url, part, lambda bar: _receive(url, part, bar, copies))
+    persist(url, lambda: _size(part), lambda bar: _receive(url, part, bar, copies))
     part.rename(target)
     _validator(part).unlink(missing_ok=True)
 
 
-def persist(what: str, part: Path, attempt: Callable[[Progress], None], shown: bool = True) -> None:
-    """Call ``attempt`` until it ends without `Interrupted`; the count starts anew when the part has grown.
+def persist(what: str, got: Callable[[], int], attempt: Callable[[Progress], None], shown: bool = True) -> None:
+    """Call ``attempt`` until it ends without `Interrupted`; the count starts anew when ``got`` has grown.
 
     Raises:
         FggError: `ATTEMPTS` in a row brought nothing.
@@ -73,11 +73,11 @@ def persist(what: str, part: Path, attempt: Callable[[Progress], None], shown: b
     silent = Progress([], 0, what, stream=io.StringIO())
     with progress([], 0, f"fetching {what}", "byte") if shown else silent as bar:
         while True:
-            before = _size(part)
+            before = got()
             try:
                 return attempt(bar)
             except Interrupted as error:
-                failed = 1 if _size(part) > before else failed + 1
+                failed = 1 if got() > before else failed + 1
                 if failed == ATTEMPTS:
                     raise FggError(
                         f"{what} cannot be fetched: {error}. Check the network, and run the same command again: it "
@@ -188,7 +188,7 @@ def fetch_drive(address: str, target: Path, copies: int = 1) -> None:
                     part.unlink()
             raise Interrupted(_plain(error)) from None
 
-    persist(what, target, receive)
+    persist(what, lambda: sum(_size(part) for part in target.parent.glob(parts)), receive)
     umask = os.umask(0)
     os.umask(umask)
     target.chmod(0o666 & ~umask)  # gdown makes private files

@@ -137,6 +137,13 @@ def test_a_busy_server_is_asked_again(server, tmp_path, faults, kind):
     assert len(server.requests) == len(faults) + 1
 
 
+@pytest.mark.parametrize("kind", ["http", "drive"])
+def test_patience_starts_anew_with_every_byte(server, tmp_path, kind):
+    server.faults["/file.bin"] = [503] * (transfer.ATTEMPTS - 1) + ["drop"] + [503] * (transfer.ATTEMPTS - 2)
+    download(row(server, kind), tmp_path)
+    assert (tmp_path / "it/file.bin").read_bytes() == DATA
+
+
 def test_waiting_grows_and_heeds_the_server(server, tmp_path, monkeypatch):
     waits = []
     monkeypatch.setattr(transfer, "BACKOFF", 1.0)

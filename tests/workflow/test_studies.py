@@ -81,8 +81,10 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("studies")
     with Server() as server:
         made = hand_out(server, folder)
-        for path in ("/hyperkvasir", "/covidquex", SHARD):
+        for path in ("/hyperkvasir", SHARD):
             server.faults[path] = ["drop", "corrupt"]
+        # gdown asks for the whole file before it asks for the rest, and reads nothing of that answer.
+        server.faults["/covidquex"] = ["drop", None, "corrupt"]
         refused = snakemake(folder, server, *(f"data/downloads/{name}/contents.json" for name in DATA))
         left = sorted(path.relative_to(folder).as_posix() for path in folder.glob("data/**/*") if path.is_file())
         done = snakemake(folder, server, "results/summary.csv")
@@ -101,9 +103,13 @@ def test_a_dropped_connection_is_resumed_and_a_corrupted_file_refused(study, nam
     assert not [each for each in left if each.startswith("data/downloads/records/")]
     assert not [each for each in left if each.endswith((".part", Path(path).name))]
     ranges = server.ranges(path)
-    assert len(ranges) == 3, "dropped, resumed with damage, and once more in the second attempt"
-    if name != "imagenet":  # the hub's library writes no piece as small as this shard
-        assert ranges[1] not in (None, "bytes=0-") and ranges[2] is None
+    assert ranges[0] is None and ranges[-1] is None, "once more from the start in the second attempt"
+    assert server.faults[path] == []
+    if name == "imagenet":  # the hub's library writes no piece as small as this shard, and asks for it anew
+        assert ranges == [None] * 3
+    else:
+        (resumed,) = [each for each in ranges if each]
+        assert int(resumed.removeprefix("bytes=").removesuffix("-")) > 2**18
     assert (folder / f"data/downloads/{name}/contents.json").is_file()
 
 
@@ -156,7 +162,7 @@ def test_the_images_are_those_that_were_handed_out(study):
     assert (record["n_read"], record["n_unreadable"]) == (58, 2)
     reasons = {entry["path"]: entry["reason"] for entry in record["skipped"]}
     assert "No such file" in reasons["00000003-pylorus.jpg"]
-    assert "truncated" in reasons["upper-gi-tract/anatomical-landmarks/z-line/00000004-z-line.jpg"]
+    assert "truncated" in reasons["upper-gi-tract/anatomical-landmarks/z-line/00000004-z-line.jpg"].lower()
     assert record["licence"] == "CC BY 4.0" and "Borgli" in record["citation"]
     imagenet = json.loads((folder / "data/prepared/imagenet/dataset.json").read_text())
     assert imagenet["classes"] == handed_out.OBJECTS and imagenet["version"] == COMMIT
