@@ -1,0 +1,164 @@
+"""The small workflow spread over shards, and through a real Slurm: the same tables, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
+CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("spread.yaml")]
+SLURM = Path(__file__).with_name("slurm.sh")
+GATED = "gated-l1-combined-c10-a1"
+GPU_RULES = ["attribution", "faithfulness", "gated_attribution", "model", "responses", "sae"]
+pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("cluster")]
+
+
+def snakemake(folder: Path, *arguments: str, settings: dict | None = None) -> str:
+    """Run the workflow in a folder; its output as text. ``settings`` go over the configuration."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    own = folder / "own.yaml"
+    own.write_text(yaml.safe_dump(settings or {}))
+    done = subprocess.run(
+        [*command, *arguments, "--configfile", *map(str, CONFIGS), str(own)],
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    return done.stdout + done.stderr
+
+
+def planned(folder: Path, *arguments: str, settings: dict) -> dict[str, int]:
+    """What a dry run would run: rule -> jobs."""
+    text = snakemake(folder, "--dry-run", "--cores", "1", "results/summary.csv", *arguments, settings=settings)
+    rows = re.findall(r"(?m)^(\w+) +(\d+)$", text.split("Job stats:")[1].split("total")[0])
+    return {rule: int(jobs) for rule, jobs in rows}
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """Everything that was computed, without pictures: name -> bytes."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for place in ("data", "results")
+        for path in sorted((folder / place).rglob("*"))
+        if path.is_file() and path.suffix not in (".png", ".svg")
+    }
+
+
+def compare(found: dict[str, bytes], wanted: dict[str, bytes]) -> None:
+    """Assert that names and bytes are the same."""
+    assert sorted(found) == sorted(wanted)
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+@pytest.fixture(scope="module")
+def undivided(tmp_path_factory) -> Path:
+    """A folder in which the workflow has run, on this machine and in one piece."""
+    from pictures import draw
+
+    folder = tmp_path_factory.mktemp("undivided")
+    draw(folder / "pictures")
+    snakemake(folder, "--cores", "2", "results/summary.csv")
+    return folder
+
+
+def test_shards_leave_the_same_tables_and_nothing_else(undivided, tmp_path):
+    """Model and SAE are taken over; a shard that is done already is not done again."""
+    settings = {"shards": 2}
+    shutil.copytree(undivided / "data", tmp_path / "data")
+    shutil.copytree(undivided / ".snakemake", tmp_path / ".snakemake")
+    (tmp_path / "pictures").symlink_to(undivided / "pictures")
+    done = "results/tiny/shards/1-of-2/attributions/transmm.parquet"
+    snakemake(tmp_path, "--cores", "1", "--notemp", done, settings=settings)
+    assert planned(tmp_path, settings=settings) == {
+        "attribution": 1,
+        "gated_attribution": 2,
+        "responses": 2,
+        "faithfulness": 4,
+        "merge": 4,
+        "merge_gated": 1,
+        "comparison": 1,
+        "figures": 1,
+        "summary": 1,
+    }
+    snakemake(tmp_path, "--cores", "2", "results/summary.csv", settings=settings)
+    compare(tables(tmp_path), tables(undivided))
+    whole = planned(undivided, "--forceall", settings={})
+    assert whole["faithfulness"] == 2 and not {"merge", "merge_gated"} & set(whole), "one shard is no shard"
+
+
+# ---- Slurm
+
+
+def slurm_is_missing() -> str:
+    """Why a Slurm cannot be started here; empty where it can."""
+    programs = [name for name in ("munged", "slurmctld", "slurmd", "sbatch", "srun", "sinfo") if not shutil.which(name)]
+    if programs:
+        return f"no {', '.join(programs)} here; as root: apt-get install slurm-wlm munge"
+    return "" if os.geteuid() == 0 else "only root can start a Slurm for the test"
+
+
+@pytest.fixture
+def slurm(monkeypatch) -> Iterator[Path]:
+    """A one-node Slurm with two pretended GPUs, which sbatch and the like find through the environment."""
+    if reason := slurm_is_missing():
+        pytest.skip(reason)
+    # The path of a socket is short, so this is no tmp_path.
+    with tempfile.TemporaryDirectory(prefix="slurm.") as place:
+        folder = Path(place)
+        try:
+            started = subprocess.run([SLURM, "start", folder], capture_output=True, text=True, check=False)
+            assert started.returncode == 0, started.stderr
+            monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+            monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
+            yield folder
+        finally:
+            subprocess.run([SLURM, "stop", folder], check=False)
+
+
+def accounts() -> list[dict[str, str]]:
+    """What Slurm says of its jobs."""
+    text = subprocess.run(["scontrol", "show", "jobs", "--oneliner"], capture_output=True, text=True, check=True).stdout
+    return [dict(re.findall(r"(\S+?)=(\S*)", line)) for line in text.splitlines() if "Comment=rule_" in line]
+
+
+def at_once(jobs: list[dict[str, str]]) -> int:
+    """The largest number of jobs that ran at the same time."""
+    times = [[datetime.fromisoformat(job[key]) for key in ("StartTime", "EndTime")] for job in jobs]
+    return max(sum(start <= moment < end for start, end in times) for moment, _ in times)
+
+
+def test_a_real_slurm_gives_the_tables_of_this_machine(undivided, slurm, tmp_path):
+    """The profile as it is, apart from how often jobs are asked after."""
+    (tmp_path / "pictures").symlink_to(undivided / "pictures")
+    quick = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6"]
+    profile = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wait", "20"]
+    snakemake(tmp_path, *profile, *quick, "results/summary.csv")
+    compare(tables(tmp_path), tables(undivided))
+
+    jobs = accounts()
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    rules = {job["JobId"]: re.match(r"rule_([a-z_]+?)(_wildcards.*)?$", job["Comment"])[1] for job in jobs}
+    assert sorted(set(rules.values())) == sorted(["prepare", "comparison", *GPU_RULES]), "the light ones run here"
+    asked = yaml.safe_load((ROOT / "workflow" / "resources.yaml").read_text())
+    for job in jobs:
+        rule = rules[job["JobId"]]
+        assert job["MinMemoryNode"] in (f"{asked[rule]['mem_mb']}M", f"{asked[rule]['mem_mb'] / 1024:g}G"), rule
+        hours, minutes, _ = map(int, job["TimeLimit"].split(":"))
+        assert 60 * hours + minutes == asked[rule]["runtime"], rule
+        assert job.get("TresPerJob", "") == ("gres:gpu:1" if rule in GPU_RULES else ""), rule
+        assert job["NumCPUs"] == ("2" if rule == "model" else "1"), rule
+    assert at_once([job for job in jobs if rules[job["JobId"]] in GPU_RULES]) <= 2, "there are two GPUs"
