@@ -49,13 +49,6 @@ class Shard:
 WHOLE = Shard()
 
 
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    """Add ``--shard`` to a command."""
-    parser.add_argument(
-        "--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="do one of N groups of the images"
-    )
-
-
 def write_empty(path: str | Path, settings: Mapping[str, Any]) -> None:
     """Write the table of a shard without images."""
     write_table(path, {"image_id": pa.array([], pa.string())}, settings)

@@ -25,7 +25,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.sae import load_sae
 from fgg.progress import batches
-from fgg.shards import WHOLE, Shard, add_argument, write_empty
+from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import write_table
 
 
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--settings", type=json_object, required=True, help="JSON: seed, device, precision, …")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
-    add_argument(parser)
+    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="one of N groups of images")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(

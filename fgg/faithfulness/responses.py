@@ -20,7 +20,7 @@ from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
-from fgg.shards import WHOLE, Shard, add_argument, write_empty
+from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import write_table
 
 
@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
     parser.add_argument("--settings", type=json_object, required=True, help="JSON: runs, trials, subset_size, seed, …")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
-    add_argument(parser)
+    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="one of N groups of images")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(arguments.model, arguments.images, arguments.settings, arguments.output, arguments.shard)
