@@ -69,7 +69,7 @@ def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray
         values = values.transpose(1, 2, 0)
         if preprocess is not None and preprocess.mean is not None:
             values = values * np.array(preprocess.std) + np.array(preprocess.mean)
-        if preprocess is not None and preprocess.channels == "extremes":
+        if preprocess is not None and preprocess.grey_first:
             values = values[..., 0]  # the others are distances from it
     values = values / 255 if values.dtype == np.uint8 else values.astype(np.float64)
     if not np.isfinite(values).all():

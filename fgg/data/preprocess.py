@@ -20,7 +20,12 @@ from fgg.errors import FggError
 __all__ = ["Preprocess", "decode", "statistics"]
 
 SHORTER = "shorter"
-CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3}
+CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3, "dark_lines": 3}
+GREY_FIRST = ("extremes", "dark_lines")  # the first channel is the grey picture, the others are made to measure
+# As shares of the image's shorter side:
+LINE_WIDTHS = (0.03, 0.07)
+NEIGHBOURHOOD = 0.1
+DARKEST = 0.05  # of a neighbourhood, so that noise in black ones is not blown up
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -34,12 +39,15 @@ class Preprocess:
     """Resize, crop and standardise an image of any mode that `fgg.data.images.standard` takes.
 
     ``size`` is (H, W), or one number for a square; proportions are not kept. Or it is {"shorter": n}: the shorter
-    side becomes n, and proportions are kept; then a crop is needed. ``crop`` is the side of a centre crop afterwards. ``channels``: rgb (3), grey (1), or extremes (3): the grey image pooled
-    to mean, mean - minimum and maximum - mean of each cell.
+    side becomes n, and proportions are kept; then a crop is needed. ``crop`` is the side of a centre crop afterwards.
 
-    Why extremes: thin structures, such as the cracks of a solar cell, are one or two pixels wide.
-    Averaging over a cell of 4 x 4 pixels leaves a quarter of their contrast or less; the distance
-    from the cell's mean to its darkest and brightest pixel keeps all of it.
+    ``channels``: rgb (3), grey (1), extremes (3): the grey image pooled to mean, mean - minimum and maximum - mean of
+    each cell; or dark_lines (3): the grey image, and how much darker than their surroundings lines of up to 3 % and 7 %
+    of the image's side are (black top-hat, Meyer 1979), relative to the brightness around them.
+
+    Why so: thin structures, such as the cracks of a solar cell, are one or two pixels wide. Averaging over a cell of
+    4 x 4 pixels leaves a quarter of their contrast or less; the distance from the cell's mean to its darkest and
+    brightest pixel keeps all of it, and the top-hat leaves nothing but them.
 
     Raises:
         FggError: a setting is unknown, or does not fit the others.
@@ -88,8 +96,10 @@ class Preprocess:
             raise FggError(
                 "preprocess.crop: needed where resize keeps the proportions; give the side of the centre crop"
             )
-        if self.channels == "extremes":
-            raise FggError("preprocess.channels: 'extremes' are made of cells of equal shape; give resize as a size")
+        if self.channels in GREY_FIRST:
+            raise FggError(
+                f"preprocess.channels: {self.channels!r} are made of cells of equal shape; give resize as a size"
+            )
         return self.size[SHORTER], self.size[SHORTER]
 
     def resized(self, width: int, height: int) -> tuple[int, int]:
@@ -104,6 +114,11 @@ class Preprocess:
     def n_channels(self) -> int:
         """C of the output."""
         return CHANNELS[self.channels]
+
+    @property
+    def grey_first(self) -> bool:
+        """Whether the first channel is the grey picture, and the others are made of it."""
+        return self.channels in GREY_FIRST
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -125,8 +140,9 @@ class Preprocess:
     def pixels(self, image: Image.Image) -> Tensor:
         """The input before it is standardised: (C, H, W) float32 in 0…1."""
         image = standard(image)
-        if self.channels == "extremes":
-            pixels = _extremes(_tensor(image if image.mode == "F" else image.convert("L")), self.size)
+        if self.channels in GREY_FIRST:
+            make = _extremes if self.channels == "extremes" else _dark_lines
+            pixels = make(_tensor(image if image.mode == "F" else image.convert("L")), self.size)
         else:
             pixels = self._resized(image)
         height, width = self.output_size
@@ -179,10 +195,32 @@ def _tensor(image: Image.Image) -> Tensor:
 
 def _extremes(grey: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean, mean - minimum and maximum - mean of each cell: (1, h, w) -> (3, H, W)."""
-    enlarged = (max(grey.shape[1], size[0]), max(grey.shape[2], size[1]))
-    if enlarged != tuple(grey.shape[1:]):  # pooling cannot enlarge
-        grey = functional.interpolate(grey[None], enlarged, mode="bilinear", align_corners=False)[0]
+    grey = _large_enough(grey, size)
     mean = functional.adaptive_avg_pool2d(grey, size)
     high = functional.adaptive_max_pool2d(grey, size)
     low = -functional.adaptive_max_pool2d(-grey, size)
     return torch.cat([mean, mean - low, high - mean]).clamp(0, 1)  # rounding can leave -1e-8
+
+
+def _dark_lines(grey: Tensor, size: tuple[int, int]) -> Tensor:
+    """Grey image and depth of dark lines of two widths, pooled: (1, h, w) -> (3, H, W)."""
+    from scipy import ndimage
+
+    grey = _large_enough(grey, size)
+    values = grey[0].numpy()
+
+    def odd(share: float) -> int:
+        return 2 * max(1, int(share * min(values.shape) / 2)) + 1
+
+    around = ndimage.uniform_filter(values, odd(NEIGHBOURHOOD)) + DARKEST
+    closed = [ndimage.grey_closing(values, (odd(width), odd(width))) for width in LINE_WIDTHS]
+    channels = np.stack([values, *((lines - values) / around for lines in closed)])
+    return functional.adaptive_avg_pool2d(torch.from_numpy(channels), size).clamp(0, 1)
+
+
+def _large_enough(grey: Tensor, size: tuple[int, int]) -> Tensor:
+    """The image (1, h, w), enlarged where it has fewer pixels than cells: pooling cannot enlarge."""
+    enlarged = (max(grey.shape[1], size[0]), max(grey.shape[2], size[1]))
+    if enlarged == tuple(grey.shape[1:]):
+        return grey
+    return functional.interpolate(grey[None], enlarged, mode="bilinear", align_corners=False)[0]

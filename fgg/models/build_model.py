@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.data.load import Split, load_split
-from fgg.data.preprocess import Preprocess, statistics
+from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
 from fgg.errors import FggError, command, json_object
 from fgg.models import store, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
@@ -159,8 +159,7 @@ def look(model: VisionTransformer, split: Split, preprocess: Preprocess, device:
 
 def grey(images: Tensor, channels: str) -> np.ndarray:
     """Standardised images (n, C, H, W) in small and in grey: (n, BASELINE_SIDE ** 2)."""
-    # Of `extremes` the first channel is the grey picture; the others are made to measure for cracks.
-    pixels = images[:, :1] if channels == "extremes" else images.mean(1, keepdim=True)
+    pixels = images[:, :1] if channels in GREY_FIRST else images.mean(1, keepdim=True)
     return torch.nn.functional.adaptive_avg_pool2d(pixels, BASELINE_SIDE).flatten(1).numpy()
 
 

@@ -43,6 +43,47 @@ def test_extremes_enlarge_bilinearly_where_the_image_is_smaller(picture, size):
     assert pixels.min() >= 0 and pixels.max() <= 1
 
 
+def slow_dark_lines(grey, height, width):
+    """Black top-hats of two widths over the mean around, window by window with mirrored edges."""
+
+    def windows(values, size, what):
+        padded = np.pad(values, size // 2, mode="symmetric")
+        rows, columns = values.shape
+        return np.array(
+            [[what(padded[r : r + size, c : c + size]) for c in range(columns)] for r in range(rows)], dtype=np.float64
+        )
+
+    side = min(grey.shape)
+    around = windows(grey, 2 * max(1, int(0.1 * side / 2)) + 1, np.mean) + 0.05
+    channels = [grey]
+    for share in (0.03, 0.07):
+        size = 2 * max(1, int(share * side / 2)) + 1
+        channels.append((windows(windows(grey, size, np.max), size, np.min) - grey) / around)
+    cells = [
+        [[cell.mean() for cell in np.split(band, width, axis=1)] for band in np.split(channel, height)]
+        for channel in channels
+    ]
+    return np.clip(cells, 0, 1)
+
+
+def test_dark_lines_against_a_loop():
+    grey = np.random.default_rng(0).random((60, 60))
+    image = Image.fromarray((grey * 255).astype(np.uint8))
+    pixels = Preprocess((6, 12), channels="dark_lines").pixels(image)
+    assert np.allclose(pixels, slow_dark_lines(np.asarray(image) / 255, 6, 12), atol=1e-5)
+
+
+def test_a_dark_line_shows_in_dark_and_bright_surroundings():
+    found = {}
+    for brightness in (80, 240):
+        values = np.full((120, 120), brightness, dtype=np.uint8)
+        values[:, 60:62] = brightness // 2
+        pixels = Preprocess(12, channels="dark_lines").pixels(Image.fromarray(values))
+        found[brightness] = float(pixels[1].amax())
+        assert pixels[1].argmax() % 12 in (5, 6) and float(pixels[1][:, :4].amax()) < 1e-6
+    assert found[80] == pytest.approx(found[240], rel=0.2) and found[80] > 0.05
+
+
 def test_extremes_keep_a_thin_line_that_averaging_dilutes():
     values = np.full((40, 40), 200, dtype=np.uint8)
     values[:, 17] = 20
