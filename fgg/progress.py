@@ -49,10 +49,12 @@ class Progress:
 
     @property
     def total(self) -> int:
+        """Units in all; 0 where that is not known."""
         return self._total
 
     @total.setter
     def total(self, units: int) -> None:
+        """Set it later, where it is not known at the start."""
         self._total = units
         if self._bar is not None:
             self._bar.total = units

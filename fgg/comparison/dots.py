@@ -140,6 +140,7 @@ def improvement_interval(row: Any, metric: Metric) -> tuple[Any, Any]:
 
 
 def unit(metric: Metric, protocol: str) -> str:
+    """What the values of a metric are, with their range."""
     if metric.name == "pixel_flipping" and protocol == "thesis":
         return "area under p(class) (0 to steps)"
     return UNITS[metric.name]
