@@ -35,6 +35,20 @@ FIGURES = {
     "sae_quality": "Quality of the SAEs",
     "sampling_error": "Error of Faithfulness Correlation",
 }
+# The pages of the report: name of the file -> category and title. Some are there only where they are switched on.
+PAGES = {
+    "README": ("Headline", "Results in words"),
+    "summary": ("Tables", "Summary"),
+    "hypotheses": ("Tables", "Hypotheses"),
+    "comparison": ("Tables", "All statistics"),
+    "selection": ("Tables", "Selection"),
+    "selection_ranking": ("Tables", "Selection, all candidates"),
+    "sanity": ("Tables", "Sanity checks"),
+    "cases": ("Tables", "Case studies, patch by patch"),
+    "features": ("Tables", "Features"),
+    "configuration": ("Run", "Configuration"),
+    "versions": ("Run", "Versions and machine"),
+}
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

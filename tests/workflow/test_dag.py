@@ -14,7 +14,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from browser import opened
 from pictures import draw
+
+from fgg.comparison.labels import FIGURES, PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -135,7 +138,7 @@ def test_models_saes_and_figures_are_there(finished):
     assert set(record["accuracy"]) == {"train", "val", "test"}
     measured = json.loads((finished / "data/saes/tiny/layer_1/metrics.json").read_text())
     assert measured["l0"] <= 4
-    for figure in ("saco", "faithfulness_correlation", "pixel_flipping", "pixel_flipping_curves", "hypotheses"):
+    for figure in FIGURES:
         for suffix in ("png", "svg"):
             assert (finished / f"results/figures/tiny_{figure}.{suffix}").stat().st_size > 5000
     sanity = pd.read_csv(finished / "results/sanity.csv")
@@ -180,6 +183,8 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
         "figures": 1,
         "sanity": 1,
         "selection": 1,
+        "readme": 1,
+        "pages": 1,
         "summary": 1,
     }
 
@@ -188,7 +193,8 @@ def test_an_added_experiment_adds_its_own_jobs_only(finished, tmp_path):
     plan = planned(
         finished, changed(tmp_path, experiments__baselines=["random", "transmm", "rollout"], experiments__sanity=[])
     )
-    assert plan == {"attribution": 1, "faithfulness": 1, "comparison": 1, "figures": 1, "selection": 1, "summary": 1}
+    last = {"comparison": 1, "figures": 1, "selection": 1, "readme": 1, "pages": 1, "summary": 1}
+    assert plan == {"attribution": 1, "faithfulness": 1, **last}
 
 
 def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
@@ -199,11 +205,12 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
 
 
 def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
-    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, "summary": 1}
-    assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, "summary": 1}
-    assert planned(finished, changed(tmp_path, cases__enabled=False)) == {"summary": 1}
+    last = {"pages": 1, "summary": 1}  # a page shows the configuration
+    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **last}
+    assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **last}
+    assert planned(finished, changed(tmp_path, cases__enabled=False)) == last
     named = changed(tmp_path, cases__experiments=["gated-l1-combined-c10-a1-shuffled"])
-    assert planned(finished, named) == {"cases": 1, "summary": 1}
+    assert planned(finished, named) == {"cases": 1, **last}
 
 
 def test_the_same_setting_spelt_otherwise_reruns_nothing(finished, tmp_path):
@@ -271,14 +278,66 @@ def test_a_bad_configuration_ends_before_any_job(case, tmp_path):
     assert "Traceback" not in text
 
 
-def test_the_report_is_one_offline_file(finished):
+@pytest.fixture(scope="module")
+def report(finished) -> Path:
+    """The report of the tiny workflow."""
     snakemake(finished, "results/summary.csv", "--report", "report.html")
-    text = (finished / "report.html").read_text(encoding="utf-8")
-    assert "SaCo (-1 to 1, higher is better)" in text
+    return finished / "report.html"
+
+
+def test_the_report_is_one_offline_file(report):
+    text = report.read_text(encoding="utf-8")
+    assert "SaCo (-1 to 1, <strong>higher is better</strong>)" in text
     assert len(text) > 1_000_000
     assert "Case studies" in text
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
+    for name in (*FIGURES, *PAGES):
+        assert f"results/figures/tiny_{name}.png" in text or f"results/{name}.html" in text, name
+
+
+def test_the_report_can_be_read_in_a_browser(report):
+    """The landing text leads to the pages; a figure, a case and a table open; a table sorts, filters and saves itself."""
+    with opened(report) as (tab, faults):
+        tab.get_by_role("link", name="The results in words").click()
+        page = tab.frame_locator("iframe")
+        page.get_by_role("heading", name="Headline").wait_for()
+        assert "weights: trained here" in page.locator("body").inner_text()
+
+        tab.evaluate("app.setView({content: 'rulegraph'})")
+        tab.get_by_role("link", name="The summary table").click()
+        rows = page.locator("tbody tr")
+        rows.first.wait_for()
+        assert rows.count() == 30
+        head = page.locator("th[data-name=mean]")
+        for order in ("ascending", "descending"):
+            head.click()
+            assert head.get_attribute("aria-sort") == order
+            place = head.evaluate("head => head.cellIndex")
+            shown = rows.evaluate_all(f"rows => rows.map(row => row.cells[{place}].dataset.v)")
+            numbers = [float(value) for value in shown if value]
+            assert len(numbers) > 20
+            assert numbers == sorted(numbers, reverse=order == "descending")
+            assert not any(shown[len(numbers) :]), "what is undefined comes last"
+        page.locator("#filter").fill("random saco")
+        assert page.locator(".count").first.inner_text() == "4 of 30 rows"  # the method, and the randomised
+        with tab.expect_download() as download:
+            page.locator("#save").click()
+        assert len(pd.read_csv(download.value.path())) == 4
+
+        for category, first in (("Figures", "Gates"), ("Case studies", "improved")):
+            tab.evaluate("app.setView({navbarMode: 'menu', content: 'rulegraph'})")
+            tab.get_by_text(category, exact=True).first.click()
+            row = tab.locator("tr", has_text=first).first
+            row.locator("a").first.click()
+            picture = tab.locator("img[src^='data:image/png']").first
+            picture.wait_for()
+            assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 500
+            row.locator("a").nth(1).click()
+            tab.get_by_text("Description").wait_for()
+        tab.evaluate("app.setView({content: 'stats'})")
+        tab.wait_for_function("document.querySelector('#runtimes canvas, #runtimes svg')")
+        assert not faults
 
 
 def test_the_graph_can_be_drawn(finished):

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from fgg.catalogue import SANITY
-from fgg.comparison.labels import FIGURES
+from fgg.comparison.labels import FIGURES, PAGES
 from fgg.config import (
     STUDIES,
     candidates,
@@ -102,6 +102,8 @@ localrules:
     merge_gated,
     figures,
     sanity,
+    readme,
+    pages,
     summary,
 
 
@@ -308,6 +310,32 @@ def extra_tables(wildcards):
     return ["results/sanity.csv"] * checks + ["results/selection.csv"] * config[
         "select"
     ]["enabled"]
+
+
+def report_pages():
+    """The names of the pages that this configuration gives: `PAGES` without the tables that are switched off."""
+    left_out = []
+    if not any(checked_attributions(None)):
+        left_out += ["sanity"]
+    if not config["select"]["enabled"]:
+        left_out += ["selection", "selection_ranking"]
+    if not case_studies(None):
+        left_out += ["cases", "features"]
+    return [name for name in PAGES if name not in left_out]
+
+
+def whole_configuration(wildcards):
+    """All settings, of the datasets that are run."""
+    own = {name: config["datasets"][name] for name in DATASETS}
+    return as_json({**config, "datasets": own})
+
+
+def all_sae_measures(wildcards):
+    return [
+        f"data/saes/{dataset}/layer_{layer}/metrics.json"
+        for dataset in DATASETS
+        for layer in sae_layers(dataset)
+    ]
 
 
 def case_studies(wildcards):

@@ -69,12 +69,7 @@ rule sanity:
     input:
         attributions=checked_attributions,
     output:
-        table=report(
-            "results/sanity.csv",
-            caption="../report/sanity.rst",
-            category="Tables",
-            labels={"table": "Sanity checks"},
-        ),
+        table="results/sanity.csv",
     log:
         "logs/sanity.log",
     conda:
@@ -91,6 +86,65 @@ rule sanity:
         " --output {output.table} > {log} 2>&1"
 
 
+rule readme:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        models=expand("data/models/{dataset}/model.json", dataset=DATASETS),
+        data=expand("data/prepared/{dataset}/dataset.json", dataset=DATASETS),
+        saes=all_sae_measures,
+    output:
+        text="results/README.md",
+    log:
+        "logs/readme.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("readme"),
+    params:
+        splits=as_json({name: SETTINGS[name]["split"] for name in DATASETS}),
+        code=code("fgg.comparison.readme"),
+    message:
+        "Writing the results in words"
+    shell:
+        "python -m fgg.comparison.readme --comparison {input.table} --hypotheses {input.hypotheses}"
+        " --data data --splits {params.splits:q} --output {output.text} > {log} 2>&1"
+
+
+rule pages:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        readme="results/README.md",
+        extra=extra_tables,
+        cases=case_studies,
+    output:
+        pages=[
+            report(
+                f"results/{name}.html",
+                caption="../report/page.rst",
+                category=PAGES[name][0],
+                labels={"page": PAGES[name][1]},
+            )
+            for name in report_pages()
+        ],
+    log:
+        "logs/pages.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **needs("pages"),
+    params:
+        names=report_pages(),
+        configuration=whole_configuration,
+        code=code("fgg.comparison.pages"),
+    message:
+        "Writing the pages of the report"
+    shell:
+        "python -m fgg.comparison.pages --results results --pages {params.names} --cases {input.cases}"
+        " --configuration {params.configuration:q} --output results > {log} 2>&1"
+
+
 # The table to read comes last: when it is there, everything else is.
 rule summary:
     input:
@@ -98,12 +152,14 @@ rule summary:
         figures=expand("results/figures/{dataset}_hypotheses.png", dataset=DATASETS),
         extra=extra_tables,
         cases=case_studies,
+        readme="results/README.md",
+        pages=[f"results/{name}.html" for name in report_pages()],
     output:
         report(
             "results/summary.csv",
             caption="../report/summary.rst",
             category="Tables",
-            labels={"table": "Summary"},
+            labels={"page": "Summary, as a CSV file"},
         ),
     log:
         "logs/summary.log",

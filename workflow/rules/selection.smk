@@ -85,12 +85,7 @@ rule selection:
         explained=scores,
         validation=candidate_scores,
     output:
-        choice=report(
-            "results/selection.csv",
-            caption="../report/selection.rst",
-            category="Tables",
-            labels={"table": "Selection"},
-        ),
+        choice="results/selection.csv",
         ranking="results/selection_ranking.csv",
     log:
         "logs/selection.log",

@@ -1,0 +1,166 @@
+"""What a run found and what it was, in words: ``results/README.md``.
+
+    python -m fgg.comparison.readme --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
+        --data data --splits '{"elpv": "test"}' --output results/README.md
+
+Nothing in it depends on the time or the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgg.catalogue import CONSTRUCTIONS, METRICS
+from fgg.comparison.labels import FIGURES
+from fgg.comparison.quality import quality
+from fgg.comparison.words import words
+from fgg.errors import command, json_object
+from fgg.tables import atomic, read_csv, read_json, read_table
+
+STATUS = {
+    "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
+    "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
+}
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read the tables and records, write the text."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.readme", description=__doc__.split("\n")[0])
+    parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
+    parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
+    parser.add_argument("--data", required=True, type=Path, help="folder with prepared/, models/ and saes/")
+    parser.add_argument("--splits", required=True, type=json_object, help="JSON {dataset: explained split}")
+    parser.add_argument("--output", required=True, type=Path, help="results/README.md")
+    arguments = parser.parse_args(argv)
+    comparison = read_table(arguments.comparison).to_pandas()
+    hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
+    text = "\n".join(readme(comparison, hypotheses, arguments.data, arguments.splits))
+    with atomic(arguments.output) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, splits: Mapping[str, str]) -> Iterator[str]:
+    """Lines of Markdown: the headline, what was run, what is missing, where to look."""
+    frame = comparison[comparison["stratum"] == "all"]
+    yield from ("# Results", "", "## Headline", "")
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        own = hypotheses[hypotheses["dataset"] == dataset]
+        if own.empty:
+            yield from (f"On `{dataset}`: the grid has no combined gate to test. {_best(rows)}", "")
+        else:
+            yield from words(own)
+            yield ""
+    yield from ("## What was run", "")
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        yield from _run(str(dataset), rows, data, splits[str(dataset)])
+        yield ""
+    yield from ("## What is missing or means nothing", "")
+    for dataset, rows in frame.groupby("dataset", sort=False):
+        yield from _missing(str(dataset), rows, data)
+    yield from ("", "## Where to look", "")
+    yield from _where(list(dict.fromkeys(frame["dataset"])))
+
+
+def _best(rows: pd.DataFrame) -> str:
+    """The best experiment by each metric, where there is no hypothesis."""
+    parts = []
+    for name, metric in METRICS.items():
+        own = rows[(rows["metric"] == name) & rows["mean"].notna()]
+        if len(own):
+            best = own.loc[(metric.sign * own["mean"]).idxmax()]
+            parts.append(f"by {metric.title}: `{best['experiment']}` ({best['mean']:.4f})")
+    return "Best " + "; ".join(parts) + "." if parts else ""
+
+
+def _run(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
+    first = rows.iloc[0]
+    record = read_json(data / "models" / dataset / "model.json")
+    prepared = read_json(data / "prepared" / dataset / "dataset.json")
+    classes, available = record["classes"], sum(prepared["counts"][split].values())
+    yield f"`{dataset}`:"
+    yield ""
+    yield (
+        f"- images: {first['n_images']} of the {available} of the split {split}, source {prepared['source']}, "
+        f"{len(classes)} classes ({', '.join(classes[:8])}{', …' if len(classes) > 8 else ''})"
+    )
+    yield f"- model: {record['architecture']}, weights: {_weights(record)}; {_accuracy(record, split)}"
+    for layer, own in quality(data / "saes" / dataset, _layers(rows)).items():
+        yield (
+            f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
+            f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %"
+        )
+    yield (
+        f"- experiments: {first['n_experiments_tried'] + 1}, compared with {first['baseline']}; protocol "
+        f"{first['protocol']}, precision {first['precision']}"
+        + (" (bf16 is for exploration)" if first["precision"] == "bf16" else "")
+    )
+
+
+def _weights(record: Mapping[str, Any]) -> str:
+    return "trained here" if record.get("weights") == "train" else str(record.get("weights", "unknown"))
+
+
+def _accuracy(record: Mapping[str, Any], split: str) -> str:
+    """Accuracy on a split beside what it costs nothing to reach."""
+    own = (record.get("accuracy") or {}).get(split)
+    if not own or own.get("accuracy") is None:
+        return f"accuracy on the split {split} not measured"
+    text = f"right on {100 * own['accuracy']:.1f} % of the split {split}"
+    beside = [
+        ("majority_accuracy", "the most frequent class"),
+        ("logistic_regression_accuracy", "a linear model on pixels"),
+    ]
+    known = [f"{what} {100 * own[key]:.1f} %" for key, what in beside if own.get(key) is not None]
+    return text + (f" ({', '.join(known)})" if known else "")
+
+
+def _layers(rows: pd.DataFrame) -> list[int]:
+    reading = rows["construction"].isin([name for name, entry in CONSTRUCTIONS.items() if entry.needs_sae])
+    return sorted({int(layer) for layers in rows.loc[reading, "layers"] for layer in layers.split("+")})
+
+
+def _missing(dataset: str, rows: pd.DataFrame, data: Path) -> Iterator[str]:
+    yield f"- `{dataset}`, files that could not be read: {rows['n_skipped'].iloc[0]}"
+    undefined = rows[rows["n_undefined"] > 0]
+    for metric, own in undefined.groupby("metric", sort=False):
+        worst = ", ".join(f"`{row['experiment']}` {row['n_undefined']}" for _, row in own.iloc[:5].iterrows())
+        more = f", and {len(own) - 5} more experiments" if len(own) > 5 else ""
+        yield f"- `{dataset}`, undefined {METRICS[str(metric)].title} (images, left out pairwise): {worst}{more}"
+    if undefined.empty:
+        yield f"- `{dataset}`, undefined scores: none"
+    untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
+    for reason, own in untested.groupby("reason", sort=False):
+        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons of {own['experiment'].nunique()} experiments"
+    layers = read_json(data / "models" / dataset / "model.json")["layers"]
+    for status, why in STATUS.items():
+        found = [str(layer["layer"]) for layer in layers if layer["status"] == status]
+        if found:
+            yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(found)}: {why}"
+    for name, own in rows[rows["note"].fillna("") != ""].groupby("experiment", sort=False):
+        yield f"- `{dataset}`, `{name}`: {own['note'].iloc[0]}"
+
+
+def _where(datasets: list[str]) -> Iterator[str]:
+    yield "- [summary.csv](summary.csv): the table to read, a row per experiment and metric; `summary.html` sorts"
+    yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
+    yield "- [comparison.csv](comparison.csv): all statistics, also for correctly and wrongly classified images"
+    yield "- `{dataset}/cases/`: case studies, where they are switched on"
+    yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
+    for dataset in datasets:
+        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in FIGURES.items())
+        yield f"- figures of `{dataset}`: {links}"
+
+
+def _number(value: Any) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The pages of the report and the results in words."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fgg.comparison import page, pages, readme, statistics
+from fgg.comparison.__main__ import main
+from fgg.tables import read_table, write_json
+
+SETTINGS = {"run": ["toy"], "datasets": {"toy": {"path": "<b>"}}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, write_scores):
+    """The comparison of a small grid, and the records of what it rests on."""
+    folder = tmp_path_factory.mktemp("pages")
+    settings = write_scores(folder, 40, undefined=4)
+    keep = ("transmm", "gradcam", "gated-l2-combined-c10-a1", "gated-l2-combined-c10-a1-sharpened")
+    settings["experiments"] = {"toy": {name: settings["experiments"]["toy"][name] for name in keep}}
+    data = folder / "data"
+    record = {
+        "architecture": "vit", "weights": "train", "classes": ["cat", "dog"],
+        "accuracy": {"test": {"accuracy": 0.875, "majority_accuracy": 0.5, "logistic_regression_accuracy": None}},
+        "layers": [{"layer": 2, "status": "cancelled"}, {"layer": 3, "status": "zero"}],
+    }  # fmt: skip
+    write_json(data / "models/toy/model.json", record, {})
+    counts = {"source": "image_folder", "counts": {"test": {"cat": 30, "dog": 20}}, "n_skipped": 2}
+    write_json(data / "prepared/toy/dataset.json", counts, {})
+    measured = {"explained_variance": 0.9, "l0": 4.0, "dead_share": None, "features": 32, "tokens": 640}
+    write_json(data / "saes/toy/layer_2/metrics.json", {**measured, "dead_share": 0.25}, {})
+    arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings), "--results", str(folder)]
+    places = ["--models", str(data / "models"), "--data", str(data / "prepared")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "RESAMPLES", 200)
+        assert main([*arguments, *places, "--output", str(folder)]) == 0
+    return folder
+
+
+def write(folder):
+    arguments = ["--comparison", folder / "comparison.parquet", "--hypotheses", folder / "hypotheses.csv"]
+    arguments += ["--data", folder / "data", "--splits", '{"toy": "test"}', "--output", folder / "README.md"]
+    assert readme.main([str(argument) for argument in arguments]) == 0
+    return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
+    text = write(run)
+    assert "combined gates are better than TransMM" in text
+    assert "- images: 40 of the 50 of the split test, source image_folder, 2 classes (cat, dog)" in text
+    assert "weights: trained here; right on 87.5 % of the split test (the most frequent class 50.0 %)" in text
+    assert "- SAE of layer 2: 32 features, explained variance 0.9, L0 4, dead features 25 %" in text
+    assert "- experiments: 4, compared with transmm; protocol corrected, precision fp32" in text
+    assert "- `toy`, files that could not be read: 2" in text
+    assert "undefined Faithfulness Correlation (images, left out pairwise): `gradcam` 4" in text
+    assert "not testable (identical scores): 1 comparisons of 1 experiments" in text
+    assert "degenerate layer 2: a patch's residual" in text and "degenerate layer 3: patches no longer" in text
+    assert "`gated-l2-combined-c10-a1`: layer 2: residual x gradient is analytically zero" in text
+    assert text == write(run), "the same bytes again"
+    linked = re.findall(r"\]\(([^)]+)\)", text)
+    assert "summary.csv" in linked and "figures/toy_overview.png" in linked
+
+
+def test_the_results_in_words_without_a_gate(run):
+    frame = read_table(run / "comparison.parquet").to_pandas()
+    none = pd.read_csv(run / "hypotheses.csv").iloc[:0]
+    text = "\n".join(readme.readme(frame, none, run / "data", {"toy": "test"}))
+    assert "the grid has no combined gate to test. Best by SaCo: `" in text
+
+
+def draw(folder, *names):
+    arguments = ["--results", str(folder), "--pages", *names, "--configuration", json.dumps(SETTINGS)]
+    return pages.main([*arguments, "--output", str(folder)])
+
+
+def test_pages_hold_every_row_and_ask_for_nothing(run):
+    write(run)
+    names = ("README", "summary", "hypotheses", "comparison", "configuration", "versions")
+    assert draw(run, *names) == 0
+    found = {name: (run / f"{name}.html").read_text(encoding="utf-8") for name in names}
+    for name, text in found.items():
+        assert not re.search(r"""(src|href)=(?!["']?data:)|https?:|@import|url\(""", text), name
+    assert found["summary"].count("<tr") == 1 + 4 * 3
+    assert found["comparison"].count("<tr") == 1 + 4 * 3 * 3
+    assert "&lt;b&gt;" in found["configuration"] and "<b>" not in found["configuration"]
+    for word in ("torch", "Python", "commit", "cores"):
+        assert f"<td>{word}</td>" in found["versions"], word
+    assert "<h2>Headline</h2>" in found["README"] and "<li>SaCo: " in found["README"]
+    before = {name: text for name, text in found.items() if name != "versions"}
+    assert draw(run, *before) == 0
+    assert before == {name: (run / f"{name}.html").read_text(encoding="utf-8") for name in before}
+
+
+def test_an_unknown_page_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        draw(run, "nonsense")
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_values_are_written_exactly_and_shortly():
+    assert page.written(np.nan) == page.written(None) == ("", "")
+    assert page.written(0.123456789) == ("0.123456789", "0.1235")
+    assert page.written(-2.0) == ("-2.0", "−2")
+    assert page.written(np.True_) == ("True", "yes")
+    assert page.written(7) == ("7", "7")
+    frame = pd.DataFrame({"name": ["<i>&"], "p_value": [1e-9], "significant": [True], "improvement": [-0.5]})
+    text = page.table_page(frame, "T", "words", "t.csv", {"name": 'a "name"'})
+    assert "&lt;i&gt;&amp;" in text and "<i>" not in text
+    assert 'title="a &quot;name&quot;"' in text
+    assert 'data-v="1e-09">&lt; 0.001<' in text
+    assert '<tr class="worse">' in text
+
+
+def test_markdown_becomes_html():
+    text = "# A *b*\n\nsome `<x>` and **bold**\n[a link](b.md)\n\n- one\n- two\n\n| h |\n|---|\n| **1** |"
+    assert page.markdown(text).split("\n") == [
+        "<h1>A <em>b</em></h1>",
+        "<p>some <code>&lt;x&gt;</code> and <strong>bold</strong> a link</p>",
+        "<ul><li>one</li><li>two</li></ul>",
+        "<table><thead><tr><th>h</th></tr></thead><tbody><tr><td><strong>1</strong></td></tr></tbody></table>",
+    ]
