@@ -195,7 +195,10 @@ def test_a_randomised_model_has_a_random_head_of_the_same_kind(built, pictures):
 
 
 def test_weights_of_a_zero_shot_model_given_alone_are_named(built):
-    with pytest.raises(FggError, match=r"unexpected: head\.projection\.weight, head\.text.*read its folder with fgg\.models\.store\.load"):
+    with pytest.raises(
+        FggError,
+        match=r"unexpected: head\.projection\.weight, head\.text.*read its folder with fgg\.models\.store\.load",
+    ):
         fgg.load_model(fixture.ARCHITECTURE, fixture.KWARGS, built[0] / "model.safetensors", num_classes=16)
 
 
