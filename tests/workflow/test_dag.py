@@ -293,7 +293,7 @@ def test_the_report_is_one_offline_file(report):
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
     for name in (*FIGURES, *PAGES):
-        assert f"results/figures/tiny_{name}.png" in text or f"results/{name}.html" in text, name
+        assert f"results/figures/tiny_{name}.svg" in text or f"results/{name}.html" in text, name
 
 
 def test_the_report_can_be_read_in_a_browser(report):
@@ -330,7 +330,7 @@ def test_the_report_can_be_read_in_a_browser(report):
             tab.get_by_text(category, exact=True).first.click()
             row = tab.locator("tr", has_text=first).first
             row.locator("a").first.click()
-            picture = tab.locator("img[src^='data:image/png']").first
+            picture = tab.locator("div.overflow-auto img[src^='data:image/']").first
             picture.wait_for()
             assert picture.evaluate("picture => picture.decode().then(() => picture.naturalWidth)") > 500
             row.locator("a").nth(1).click()

@@ -36,9 +36,10 @@ rule figures:
         model="data/models/{dataset}/model.json",
         saes=sae_measures,
     output:
-        pictures=[
+        # The report shows pictures in their own size: as SVG they fit a screen.
+        vectors=[
             report(
-                f"results/figures/{{dataset}}_{figure}.png",
+                f"results/figures/{{dataset}}_{figure}.svg",
                 caption=f"../report/{figure}.rst",
                 category="Figures",
                 subcategory="{dataset}",
@@ -46,7 +47,7 @@ rule figures:
             )
             for figure in FIGURES
         ],
-        vectors=[f"results/figures/{{dataset}}_{figure}.svg" for figure in FIGURES],
+        pictures=[f"results/figures/{{dataset}}_{figure}.png" for figure in FIGURES],
     log:
         "logs/figures/{dataset}.log",
     conda:
