@@ -90,7 +90,7 @@ def cell(rows: pd.DataFrame) -> str:
     if pd.isna(row["p_adjusted"]):
         return row["verdict"]
     p = "*p* < 0.001" if row["p_adjusted"] < 0.001 else f"*p* = {row['p_adjusted']:.3f}"
-    change = "" if pd.isna(row["improvement_pct"]) else f"{row['improvement_pct']:+.1f} %, "
+    change = "" if pd.isna(row["improvement_pct"]) else f"{round(row['improvement_pct'], 1) + 0.0:+.1f} %, "
     text = f"{row['verdict']} ({change}{p})"
     return f"**{text}**" if row["verdict"] in ("better", "worse") else text
 
