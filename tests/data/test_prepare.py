@@ -172,7 +172,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(folder, settings, tmp_path, mo
 def test_command_prints_what_there_is(folder, settings, tmp_path, capsys):
     arguments = ["--dataset", "toy", "--output", str(tmp_path / "out"), "--settings"]
     assert main([*arguments, json.dumps(settings(folder({"a": 4, "b": 4})))]) == 0
-    assert capsys.readouterr().out == "toy: 8 images (train 4, val 2, test 2), 0 files skipped\n"
+    assert capsys.readouterr().out.splitlines()[0] == "toy: 8 images (train 4, val 2, test 2), 0 files skipped"
     for text, message in (("{", "not JSON"), ("[]", "not an object")):
         assert main([*arguments, text]) == 1
         assert message in capsys.readouterr().err
