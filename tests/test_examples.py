@@ -15,8 +15,6 @@ from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytestmark = pytest.mark.xdist_group("tiny_dataset")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

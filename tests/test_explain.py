@@ -16,8 +16,6 @@ from fgg.cli import main
 from fgg.data.load import load_split
 from fgg.models import store
 
-pytestmark = pytest.mark.xdist_group("tiny_dataset")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

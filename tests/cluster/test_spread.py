@@ -21,7 +21,7 @@ CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("
 SLURM = Path(__file__).with_name("slurm.sh")
 GATED = "gated-l1-combined-c10-a1"
 GPU_RULES = ["attribution", "faithfulness", "gated_attribution", "model", "responses", "sae"]
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.dag
 
 
 def snakemake(folder: Path, *arguments: str, settings: dict | None = None) -> str:

@@ -25,8 +25,6 @@ from safetensors.numpy import load_file, save_file
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 
-pytestmark = pytest.mark.xdist_group("faults")
-
 PICTURE = "pictures/disc/00.png"
 TEST, TRAIN, DATASET = (
     "data/prepared/tiny/test.parquet",

@@ -21,7 +21,6 @@ from fgg.errors import command
 from fgg.runs import advice
 from fgg.tables import atomic, write_csv, write_json, write_table
 
-pytestmark = pytest.mark.xdist_group("faults")
 COMMANDS = ["prepare/tiny", "model/tiny", "sae/tiny/layer_0", "attribution/tiny/transmm", "responses/tiny"]
 COMMANDS += ["faithfulness/tiny/transmm", "comparison", "figures/tiny", "summary"]
 

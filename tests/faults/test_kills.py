@@ -20,7 +20,7 @@ from conftest import ROOT, planned, start
 from PIL import Image
 from safetensors import safe_open
 
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("kills")]
+pytestmark = pytest.mark.dag
 SEED = 7
 KILLS = ["workflow", "job", "both"] * 3 + ["workflow"]
 MOST_FILES = 18  # from where on only figures and the summary are missing

@@ -21,7 +21,6 @@ from fgg.models.layers import diagnose
 CPU = torch.device("cpu")
 CLASSES = ["tench, Tinca tinca", "orange", "African elephant, Loxodonta africana", "umbrella"]
 TEXTS = ["a photo of a tench", "a photo of an orange", "a photo of an African elephant", "a photo of an umbrella"]
-pytestmark = pytest.mark.xdist_group("zero_shot")
 
 
 def settings(folder, quick_gelu=False, **zero):

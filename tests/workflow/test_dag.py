@@ -21,7 +21,7 @@ from fgg.comparison.labels import FIGURES, PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("dag")]
+pytestmark = pytest.mark.dag
 
 
 def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True, code: Path = ROOT) -> str:

@@ -23,7 +23,7 @@ from fgg import tables
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("studies.yaml")
 TABLE = ROOT / "workflow" / "sources.csv"
-pytestmark = [pytest.mark.dag, pytest.mark.xdist_group("studies")]
+pytestmark = pytest.mark.dag
 SPLITS = ("train", "val", "test")
 DATA = ("imagenet", "hyperkvasir", "covidquex")
 SHARD = f"/datasets/ILSVRC/imagenet-1k/resolve/{COMMIT}/data/validation-00000-of-00002.parquet"
