@@ -31,7 +31,7 @@ def refuse(faults: Iterable[str]) -> None:
     Raises:
         FggError: listing them, a line each.
     """
-    lines = sorted(faults)
+    lines = sorted(line.replace("\n", "\\n") for line in faults)  # a key may hold a line break
     if lines:
         raise FggError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in lines))
 

@@ -92,6 +92,8 @@ def test_shards_leave_the_same_tables_and_nothing_else(undivided, tmp_path):
         "merge_gated": 1,
         "comparison": 1,
         "figures": 1,
+        "pages": 1,
+        "readme": 1,
         "summary": 1,
     }
     snakemake(tmp_path, "--cores", "2", "results/summary.csv", settings=settings)

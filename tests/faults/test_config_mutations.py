@@ -87,6 +87,7 @@ def check_message(message):
 @example(("datasets", "elpv", "model", "kwargs"), {"depth": []})
 @example(("run", 0), {})
 @example(("seed",), "1e-3")
+@example(("baseline",), {"\n": 10**400})
 def test_any_value_at_any_place(way, value):
     config = copy.deepcopy(FULL)
     parent(config, way)[way[-1]] = value

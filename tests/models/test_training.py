@@ -98,10 +98,11 @@ def test_patches_are_dropped_but_in_the_last_epochs(pictures, settings, monkeypa
 
     monkeypatch.setattr(training, "load_model", watched)
     run(pictures, settings, epochs=3, full_epochs=1, patch_drop=0.5)
-    assert tokens == [1 + 8] * 6 + [1 + 16] * 3
+    # The last pass is not of the training: it looks for NaN in what was trained.
+    assert tokens == [1 + 8] * 6 + [1 + 16] * 3 + [1 + 16]
     tokens.clear()
     run(pictures, settings, epochs=1, full_epochs=5, patch_drop=0.5)
-    assert tokens == [1 + 16] * 3
+    assert tokens == [1 + 16] * 4
 
 
 @pytest.mark.parametrize("learning_rate", [1e3, 1e6, 1e30])
