@@ -136,10 +136,11 @@ def doubled(first: int) -> Callable[..., int]:
 def use_environment(folder: str) -> None:
     """Let jobs run in the environment that Snakemake runs in, and find the package from any working folder.
 
-    Threads that wait for each other sleep instead of spinning: two spinning threads on cores that something else
+    Threads that wait for each other soon sleep instead of spinning: two spinning threads on cores that something else
     uses too were seen to take six times as long. Each job's log ends with what its start cost.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some tens of microseconds, the gap between two operations
     os.environ.setdefault("FGG_TIMING", "1")
     python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
