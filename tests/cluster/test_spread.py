@@ -49,12 +49,14 @@ def planned(folder: Path, *arguments: str, settings: dict) -> dict[str, int]:
 
 
 def tables(folder: Path) -> dict[str, bytes]:
-    """Everything that was computed, without pictures: name -> bytes."""
+    """Everything that was computed, without pictures and the page that shows the settings: name -> bytes."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for place in ("data", "results")
         for path in sorted((folder / place).rglob("*"))
-        if path.is_file() and path.suffix not in (".png", ".svg")
+        if path.is_file()
+        and path.suffix not in (".png", ".svg")
+        and path.name not in ("configuration.html", "versions.html")
     }
 
 
