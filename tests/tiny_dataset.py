@@ -5,8 +5,8 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
-import conftest
 import torch
+from zoo import make_images, make_sae
 
 from fgg.attribution import __main__ as attribution
 from fgg.data.prepare import prepare
@@ -24,6 +24,29 @@ LAYERS = (0, 1)
 GATED = "gated-l0.1-combined-c10-a1"
 SETTINGS = {"seed": 0, "device": "cpu", "precision": "fp32", "batch_size": None, "max_images": 6}
 
+# What the metrics' jobs are told, small.
+RUN = {"seed": 0, "device": "cpu", "precision": "fp32", "max_images": None}
+METRICS = {
+    "saco": {"patches_per_bin": 4, "bins": None},
+    "faithfulness_correlation": {"runs": 8, "trials": 2, "subset_size": 5},
+    "pixel_flipping": {"patches_per_step": 1},
+}
+
+
+def untrained(folder: Path, pictures: Path) -> Path:
+    """Write ``data/``, three fifths of the pictures its test split, and ``model/``; return the folder."""
+    fractions = {"train": 0.2, "val": 0.2, "test": 0.6}
+    settings = {"source": "image_folder", "path": str(pictures), "max_skipped": 0.0, "seed": 0, "fractions": fractions}
+    prepare("toy", settings, folder / "data")
+    torch.manual_seed(0)
+    kwargs = {**KWARGS, "mlp_ratio": 4}
+    record = {
+        "architecture": ARCHITECTURE, "kwargs": kwargs, "classes": CLASSES, "layers": [],
+        "preprocess": Preprocess(32, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2)).to_dict(),
+    }  # fmt: skip
+    store.save(folder / "model", load_model(ARCHITECTURE, kwargs, num_classes=len(CLASSES)), record, {})
+    return folder
+
 
 def make(folder: Path) -> Path:
     """Write ``data/`` and ``results/`` of the dataset ``tiny``, and return the folder."""
@@ -34,13 +57,13 @@ def make(folder: Path) -> Path:
     model, home = _model(), folder / "data" / "models" / "tiny"
     record = {
         "architecture": ARCHITECTURE, "kwargs": KWARGS, "weights": "train", "classes": CLASSES,
-        "preprocess": PREPROCESS.to_dict(), "layers": diagnose(model, conftest.make_images(model, 8)),
+        "preprocess": PREPROCESS.to_dict(), "layers": diagnose(model, make_images(model, 8)),
     }  # fmt: skip
     store.save(home, model, record, {})
     saes = {layer: folder / "data" / "saes" / "tiny" / f"layer_{layer}" for layer in LAYERS}
     for layer, place in saes.items():
         place.mkdir(parents=True)
-        build_sae.save_inference(conftest.make_sae(10 + layer), place)
+        build_sae.save_inference(make_sae(10 + layer), place)
     for name, experiment, needed in (
         ("transmm", {"method": "transmm"}, {}),
         ("rollout", {"method": "rollout"}, {}),

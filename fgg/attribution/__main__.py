@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from fgg.arguments import add_arguments
 from fgg.attribution import sanity
 from fgg.attribution.attribute import Attribution, Gate, attribute
 from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import measured, note
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
@@ -33,16 +34,12 @@ from fgg.tables import write_table
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment."""
     parser = argparse.ArgumentParser(prog="python -m fgg.attribution", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    add_arguments(parser, "model", "images", "experiment", "shard", settings="JSON: seed, device, precision, …")
     parser.add_argument(
         "--sae", action="append", default=[], type=_sae, metavar="LAYER=FOLDER", help="SAE of a layer; repeatable"
     )
-    parser.add_argument("--experiment", type=json_object, required=True, help="JSON: method, gate, control")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON: seed, device, precision, …")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
-    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="one of N groups of images")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(

@@ -6,8 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from fgg.arguments import add_arguments
 from fgg.attribution.controls import sharpen
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command
 from fgg.tables import matrix, read_table, write_table
 
 
@@ -17,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fgg.attribution.sharpened", description=__doc__)
     parser.add_argument("--vanilla", type=Path, required=True, help="attributions of transmm")
     parser.add_argument("--gated", type=Path, required=True, help="attributions of the gated experiment")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON kept in the table's metadata")
+    add_arguments(parser, settings="JSON kept in the table's metadata")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     arguments = parser.parse_args(argv)
     vanilla, gated = read_table(arguments.vanilla), read_table(arguments.gated)

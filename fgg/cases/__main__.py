@@ -7,7 +7,6 @@ folder with cases.csv, features.csv, cases.json, and the pictures.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import pandas as pd
 import torch
 
 from fgg import runs
+from fgg.arguments import add_arguments
 from fgg.attribution.attribute import Gate
 from fgg.cases import ranking, tables
 from fgg.cases.draw import Album, Prototypes, draw_cases, draw_features
@@ -40,17 +40,20 @@ from fgg.tables import write_csv, write_json
 def main(argv: list[str] | None = None) -> None:
     """Make the case studies of one experiment."""
     parser = argparse.ArgumentParser(prog="python -m fgg.cases", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--images", type=Path, required=True, help="the explained split (.parquet)")
+    add_arguments(
+        parser,
+        "model",
+        "experiment",
+        settings="JSON: per_category, patches, seed, …",
+        images="the explained split (.parquet)",
+        output="folder to write",
+    )
     parser.add_argument("--prototype-images", type=Path, required=True, help="the prototypes' split (.parquet)")
     parser.add_argument("--sae", action="append", required=True, metavar="LAYER=FOLDER", help="SAE; repeatable")
     parser.add_argument("--results", type=Path, required=True, help="folder results/{dataset}")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--id", required=True, help="the experiment's id")
-    parser.add_argument("--experiment", type=json.loads, required=True, help="JSON: method, gate, control")
     parser.add_argument("--baseline", required=True, help="id of the experiment that gains are measured from")
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: per_category, patches, seed, …")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     gate = arguments.experiment.get("gate")

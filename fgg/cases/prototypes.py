@@ -6,7 +6,6 @@ Reads a model's folder, an SAE and a prepared split; writes a row per feature an
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.errors import command
 from fgg.models import store
@@ -109,14 +109,10 @@ def collect(
 def main(argv: list[str] | None = None) -> None:
     """Find the prototypes of one SAE."""
     parser = argparse.ArgumentParser(prog="python -m fgg.cases.prototypes", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--sae", type=Path, required=True, help="SAE folder")
-    parser.add_argument("--layer", type=int, required=True, help="block whose output the SAE reads, from 0")
-    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
-    parser.add_argument(
-        "--settings", type=json.loads, required=True, help="JSON: prototypes, prototype_images, seed, device, …"
+    add_arguments(
+        parser, "model", "layer", "images", "output", settings="JSON: prototypes, prototype_images, seed, device, …"
     )
-    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    parser.add_argument("--sae", type=Path, required=True, help="SAE folder")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     settings = arguments.settings

@@ -23,7 +23,7 @@ from fgg.data import archives
 from fgg.data.hub import fetch_hub
 from fgg.data.places import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 
 ROOM_TO_UNPACK = 2  # times an archive's size: itself, and what is in it
 
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, fetch, and say in one line what there is."""
     parser = argparse.ArgumentParser(prog="python -m fgg.data.download", description=__doc__)
     parser.add_argument("--name", required=True, help="a source of the table, or hub/OWNER/REPOSITORY")
-    parser.add_argument("--row", type=json.loads, help="JSON: the source's line of the table, in place of --sources")
+    parser.add_argument("--row", type=json_object, help="JSON: the source's line of the table, in place of --sources")
     parser.add_argument("--sources", type=Path, help="the table of sources, such as workflow/sources.csv")
     parser.add_argument("--files", nargs="*", default=[], help="of hub/…: the files to fetch, with * and ?")
     parser.add_argument("--output", type=Path, required=True, help="folder of all downloads")

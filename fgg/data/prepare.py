@@ -23,7 +23,7 @@ from fgg import tables
 from fgg.data.images import decode_unnamed
 from fgg.data.quotas import apportion, keyed_order
 from fgg.data.sources import SPLITS, Record, open_source
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, json_object
 from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
@@ -210,14 +210,10 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, prepare, and say in one line what there is."""
     parser = argparse.ArgumentParser(prog="python -m fgg.data.prepare", description=__doc__)
     parser.add_argument("--dataset", required=True, help="its name in the configuration")
-    parser.add_argument("--settings", required=True, help=f"JSON with {', '.join(SETTINGS)}")
+    parser.add_argument("--settings", required=True, type=json_object, help=f"JSON with {', '.join(SETTINGS)}")
     parser.add_argument("--output", required=True, type=Path, help="folder for the four files")
     arguments = parser.parse_args(argv)
-    try:
-        settings = json.loads(arguments.settings)
-    except ValueError as error:
-        raise FggError(f"--settings is not JSON ({error}); give an object with {', '.join(SETTINGS)}") from None
-    record = prepare(arguments.dataset, settings, arguments.output)
+    record = prepare(arguments.dataset, arguments.settings, arguments.output)
     sizes = ", ".join(f"{split} {sum(counts.values())}" for split, counts in record["counts"].items())
     print(f"{arguments.dataset}: {record['n_read']} images ({sizes}), {record['n_skipped']} files skipped")
 

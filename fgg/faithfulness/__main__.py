@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command
 from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
@@ -28,13 +29,9 @@ from fgg.tables import matrix, read_table, write_table
 def main(argv: list[str] | None = None) -> None:
     """Score one experiment."""
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
+    add_arguments(parser, "model", "images", "output", "shard", settings="JSON: metrics, protocol, device, …")
     parser.add_argument("--attributions", type=Path, required=True, help="relevance table of the experiment")
     parser.add_argument("--responses", type=Path, required=True, help="response table of the dataset")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON: metrics, protocol, device, …")
-    parser.add_argument("--output", type=Path, required=True, help="table to write")
-    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="one of N groups of images")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(

@@ -18,12 +18,13 @@ import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from fgg.errors import FggError
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite import check_finite
+from fgg.models.products import linear
 from fgg.models.vit import check_images, patch_size, reads_class_token
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import command, json_object
+from fgg.errors import command
 from fgg.faithfulness.correlation import draw_subsets, responses
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
@@ -28,11 +29,7 @@ from fgg.tables import write_table
 def main(argv: list[str] | None = None) -> None:
     """Draw the subsets, run the model, write the table."""
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.responses", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--images", type=Path, required=True, help="prepared split (.parquet)")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON: runs, trials, subset_size, seed, …")
-    parser.add_argument("--output", type=Path, required=True, help="table to write")
-    parser.add_argument("--shard", type=Shard.parse, default=WHOLE, metavar="K-of-N", help="one of N groups of images")
+    add_arguments(parser, "model", "images", "output", "shard", settings="JSON: runs, trials, subset_size, seed, …")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(arguments.model, arguments.images, arguments.settings, arguments.output, arguments.shard)

@@ -13,9 +13,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.arguments import add_arguments
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command
 from fgg.models import store, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.layers import diagnose
@@ -37,9 +38,12 @@ BASELINE_C = (1e-4, 1e-3, 1e-2)  # chosen on the validation split
 def main(argv: list[str] | None = None) -> None:
     """Read a prepared dataset, write the model's folder."""
     parser = argparse.ArgumentParser(prog="python -m fgg.models.build_model", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON: model, preprocess, seed, device")
-    parser.add_argument("--output", type=Path, required=True, help="folder for model.safetensors and model.json")
+    add_arguments(
+        parser,
+        "data",
+        settings="JSON: model, preprocess, seed, device",
+        output="folder for model.safetensors and model.json",
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(TRAINING_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)

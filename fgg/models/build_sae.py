@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
@@ -43,11 +44,9 @@ DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a fe
 def main(argv: list[str] | None = None) -> None:
     """Read a model's folder and a prepared dataset, write the SAE's folder."""
     parser = argparse.ArgumentParser(prog="python -m fgg.models.build_sae", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="model folder")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the prepared dataset")
-    parser.add_argument("--layer", type=int, required=True, help="block whose output is encoded, from 0")
-    parser.add_argument("--settings", type=json_object, required=True, help="JSON: weights, train, seed, device")
-    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    add_arguments(
+        parser, "model", "data", "layer", settings="JSON: weights, train, seed, device", output="folder to write"
+    )
     arguments = parser.parse_args(argv)
     # sae-lens imports wandb; nothing is logged there, and nothing may be asked for.
     os.environ["WANDB_MODE"] = "disabled"

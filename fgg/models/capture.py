@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fgg.errors import FggError
 from fgg.models.finite import check_finite
+from fgg.models.products import fast_products
 from fgg.models.vit import check_images, check_layers
 
 
@@ -55,14 +56,15 @@ class Captured:
 
 @contextlib.contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode without parameter gradients inside the block; every flag as before afterwards."""
+    """Eval mode without parameter gradients, by `fast_products`, inside the block; everything as before afterwards."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
     for parameter, _ in requires:
         parameter.requires_grad_(False)
     try:
-        yield
+        with fast_products(model):
+            yield
     finally:
         for module, flag in training:
             module.training = flag

@@ -8,24 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
+from tiny_dataset import METRICS, RUN, untrained
 
 from fgg.attribution.__main__ import run as attribute
-from fgg.data.prepare import prepare
-from fgg.data.preprocess import Preprocess
 from fgg.faithfulness.__main__ import run as score
 from fgg.faithfulness.responses import run as respond
-from fgg.models import store
-from fgg.models.vit import load_model
 from fgg.tables import matrix, read_table
 
-KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
-RUN = {"seed": 0, "device": "cpu", "precision": "fp32", "max_images": None}
-METRICS = {
-    "saco": {"patches_per_bin": 4, "bins": None},
-    "faithfulness_correlation": {"runs": 8, "trials": 2, "subset_size": 5},
-    "pixel_flipping": {"patches_per_step": 1},
-}
 GATE = {"layers": [1], "construction": "no_sae", "clamp_max": 10.0, "alpha": 1.0, "shuffle_decoder": False}
 EXPERIMENT = {"method": "transmm", "gate": GATE, "control": "permuted_gate"}
 
@@ -44,19 +33,7 @@ def work_through(folder: Path, model: Path, images: Path, batch_size: int) -> di
 
 @pytest.mark.parametrize(("pieces", "batch_size"), [(2, 4), (7, 3), (1, 5)])
 def test_pieces_and_batches_do_not_matter(pieces, batch_size, tmp_path, pictures_folder):
-    prepare("toy", {"source": "image_folder", "path": str(pictures_folder), "max_skipped": 0.0, "seed": 0,
-                    "fractions": {"train": 0.2, "val": 0.2, "test": 0.6}}, tmp_path / "data")  # fmt: skip
-    torch.manual_seed(0)
-    model = load_model("vit_tiny_patch16_224", KWARGS, num_classes=3)
-    preprocess = Preprocess(32, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
-    record = {
-        "architecture": "vit_tiny_patch16_224",
-        "kwargs": KWARGS,
-        "classes": ["bar", "disc", "noise"],
-        "preprocess": preprocess.to_dict(),
-        "layers": [],
-    }
-    store.save(tmp_path / "model", model, record, {})
+    untrained(tmp_path, pictures_folder)
     whole_file = tmp_path / "data" / "test.parquet"
     whole = work_through(tmp_path / "whole", tmp_path / "model", whole_file, batch_size=6)
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import run
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from small_workflow import run
 
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess

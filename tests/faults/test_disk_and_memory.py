@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import ROOT, run, start
+from small_workflow import ROOT, run, start
 
 from fgg.errors import command
 from fgg.runs import advice

@@ -16,9 +16,9 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, planned, start
 from PIL import Image
 from safetensors import safe_open
+from small_workflow import ROOT, planned, start
 
 pytestmark = pytest.mark.dag
 SEED = 7

@@ -7,29 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pictures import draw
+from tiny_dataset import METRICS, RUN, untrained
 
 from fgg.attribution.__main__ import run as attribute
-from fgg.data.prepare import prepare
-from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
 from fgg.faithfulness.__main__ import run as score
 from fgg.faithfulness.responses import run as respond
-from fgg.models import store
-from fgg.models.vit import load_model
 from fgg.shards import WHOLE, Shard, main, merge, write_empty
 from fgg.tables import read_settings, read_table, write_table
 
-KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2}
-RUN = {"seed": 0, "device": "cpu", "precision": "fp32", "max_images": None}
-METRICS = {
-    "saco": {"patches_per_bin": 4, "bins": None},
-    "faithfulness_correlation": {"runs": 8, "trials": 2, "subset_size": 5},
-    "pixel_flipping": {"patches_per_step": 1},
-}
 GATE = {"layers": [0, 1], "construction": "no_sae", "clamp_max": 10.0, "alpha": 1.0, "shuffle_decoder": False}
 EXPERIMENTS = {
     "gated": {"method": "transmm", "gate": GATE, "control": None},
@@ -66,22 +55,7 @@ def test_a_shard_by_its_name():
 def prepared(tmp_path_factory) -> Path:
     """A folder with a random model and 27 pictures: seven batches of four, the last one not full."""
     folder = tmp_path_factory.mktemp("shards")
-    pictures = draw(folder / "pictures", per_class=15)
-    fractions = {"train": 0.2, "val": 0.2, "test": 0.6}
-    settings = {"source": "image_folder", "path": str(pictures), "max_skipped": 0.0, "seed": 0, "fractions": fractions}
-    prepare("toy", settings, folder / "data")
-    torch.manual_seed(0)
-    model = load_model("vit_tiny_patch16_224", KWARGS, num_classes=3)
-    preprocess = Preprocess(32, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2))
-    record = {
-        "architecture": "vit_tiny_patch16_224",
-        "kwargs": KWARGS,
-        "classes": ["bar", "disc", "noise"],
-        "preprocess": preprocess.to_dict(),
-        "layers": [],
-    }
-    store.save(folder / "model", model, record, {})
-    return folder
+    return untrained(folder, draw(folder / "pictures", per_class=15))
 
 
 def work(prepared: Path, folder: Path, count: int) -> dict[str, bytes]:

@@ -1,0 +1,48 @@
+"""How the tests of faults start the small workflow, and its commands one by one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Path(__file__).with_name("small.yaml")
+
+
+def start(folder: Path, *arguments: str, said: Path | None = None) -> subprocess.Popen:
+    """Start the small workflow in a folder, in a process group of its own; its output goes to ``said.txt`` there."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
+    with (said or folder / "said.txt").open("ab") as output:
+        return subprocess.Popen(
+            [*command, "--cores", "2", *arguments, "--configfile", str(SMALL)],
+            cwd=ROOT,
+            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def planned(folder: Path, target: str = "results/summary.csv") -> dict[str, list[str]]:
+    """The commands of a dry run, in their order: name of the log without its suffix -> module and arguments."""
+    start(folder, "--dry-run", "--printshellcmds", target).wait(240)
+    said = (folder / "said.txt").read_text()
+    commands = re.findall(r"(?m)^Shell command: python -m (.*) > logs/(\S+)\.log 2>&1$", said)
+    assert commands, said
+    return {log: shlex.split(command) for command, log in commands}
+
+
+def run(module: str, *arguments: str) -> int:
+    """Run a command of the package in this process; its exit status."""
+    found = importlib.import_module(module)
+    if not hasattr(found, "main"):
+        found = importlib.import_module(f"{module}.__main__")
+    try:
+        return found.main(list(arguments))
+    except SystemExit as end:  # argparse
+        return end.code
