@@ -6,8 +6,15 @@ workflow costs nothing.
 
 from __future__ import annotations
 
+import gc
+import sys
 from importlib import import_module
 from typing import Any
+
+if sys.argv[:1] == ["-m"]:
+    # Python has been told `-m fgg.…` and looks for it: one of our commands starts. Nothing that its imports make is
+    # garbage, and looking for some costs more than half a second; `fgg.errors.command` goes on to look.
+    gc.disable()
 
 __version__ = "0.1.0"
 

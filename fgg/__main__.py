@@ -1,8 +1,7 @@
 """``python -m fgg`` is the command ``fgg``."""
 
-import sys
-
 from fgg.cli import main
+from fgg.errors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgg import __version__
 from fgg.catalogue import CONSTRUCTIONS, METHODS
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 
 if TYPE_CHECKING:
     import torch
@@ -210,4 +210,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

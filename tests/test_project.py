@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import fgg
+from fgg.arguments import ARGUMENTS
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS, METRICS, SANITY
 from fgg.comparison.labels import FIGURES
 
@@ -153,6 +154,11 @@ def test_every_command_of_a_rule_knows_its_options():
                 known.add(option)
                 if any(each.arg == "required" and ast.literal_eval(each.value) for each in node.keywords):
                     required.add(option)
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "add_arguments":
+                for option in [*map(ast.literal_eval, node.args[1:]), *(each.arg for each in node.keywords)]:
+                    known.add(f"--{option}")
+                    if ARGUMENTS[option].get("required"):
+                        required.add(f"--{option}")
         assert required <= used <= known, (name, required - used, used - known)
 
 

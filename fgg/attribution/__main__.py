@@ -20,7 +20,7 @@ from fgg.attribution.attribute import Attribution, Gate, attribute
 from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import measured, note
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
@@ -157,4 +157,4 @@ def write(relevance: Path, gates: Path | None, split: Split, parts: list[Attribu
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from fgg.arguments import add_arguments
 from fgg.attribution.controls import sharpen
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.tables import matrix, read_table, write_table
 
 
@@ -30,4 +29,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

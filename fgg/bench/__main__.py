@@ -25,7 +25,7 @@ import torch
 
 from fgg.attribution.attribute import attribute
 from fgg.bench import plain
-from fgg.errors import command
+from fgg.errors import command, leave
 from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models.device import arithmetic, images_per_batch, resolve
@@ -263,4 +263,4 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

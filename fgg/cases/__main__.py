@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from fgg.cases.pictures import Names
 from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
 from fgg.comparison.labels import flat, label
 from fgg.data.load import load_split
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.models import store
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.sae import load_sae
@@ -176,4 +175,4 @@ def explain(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -10,7 +10,6 @@ Writes ``{dataset}_{figure}`` for each name in `FIGURES`.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,7 @@ from fgg.comparison.overview import overview_figure
 from fgg.comparison.pairs import pairs_figure
 from fgg.comparison.quality import quality, quality_figure
 from fgg.comparison.sampling import sampling_figure
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.tables import read_csv, read_table
 
 
@@ -77,4 +76,4 @@ def sae_layers(frame: pd.DataFrame) -> list[int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

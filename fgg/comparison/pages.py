@@ -16,7 +16,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ import yaml
 from fgg.comparison.labels import PAGES
 from fgg.comparison.page import document, markdown, table_page, text_page
 from fgg.comparison.summary import SETTINGS, summary
-from fgg.errors import command, json_object
+from fgg.errors import command, json_object, leave
 from fgg.tables import atomic, read_csv, read_table
 
 TEXTS = ("dataset", "experiment", "layers", "partner", "feature", "image_id", "true_class", "predicted_class")
@@ -197,4 +196,4 @@ def _fold(entry: tuple[str, str]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

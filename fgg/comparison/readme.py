@@ -9,7 +9,6 @@ Nothing in it depends on the time or the machine.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from fgg.catalogue import CONSTRUCTIONS, METRICS
 from fgg.comparison.labels import FIGURES
 from fgg.comparison.quality import quality
 from fgg.comparison.words import words
-from fgg.errors import command, json_object
+from fgg.errors import command, json_object, leave
 from fgg.tables import atomic, read_csv, read_json, read_table
 
 STATUS = {
@@ -163,4 +162,4 @@ def _number(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

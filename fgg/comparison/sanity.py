@@ -6,7 +6,6 @@ A method passes when its maps change: rank similarity near 0 (Adebayo et al. 201
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import SANITY
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command, json_object, leave
 from fgg.tables import matrix, read_table, write_csv
 
 COLUMNS = ("dataset", "experiment", "original", "check", "n", "n_undefined", "spearman", "sd", "sem")
@@ -81,4 +80,4 @@ def rank_similarity(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,6 @@ split, with Holm over the metrics only: there was one choice, and it did not see
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from fgg.catalogue import METRICS
 from fgg.comparison.statistics import ALPHA, effect_size, holm, paired
 from fgg.comparison.tables import read_scores
 from fgg.config import candidates
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command, json_object, leave
 from fgg.tables import write_csv
 
 RULE = "largest mean effect size (d_z over the metrics) on the validation split"
@@ -108,4 +107,4 @@ def confirm(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

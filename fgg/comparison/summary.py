@@ -6,13 +6,12 @@ python -m fgg.comparison.summary --comparison results/comparison.parquet --outpu
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterator
 
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.errors import command
+from fgg.errors import command, leave
 from fgg.tables import read_table, write_csv
 
 SETTINGS = ("method", "layers", "construction", "clamp_max", "alpha", "shuffle_decoder", "control")
@@ -69,4 +68,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

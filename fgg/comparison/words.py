@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import pandas as pd
 
 from fgg.catalogue import METRICS
 from fgg.comparison.labels import PARTNER_TITLES
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.comparison.words) -->", "<!-- results: end -->"
@@ -102,4 +101,4 @@ def _strength(row: pd.Series, frame: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -13,7 +13,6 @@ import argparse
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from fgg.data import archives
 from fgg.data.hub import fetch_hub
 from fgg.data.places import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command, json_object, leave
 
 ROOM_TO_UNPACK = 2  # times an archive's size: itself, and what is in it
 
@@ -212,4 +211,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from fgg import tables
 from fgg.data.images import decode_unnamed
 from fgg.data.quotas import apportion, keyed_order
 from fgg.data.sources import SPLITS, Record, open_source
-from fgg.errors import FggError, command, json_object
+from fgg.errors import FggError, command, json_object, leave
 from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
@@ -219,4 +218,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

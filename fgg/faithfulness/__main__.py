@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
@@ -144,4 +143,4 @@ def ordered(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,7 +6,6 @@ They do not depend on any relevance, so all experiments of a dataset share them.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 
 from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import command
+from fgg.errors import command, leave
 from fgg.faithfulness.correlation import draw_subsets, responses
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
@@ -64,4 +63,4 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor
 from fgg.arguments import add_arguments
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.models import store, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.layers import diagnose
@@ -208,4 +207,4 @@ def report(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
-from fgg.errors import FggError, command
+from fgg.errors import FggError, command, leave
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
@@ -250,4 +249,4 @@ def measure(sae: Any, rows: Tensor, chunk: int | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())
