@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +24,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_collection_modifyitems(items):
     """Real runs of the workflow first: they take longest, and two workers then end at about the same time."""
     items.sort(key=lambda item: item.get_closest_marker("dag") is None)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: no collection of garbage, which statsmodels asks for, needs to look at it."""
+    gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fgg.comparison import statistics
 from fgg.config import experiments
 from fgg.tables import write_table
 
@@ -70,6 +71,14 @@ def write(results: Path, images: int, undefined: int = 0) -> dict:
         "seed": 0,
         "experiments": {"toy": EXPERIMENTS},
     }
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals need not be good, only there; their own tests are in test_comparison_statistics.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "RESAMPLES", 200)
+        yield
 
 
 @pytest.fixture(scope="session")

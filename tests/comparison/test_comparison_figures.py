@@ -20,7 +20,6 @@ from fgg.comparison import (
     pairs,
     quality,
     sampling,
-    statistics,
     style,
 )
 from fgg.comparison.__main__ import main
@@ -85,16 +84,8 @@ def compare(folder, settings, grid):
     assert main([*arguments, "--results", str(folder), "--output", str(folder)]) == 0
 
 
-@pytest.fixture(autouse=True, scope="module")
-def few_resamples():
-    """Intervals need not be good here, only there."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "RESAMPLES", 200)
-        yield
-
-
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, write_scores):
+def compared(tmp_path_factory, write_scores, few_resamples):
     folder = tmp_path_factory.mktemp("figures")
     settings = write_scores(folder, 40, undefined=4)
     keep = ("transmm", "random", "gradcam", "gated-l2-combined-c10-a1", "gated-l2-combined-c10-a1-permuted")

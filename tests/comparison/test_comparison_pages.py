@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgg.comparison import page, pages, readme, statistics
+from fgg.comparison import page, pages, readme
 from fgg.comparison.__main__ import main
 from fgg.tables import read_table, write_json
 
@@ -15,7 +15,7 @@ SETTINGS = {"run": ["toy"], "datasets": {"toy": {"path": "<b>"}}}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, write_scores):
+def run(tmp_path_factory, write_scores, few_resamples):
     """The comparison of a small grid, and the records of what it rests on."""
     folder = tmp_path_factory.mktemp("pages")
     settings = write_scores(folder, 40, undefined=4)
@@ -34,9 +34,7 @@ def run(tmp_path_factory, write_scores):
     write_json(data / "saes/toy/layer_2/metrics.json", {**measured, "dead_share": 0.25}, {})
     arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings), "--results", str(folder)]
     places = ["--models", str(data / "models"), "--data", str(data / "prepared")]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "RESAMPLES", 200)
-        assert main([*arguments, *places, "--output", str(folder)]) == 0
+    assert main([*arguments, *places, "--output", str(folder)]) == 0
     return folder
 
 

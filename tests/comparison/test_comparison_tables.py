@@ -26,6 +26,7 @@ mean sem baseline_mean difference improvement_pct ci_low ci_high effect_size p_v
 protocol precision
 """
 CONTRACT = CONTRACT_COLUMNS.split()
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def run(results, settings, output, *more):
@@ -37,7 +38,7 @@ def run(results, settings, output, *more):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, write_scores):
+def built(tmp_path_factory, write_scores, few_resamples):
     folder = tmp_path_factory.mktemp("comparison")
     settings = write_scores(folder, 40, undefined=4) | {"notes": {"toy": {"gated-l2-no_sae-c10-a1": "rounding noise"}}}
     assert run(folder, settings, folder) == 0

@@ -119,6 +119,8 @@ def kill(kind: str, run: subprocess.Popen, found: list[psutil.Process], draw: ra
 
 DRIVER = """
 import json, runpy, sys
+import fgg.errors
+fgg.errors.leave = sys.exit  # which would end this process
 for module, *arguments in json.load(sys.stdin):
     sys.argv = [module, *arguments]
     try:
