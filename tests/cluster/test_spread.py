@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
+import one_process
 import pytest
 import yaml
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
 CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("spread.yaml")]
 SLURM = Path(__file__).with_name("slurm.sh")
-GATED = "gated-l1-combined-c10-a1"
+SHARDS = {"shards": 2}
 GPU_RULES = ["attribution", "faithfulness", "gated_attribution", "model", "responses", "sae"]
 pytestmark = pytest.mark.dag
 
@@ -66,28 +67,22 @@ def compare(found: dict[str, bytes], wanted: dict[str, bytes]) -> None:
     assert [name for name in wanted if found[name] != wanted[name]] == []
 
 
+# ---- the tests
+
+
 @pytest.fixture(scope="module")
-def undivided(tmp_path_factory) -> Path:
-    """A folder in which the workflow has run, on this machine and in one piece."""
+def spread(tmp_path_factory) -> Path:
+    """A folder in which the workflow has run on this machine, in two shards."""
     from pictures import draw
 
-    folder = tmp_path_factory.mktemp("undivided")
+    folder = tmp_path_factory.mktemp("spread")
     draw(folder / "pictures")
-    snakemake(folder, "--cores", "2", "results/summary.csv")
-    return folder
-
-
-def test_shards_leave_the_same_tables_and_nothing_else(undivided, tmp_path):
-    """Model and SAE are taken over; a shard that is done already is not done again."""
-    settings = {"shards": 2}
-    shutil.copytree(undivided / "data", tmp_path / "data")
-    shutil.copytree(undivided / ".snakemake", tmp_path / ".snakemake")
-    (tmp_path / "pictures").symlink_to(undivided / "pictures")
     done = "results/tiny/shards/1-of-2/attributions/transmm.parquet"
-    snakemake(tmp_path, "--cores", "1", "--notemp", done, settings=settings)
-    assert planned(tmp_path, settings=settings) == {
+    snakemake(folder, "--cores", "2", "--notemp", done, settings=SHARDS)
+    assert planned(folder, settings=SHARDS) == {
         "attribution": 1,
         "gated_attribution": 2,
+        "sae": 1,
         "responses": 2,
         "faithfulness": 4,
         "merge": 4,
@@ -97,11 +92,24 @@ def test_shards_leave_the_same_tables_and_nothing_else(undivided, tmp_path):
         "pages": 1,
         "readme": 1,
         "summary": 1,
-    }
-    snakemake(tmp_path, "--cores", "2", "results/summary.csv", settings=settings)
-    compare(tables(tmp_path), tables(undivided))
-    whole = planned(undivided, "--forceall", settings={})
-    assert whole["faithfulness"] == 2 and not {"merge", "merge_gated"} & set(whole), "one shard is no shard"
+    }, "a shard that is done is not done again"
+    snakemake(folder, "--cores", "2", "results/summary.csv", settings=SHARDS)
+    return folder
+
+
+def test_one_shard_is_no_shard(tmp_path):
+    from pictures import draw
+
+    draw(tmp_path / "pictures")
+    whole = planned(tmp_path, settings={})
+    assert whole["faithfulness"] == 2 and not {"merge", "merge_gated"} & set(whole)
+
+
+def test_shards_leave_the_tables_of_an_undivided_run_and_nothing_else(spread, tmp_path):
+    (tmp_path / "pictures").symlink_to(spread / "pictures")
+    said = snakemake(tmp_path, "--cores", "1", "--dry-run", "--printshellcmds", "results/summary.csv")
+    one_process.run(one_process.commands(said).values(), tmp_path)
+    compare(tables(spread), tables(tmp_path))
 
 
 # ---- Slurm
@@ -145,13 +153,13 @@ def at_once(jobs: list[dict[str, str]]) -> int:
     return max(sum(start <= moment < end for start, end in times) for moment, _ in times)
 
 
-def test_a_real_slurm_gives_the_tables_of_this_machine(undivided, slurm, tmp_path):
-    """The profile as it is, apart from how often jobs are asked after."""
-    (tmp_path / "pictures").symlink_to(undivided / "pictures")
+def test_a_real_slurm_gives_the_tables_of_this_machine(spread, slurm, tmp_path):
+    """The profile as it is, apart from how often jobs are asked after; in one piece."""
+    (tmp_path / "pictures").symlink_to(spread / "pictures")
     quick = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6"]
     profile = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wait", "20"]
     snakemake(tmp_path, *profile, *quick, "results/summary.csv")
-    compare(tables(tmp_path), tables(undivided))
+    compare(tables(tmp_path), tables(spread))
 
     jobs = accounts()
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import one_process
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -31,10 +31,7 @@ def start(folder: Path, *arguments: str, said: Path | None = None) -> subprocess
 def planned(folder: Path, target: str = "results/summary.csv") -> dict[str, list[str]]:
     """The commands of a dry run, in their order: name of the log without its suffix -> module and arguments."""
     start(folder, "--dry-run", "--printshellcmds", target).wait(240)
-    said = (folder / "said.txt").read_text()
-    commands = re.findall(r"(?m)^Shell command: python -m (.*) > logs/(\S+)\.log 2>&1$", said)
-    assert commands, said
-    return {log: shlex.split(command) for command, log in commands}
+    return one_process.commands((folder / "said.txt").read_text())
 
 
 def run(module: str, *arguments: str) -> int:

@@ -7,18 +7,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import xml.etree.ElementTree
 from pathlib import Path
 
+import one_process
 import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors import safe_open
-from small_workflow import ROOT, planned, start
+from small_workflow import planned, start
 
 pytestmark = pytest.mark.dag
 SEED = 7
@@ -115,43 +115,14 @@ def kill(kind: str, run: subprocess.Popen, found: list[psutil.Process], draw: ra
     return run.wait() == -signal.SIGKILL
 
 
-# ---- the undisturbed run: the same commands, one after another in one process, which takes a fifth of the time
-
-DRIVER = """
-import json, runpy, sys
-import fgg.errors
-fgg.errors.leave = sys.exit  # which would end this process
-for module, *arguments in json.load(sys.stdin):
-    sys.argv = [module, *arguments]
-    try:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        assert not end.code, (module, end.code)
-"""
-
-
-def undisturbed(folder: Path) -> dict[str, bytes]:
-    """Run what a dry run prints, in its order."""
-    commands = list(planned(folder).values())
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL")}
-    subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        input=json.dumps(commands),
-        text=True,
-        cwd=folder,
-        env={**os.environ, **threads, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},
-        check=True,
-    )
-    return files(folder)
-
-
 # ---- the tests
 
 
 def test_killed_at_random_moments_the_plain_command_finishes_with_the_same_bytes(folder, tmp_path_factory):
     reference = tmp_path_factory.mktemp("undisturbed")
     (reference / "pictures").symlink_to(folder / "pictures")
-    expected = undisturbed(reference)
+    one_process.run(planned(reference).values(), reference)
+    expected = files(reference)
     draw = random.Random(SEED)
     kinds, moments = draw.sample(KILLS, len(KILLS)), sorted(draw.randint(0, MOST_FILES) for _ in KILLS)
     orphans, survived, run = [], [], None

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import one_process
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -213,6 +214,12 @@ def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
     assert planned(finished, named) == {"cases": 1, **last}
 
 
+def test_shards_are_spread_after_model_and_sae(finished, tmp_path):
+    touched = planned(finished, changed(tmp_path, shards=2))
+    assert not {"prepare", "model", "sae"} & set(touched)
+    assert touched["responses"] == 2 and touched["faithfulness"] == 20 and touched["merge"] > 10
+
+
 def test_the_same_setting_spelt_otherwise_reruns_nothing(finished, tmp_path):
     config = changed(tmp_path, experiments__gated__clamp_max=[10.0], experiments__gated__alpha=[1.0])
     assert planned(finished, config) == {}
@@ -235,14 +242,16 @@ def test_an_edited_module_reruns_what_rests_on_it(finished, tmp_path):
     assert not {"prepare", "model", "sae", "attribution", "gated_attribution", "responses"} & set(touched)
 
 
-def test_from_scratch_again_on_one_core_gives_the_same_bytes(finished, tmp_path):
-    """Images, model, SAE, attributions, gates and scores; the comparison's own bytes are tested with it."""
+def test_from_scratch_again_without_the_workflow_gives_the_same_bytes(finished, tmp_path):
+    """Images, model, SAE, attributions, gates and scores, by one process with one thread."""
     (tmp_path / "pictures").symlink_to(finished / "pictures")
     names = [
         f"results/tiny/faithfulness/gated-l1-combined-c10-a1{suffix}.parquet"
         for suffix in ("", "-permuted", "-sharpened")
     ]
-    snakemake(tmp_path, *names, "--cores", "1", "--quiet", "all")
+    one_process.run(
+        one_process.commands(snakemake(tmp_path, *names, "--dry-run", "--printshellcmds")).values(), tmp_path
+    )
     names += [
         "data/prepared/tiny/train.parquet",
         "data/models/tiny/model.safetensors",
