@@ -15,8 +15,8 @@ from fgg.errors import FggError
 # machine: tables are then byte-identical whatever the number of cores. Several jobs run beside each other.
 JOB_THREADS = 1
 TRAINING_THREADS = 2
-# Floats of activations per batch on a CPU: what stays in its cache. Measured for the default model: 720 perturbed
-# images per second and core at 16 to 32 rows, 610 at 100.
+# Floats of activations per batch on a CPU: what stays in its cache. Measured for the default model: 980 perturbed
+# images per second and core at 16 rows, 760 at 128.
 CPU_BATCH_FLOATS = 2**21
 GPU_SHARE = 0.3  # of its memory, for the activations of a batch
 
