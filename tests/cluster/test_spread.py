@@ -14,6 +14,7 @@ from pathlib import Path
 
 import one_process
 import pytest
+import whole_workflow
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,19 +28,9 @@ pytestmark = pytest.mark.dag
 
 def snakemake(folder: Path, *arguments: str, settings: dict | None = None) -> str:
     """Run the workflow in a folder; its output as text. ``settings`` go over the configuration."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     own = folder / "own.yaml"
     own.write_text(yaml.safe_dump(settings or {}))
-    done = subprocess.run(
-        [*command, *arguments, "--configfile", *map(str, CONFIGS), str(own)],
-        cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
-    return done.stdout + done.stderr
+    return whole_workflow.snakemake(folder, *arguments, configs=[*CONFIGS, own])[1]
 
 
 def planned(folder: Path, *arguments: str, settings: dict) -> dict[str, int]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import one_process
+import whole_workflow
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -16,12 +15,11 @@ SMALL = Path(__file__).with_name("small.yaml")
 
 def start(folder: Path, *arguments: str, said: Path | None = None) -> subprocess.Popen:
     """Start the small workflow in a folder, in a process group of its own; its output goes to ``said.txt`` there."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
     with (said or folder / "said.txt").open("ab") as output:
         return subprocess.Popen(
-            [*command, "--cores", "2", *arguments, "--configfile", str(SMALL)],
+            whole_workflow.command(folder, "--cores", "2", *arguments, configs=[SMALL]),
             cwd=ROOT,
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
+            env=whole_workflow.environment(),
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import one_process
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import whole_workflow
 import yaml
 from browser import opened
 from pictures import draw
@@ -27,20 +25,7 @@ pytestmark = pytest.mark.dag
 
 def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True, code: Path = ROOT) -> str:
     """Run the workflow in a folder; its output as text."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(code / "Snakefile"), "--directory", str(folder)]
-    # The target goes before --configfile, which takes a list.
-    done = subprocess.run(
-        [*command, "--cores", "2", *arguments, "--configfile", str(config)],
-        cwd=code,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    text = done.stdout + done.stderr
-    assert not check or done.returncode == 0, text[-6000:]
-    assert check or done.returncode != 0, text[-6000:]
-    return text
+    return whole_workflow.snakemake(folder, "--cores", "2", *arguments, configs=[config], code=code, check=check)[1]
 
 
 def planned(folder: Path, config: Path = TINY, code: Path = ROOT) -> dict[str, int]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +12,7 @@ import handed_out
 import numpy as np
 import pandas as pd
 import pytest
+import whole_workflow
 from safetensors.torch import load_file
 from server import COMMIT, Server
 
@@ -29,19 +27,12 @@ DATA = ("imagenet", "hyperkvasir", "covidquex")
 SHARD = f"/datasets/ILSVRC/imagenet-1k/resolve/{COMMIT}/data/validation-00000-of-00002.parquet"
 
 
-def snakemake(folder: Path, server: Server, *arguments: str) -> subprocess.CompletedProcess:
-    """Run the workflow in a folder, with the server in the place of all others."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(folder)]
-    environment = {**os.environ, "HF_ENDPOINT": server.url, "HF_TOKEN": "hf_test", "NO_PROXY": "127.0.0.1"}
-    environment |= {"HF_HUB_OFFLINE": "0", "HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-    return subprocess.run(
-        [*command, "--cores", "2", *arguments, "--configfile", str(CONFIG)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def snakemake(folder: Path, server: Server, *arguments: str, check: bool = True) -> str:
+    """Run the workflow in a folder, with the server in the place of all others; its output as text."""
+    changes = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_test", "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
+    changes |= {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    arguments = ("--cores", "2", *arguments)
+    return whole_workflow.snakemake(folder, *arguments, configs=[CONFIG], check=check, changes=changes)[1]
 
 
 def hand_out(server: Server, folder: Path) -> dict:
@@ -77,7 +68,7 @@ def hand_out(server: Server, folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """(folder, server, what was handed out, how the first attempt ended, what it left): the second has run to its end."""
+    """(folder, server, what was handed out, what the first attempt said, what it left): the second has run to its end."""
     folder = tmp_path_factory.mktemp("studies")
     with Server() as server:
         made = hand_out(server, folder)
@@ -85,19 +76,18 @@ def study(tmp_path_factory):
             server.faults[path] = ["drop", "corrupt"]
         # gdown asks for the whole file before it asks for the rest, and reads nothing of that answer.
         server.faults["/covidquex"] = ["drop", None, "corrupt"]
-        refused = snakemake(folder, server, *(f"data/downloads/{name}/contents.json" for name in DATA))
+        wanted = (f"data/downloads/{name}/contents.json" for name in DATA)
+        refused = snakemake(folder, server, *wanted, check=False)
         left = sorted(path.relative_to(folder).as_posix() for path in folder.glob("data/**/*") if path.is_file())
-        done = snakemake(folder, server, "results/summary.csv")
-        assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+        snakemake(folder, server, "results/summary.csv")
         yield folder, server, made, refused, left
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_a_dropped_connection_is_resumed_and_a_corrupted_file_refused(study, name):
     folder, server, _, refused, left = study
-    assert refused.returncode != 0
-    assert f"error: {name}: " in refused.stdout + refused.stderr
-    assert "is not the expected file: its SHA-256 is" in refused.stdout + refused.stderr
+    assert f"error: {name}: " in refused
+    assert "is not the expected file: its SHA-256 is" in refused
     path = SHARD if name == "imagenet" else f"/{name}"
     assert not [each for each in left if each.startswith(f"data/downloads/{name}/")]
     assert not [each for each in left if each.startswith("data/downloads/records/")]
@@ -211,26 +201,16 @@ def test_the_saes_are_those_that_were_handed_out_and_are_measured(study):
 def test_a_second_run_has_nothing_to_do_and_asks_nobody(study):
     folder, server, _, _, _ = study
     asked = len(server.requests)
-    done = snakemake(folder, server, "results/summary.csv", "--dry-run")
-    assert "Nothing to be done" in done.stdout + done.stderr
+    assert "Nothing to be done" in snakemake(folder, server, "results/summary.csv", "--dry-run")
     assert len(server.requests) == asked
 
 
 @pytest.mark.parametrize("name", DATA)
 def test_the_thesis_settings_plan_offline(name, tmp_path):
     """The real configuration and table, before anything was downloaded: a dry run asks nobody."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path)]
     overlay = ROOT / "workflow" / "studies" / f"{name}.yaml"
-    done = subprocess.run(
-        [*command, "-n", "results/summary.csv", "--configfile", str(overlay)],
-        cwd=ROOT,
-        env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    text = done.stdout + done.stderr
-    assert done.returncode == 0, text[-3000:]
+    changes = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    _, text = whole_workflow.snakemake(tmp_path, "-n", "results/summary.csv", configs=[overlay], changes=changes)
     plan = dict(words for line in text.splitlines() if len(words := line.split()) == 2 and words[1].isdigit())
     assert int(plan["download"]) == (5 if name == "imagenet" else 3)  # images, model, and SAEs: one archive or three
     assert (plan["prepare"], plan["model"], plan["sae"]) == ("1", "1", "3")
