@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,18 +60,23 @@ class Split:
         Raises:
             FggError: the file is damaged, or an image in it is.
         """
+        return self._filled(preprocess, preprocess, indices)
+
+    def pixels(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
+        """The same in 0…1, before they are standardised. Raises as `tensors`."""
+        return self._filled(preprocess, preprocess.pixels, indices)
+
+    def _filled(
+        self,
+        preprocess: Preprocess,
+        make: Callable[[Image.Image], Tensor],
+        indices: Sequence[int] | np.ndarray | slice | None,
+    ) -> Tensor:
         rows = self.rows if indices is None else self.rows[indices]
         out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
         for place, image in self._images(rows):
-            out[place] = preprocess(image)
+            out[place] = make(image)
         return out
-
-    def pixels(
-        self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None
-    ) -> Iterator[Tensor]:
-        """(C, H, W) in 0…1, one by one, for `fgg.data.preprocess.statistics`. Raises as `tensors`."""
-        for _, image in self._images(self.rows if indices is None else self.rows[indices]):
-            yield preprocess.pixels(image)
 
     def picture(self, i: int) -> Image.Image:
         """Image i upright in its own size, mode L or RGB. Raises as `tensors`."""

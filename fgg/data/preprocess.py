@@ -151,9 +151,13 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """The model's input: (C, H, W) float32, standardised. Raises ValueError before mean and std are known."""
+        return self.standardised(self.pixels(image))
+
+    def standardised(self, pixels: Tensor) -> Tensor:
+        """Pixels (…, C, H, W) in 0…1, less the mean and by the standard deviation of their channel. Raises as a call."""
         if self.mean is None or self.std is None:
             raise ValueError("mean and std are not known yet; measure them with `statistics`")
-        return (self.pixels(image) - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+        return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
     def _resized(self, image: Image.Image) -> Tensor:
         if image.mode != "F":

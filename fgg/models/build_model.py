@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,21 +55,33 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     classes = read_json(data / "dataset.json")["classes"]
     everything = load_split(data / "train.parquet")
     shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
-    preprocess = resolve_preprocess(settings["preprocess"], options, shape, everything)
+    preprocess = resolve_preprocess(settings["preprocess"], shape)
     history: list[dict[str, float]] = []
     head: dict[str, Any] | None = None
+    images: Tensor | None = None
     if options["weights"] == "train" and not options["zero_shot"]:
-        images = everything.tensors(preprocess).to(device)
+        images = everything.pixels(preprocess)
+        if preprocess.mean is None or preprocess.std is None:
+            mean, std = statistics(images)
+            preprocess = replace(preprocess, mean=preprocess.mean or mean, std=preprocess.std or std)
+        for image in images:  # in place: they may fill half of the memory
+            image.copy_(preprocess.standardised(image))
         labels = torch.from_numpy(everything.labels).to(device)
         model, history = train(
-            options["architecture"], options["kwargs"], images, labels, len(classes), options["train"], settings["seed"]
-        )
-        del images
+            options["architecture"], options["kwargs"], images.to(device), labels, len(classes), options["train"], settings["seed"]
+        )  # fmt: skip
     else:
+        known = shape.pretrained_cfg
+        preprocess = replace(preprocess, mean=preprocess.mean or known["mean"], std=preprocess.std or known["std"])
         model, head = _load(options, classes)
         model = model.to(device)
     model.eval()
     splits = {name: load_split(data / f"{name}.parquet", MOST_IMAGES, settings["seed"]) for name in SPLITS}
+    seen = {
+        # All training images are at hand where the model was trained on them.
+        name: look(model, split, preprocess, device, images if len(split) == len(everything) and name == "train" else None)
+        for name, split in splits.items()
+    }  # fmt: skip
     record = {
         "architecture": options["architecture"],
         "kwargs": options["kwargs"],
@@ -77,7 +89,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
         "classes": classes,
         "preprocess": preprocess.to_dict(),
         **({"zero_shot": head} if head else {}),
-        "accuracy": measure({name: look(model, split, preprocess, device) for name, split in splits.items()}),
+        "accuracy": measure(seen),
         "layers": diagnose(model, splits["val"].tensors(preprocess, slice(0, DIAGNOSED_IMAGES)).to(device)),
         "training": history,
     }
@@ -102,10 +114,8 @@ def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransforme
     return model, None
 
 
-def resolve_preprocess(
-    settings: dict[str, Any], model: dict[str, Any], shape: VisionTransformer, training: Split
-) -> Preprocess:
-    """The preprocessing with size, mean and standard deviation filled in.
+def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Preprocess:
+    """The preprocessing with its size filled in.
 
     Raises:
         FggError: it does not give what the model takes.
@@ -124,18 +134,7 @@ def resolve_preprocess(
             f"preprocess: images come out as {tuple(preprocess.output_size)}, the model takes "
             f"{tuple(shape.patch_embed.img_size)}; set preprocess.resize and crop, or model.kwargs.img_size"
         )
-    if preprocess.mean is not None and preprocess.std is not None:
-        return preprocess
-    mean: Any
-    std: Any
-    if model["weights"] == "train":
-        mean, std = statistics(training.pixels(preprocess))
-    else:
-        mean, std = shape.pretrained_cfg["mean"], shape.pretrained_cfg["std"]
-    filled = preprocess.to_dict()
-    filled["mean"] = filled["mean"] or list(mean)
-    filled["std"] = filled["std"] or list(std)
-    return Preprocess.from_dict(filled)
+    return preprocess
 
 
 @dataclass(frozen=True)
@@ -150,13 +149,15 @@ class Seen:
     grey: np.ndarray
 
 
-def look(model: VisionTransformer, split: Split, preprocess: Preprocess, device: torch.device) -> Seen:
-    """Show a split to the model, a few images at a time."""
+def look(
+    model: VisionTransformer, split: Split, preprocess: Preprocess, device: torch.device, images: Tensor | None = None
+) -> Seen:
+    """Show a split to the model, a few images at a time; ``images`` are its tensors where they are at hand."""
     predicted, small = [], []
     for part in batches(len(split), LOOKED_AT, f"{split.path.stem} split"):
-        images = split.tensors(preprocess, part)
-        predicted.append(predict(model, images.to(device)).cpu().numpy())
-        small.append(grey(images, preprocess.channels))
+        shown = split.tensors(preprocess, part) if images is None else images[part]
+        predicted.append(predict(model, shown.to(device)).cpu().numpy())
+        small.append(grey(shown, preprocess.channels))
     return Seen(split.labels, np.concatenate(predicted), np.concatenate(small))
 
 
