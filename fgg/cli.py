@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def explain(arguments: argparse.Namespace) -> None:
     from fgg.models.device import JOB_THREADS, resolve
 
     torch.set_num_threads(JOB_THREADS)
+    warnings.filterwarnings("ignore", "the gate means nothing")  # told in other words
     room.check_output(arguments.output, len(arguments.images))
     subject = _subject(arguments, resolve(arguments.device))
     target = source.class_index(subject, arguments.target)

@@ -235,7 +235,7 @@ def _map(
         return
     most = max(abs(low), abs(high))
     power = int(np.floor(np.log10(most)))
-    power = 0 if -3 < power < 4 else power  # above the bar it would push the next picture away
+    power = 0 if -4 < power < 4 else power  # above the bar it would push the next picture away
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, aspect=22)
     bar.locator, bar.formatter = MaxNLocator(4), FuncFormatter(lambda value, _: f"{value / 10.0**power:g}")
     bar.outline.set_visible(False)

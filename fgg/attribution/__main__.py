@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gates", type=Path, help="table of gates to write")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
+    warnings.filterwarnings("ignore", "the gate means nothing")  # told in other words
     run(
         arguments.model,
         arguments.images,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -12,7 +13,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg import gating
+from fgg import degeneracy, gating
 from fgg.attribution import controls, gradcam, rollout, tokentm
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS
 from fgg.errors import FggError
@@ -20,7 +21,7 @@ from fgg.keys import content_id
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
 from fgg.models.sae import check_sae
-from fgg.models.vit import check_layers, patch_size, readout
+from fgg.models.vit import check_images, check_layers, patch_size, readout, reads_class_token
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def attribute(
         images: normalised float (B, C, H, W), on the model's device.
         method: one of ``fgg.catalogue.METHODS``; a gate goes with ``transmm`` only.
         gate: gate TransMM's relevance.
-        saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one.
+        saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; not looked at otherwise.
         target: class per image, int64 (B,), or one for all; None explains the predicted class.
         control: ``permuted_gate`` or ``sharpened``, a control of the gate.
         image_ids: names that key the random method and the permuted gate; None takes keys from the images.
@@ -123,8 +124,16 @@ def attribute(
     Raises:
         FggError: an unknown method or control, a layer beyond the depth, a missing SAE or one of the wrong
             width, wrong images or target, a model that gives NaN.
+
+    Warns:
+        UserWarning: a gate at the last two blocks of a model that reads the class token, whose score means nothing.
     """
+    check_images(model, images)
     _check(model, method, gate, saes, control)
+    if gate is not None and reads_class_token(model):
+        settings = {"gate": {"construction": gate.construction, "layers": gate.layers}}
+        if remark := degeneracy.note(settings, degeneracy.expected(len(model.blocks))):
+            warnings.warn(f"the gate means nothing there: {remark}; see docs/protocols.md", stacklevel=2)
     if image_ids is None:
         image_ids = [content_id(image.detach().float().cpu().numpy()) for image in images]
     if len(image_ids) != len(images):
@@ -162,6 +171,8 @@ def _check(
         if control is not None:
             raise FggError(f"control {control!r} needs a gate")
         return
+    if not isinstance(gate, Gate):
+        raise FggError(f"gate is a {type(gate).__name__}; give fgg.Gate(layers=…)")
     if method != "transmm":
         raise FggError(f"a gate goes with method 'transmm', not {method!r}")
     if control is not None and control not in CONTROLS:

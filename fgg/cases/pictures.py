@@ -184,6 +184,8 @@ def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: C
     row, direction = change.row, change.row["direction"]
     title = f"{number}  {direction}, feature {row['feature']}" if direction else f"{number}  no feature this way"
     lines = [f"relevance {row['vanilla_map']:.2f} → {row['gated_map']:.2f}", f"gate {row['gate']:.2f}"]
+    if (row["gate"] - 1) * (row["gated_map"] - row["vanilla_map"]) < 0:
+        lines[1] += " (against the change)"
     if direction:
         lines += [f"activation {row['activation']:.2f}", f"feature gradient {_three(row['feature_gradient'])}"]
         lines += [f"contribution {_three(row['contribution'])}"]

@@ -39,7 +39,7 @@ ABOUT = {
     ),
     "hypotheses": (
         "Every gate by activation × gradient (`experiment`) against what could explain its effect (`against`), with a "
-        "verdict in words. *p* from the paired t-test, Holm within dataset and metric."
+        "verdict in words. *p* from the paired t-test, Holm over these rows, by dataset and metric."
     ),
     "comparison": "All statistics, over all images and over the correctly and wrongly classified ones (`stratum`).",
     "selection": (

@@ -38,7 +38,8 @@ def quality_figure(dataset: str, measured: dict[int, dict[str, Any]], folder: st
             values = np.array([_number(own.get(key)) for own in measured.values()])
             values = 100 * values if key == "dead_share" else values
             axis.barh(places, np.nan_to_num(values), height=0.55, color=style.BLUE)  # NaN: no bar, and a word
-            axis.set_xlim(min(0.0, float(np.nanmin([0.0, *values]))), max(1e-9, 1.3 * np.nanmax([1e-9, *values])))
+            least = 1.0 if key == "dead_share" else 1e-9  # an axis of one percent, where nothing is dead
+            axis.set_xlim(min(0.0, float(np.nanmin([0.0, *values]))), max(least, 1.3 * np.nanmax([1e-9, *values])))
             for y, value in zip(places, values, strict=True):
                 text = "unknown" if np.isnan(value) else f"{value:.3g}" + " %" * (key == "dead_share")
                 axis.annotate(

@@ -136,7 +136,9 @@ def _missing(dataset: str, rows: pd.DataFrame, data: Path) -> Iterator[str]:
         yield f"- `{dataset}`, undefined scores: none"
     untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
     for reason, own in untested.groupby("reason", sort=False):
-        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons of {own['experiment'].nunique()} experiments"
+        names = [f"`{name}`" for name in own["experiment"].unique()]
+        more = f", and {len(names) - 3} more experiments" if len(names) > 3 else ""
+        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {', '.join(names[:3])}{more}"
     layers = read_json(data / "models" / dataset / "model.json")["layers"]
     for status, why in STATUS.items():
         found = [str(layer["layer"]) for layer in layers if layer["status"] == status]
@@ -150,7 +152,8 @@ def _where(datasets: list[str]) -> Iterator[str]:
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment and metric; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
     yield "- [comparison.csv](comparison.csv): all statistics, also for correctly and wrongly classified images"
-    yield "- `{dataset}/cases/`: case studies, where they are switched on"
+    cases = ", ".join(f"`{dataset}/cases/`" for dataset in datasets)
+    yield f"- {cases}: case studies, where they are switched on; `cases.html` and `features.html` list them"
     yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
     for dataset in datasets:
         links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in FIGURES.items())

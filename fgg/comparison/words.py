@@ -62,7 +62,7 @@ def words(hypotheses: pd.DataFrame) -> Iterator[str]:
             where = first["layers"] + _strength(first, frame)
             yield f"| {where} | {PARTNER_TITLES.get(against, against)} | " + " | ".join(cells) + " |"
         yield ""
-        yield "Change in %, positive = better; *p* from the paired t-test, Holm within dataset and metric."
+        yield "Change in %, positive = better; *p* from the paired t-test, Holm over these rows, by metric."
 
 
 def sentence(rows: pd.DataFrame) -> str:

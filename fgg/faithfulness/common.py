@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +23,9 @@ def check_protocol(protocol: str) -> None:
 
 def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
     """The relevance (B, N) on the engine's device; FggError when the shape does not fit."""
+    if not isinstance(relevance, Tensor | np.ndarray | Sequence):
+        kind = type(relevance).__name__
+        raise FggError(f"relevance must be a tensor (images, patches), such as attribute(…).relevance, not a {kind}")
     relevance = torch.as_tensor(relevance)
     expected = (len(engine.images), engine.patches)
     if tuple(relevance.shape) != expected:

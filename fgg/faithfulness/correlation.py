@@ -27,6 +27,14 @@ def draw_subsets(
 ) -> np.ndarray:
     """Random patch subsets keyed by (seed, image_id, trial), without repetition inside a subset.
 
+    Args:
+        image_ids: B names; the same name gets the same subsets.
+        patches: patches of an image, N.
+        trials: independent repetitions of the whole measurement.
+        runs: subsets per trial.
+        subset_size: patches per subset, below N.
+        seed: key of the same.
+
     Returns:
         int64 (B, trials, runs, subset_size).
 
@@ -118,7 +126,7 @@ def faithfulness_correlation(
     images: Tensor,
     relevance: Tensor,
     target: Tensor | None = None,
-    subsets: Tensor | None = None,
+    subsets: Tensor | np.ndarray | None = None,
     protocol: str = "corrected",
 ) -> Tensor:
     """Faithfulness Correlation: does the summed relevance of random patches follow the drop when they are filled?
@@ -132,13 +140,13 @@ def faithfulness_correlation(
         images: normalised float (B, C, H, W), on the model's device.
         relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
-        subsets: int64 (B, runs, k), the patches that are filled together in each run, from 0 to N - 1; required.
-            ``torch.from_numpy(fgg.draw_subsets(image_ids, N, 1, runs, k, seed))[:, 0]`` draws them.
+        subsets: int64 (B, runs, k), tensor or array, the patches that are filled together in each run, from 0 to
+            N - 1; required. ``fgg.draw_subsets(image_ids, N, 1, runs, k, seed)[:, 0]`` draws them.
         protocol: ``corrected``, or ``thesis``, which gives 0 where the sums or the drops are constant.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant. With few runs
-        it is noisy: see docs/sampling-error.md.
+        float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant, or a
+        relevance is NaN. With few runs it is noisy: see docs/sampling-error.md.
 
     Raises:
         FggError: images, relevance or subsets of the wrong shape, subsets missing or beyond the patches, an unknown
@@ -149,8 +157,9 @@ def faithfulness_correlation(
     if subsets is None or subsets.ndim != 3 or len(subsets) != len(images):
         raise FggError(
             "subsets must be int64 (images, runs, patches per subset), such as "
-            "torch.from_numpy(fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed))[:, 0]"
+            "fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed)[:, 0]"
         )
+    subsets = torch.as_tensor(subsets)
     if subsets.numel() and not 0 <= int(subsets.min()) <= int(subsets.max()) < engine.patches:
         raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
     return correlate(relevance, subsets, responses(engine, subsets, target), protocol)

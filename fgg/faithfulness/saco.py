@@ -20,7 +20,7 @@ class Saco:
     """Score and what it was made of. K bins, most relevant first.
 
     Attributes:
-        score: float64 (B,), -1 to 1, higher is better; NaN where all bins have the same total relevance.
+        score: float64 (B,), -1 to 1, higher is better; NaN where all bins have the same total relevance, or a patch's is NaN.
         drops: float64 (B, K), drop in probability when a bin is filled.
         totals: float64 (B, K), summed relevance of the bins.
         equal_drops: int64 (B,), pairs of bins with equal drops.
@@ -58,7 +58,8 @@ def saco(
             drops count as agreeing; an undefined score is 0.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same summed relevance.
+        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same summed relevance, or a patch's
+        is NaN.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class, too few or too many bins, an unknown

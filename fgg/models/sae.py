@@ -65,7 +65,9 @@ def _load_sae_lens(path: Path) -> Any:
 
 
 def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
-    """Raise FggError when the SAE's decoder does not have the residual stream's width."""
+    """Raise FggError when it is no SAE, or its decoder does not have the residual stream's width."""
+    if not hasattr(sae, "W_dec"):
+        raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; read it with fgg.load_sae")
     width = sae.W_dec.shape[-1]
     if width != model.embed_dim:
         raise FggError(

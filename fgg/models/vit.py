@@ -146,11 +146,22 @@ def readout(model: VisionTransformer, batch: int, tokens: int, like: Tensor) -> 
 
 
 def check_images(model: VisionTransformer, images: Tensor) -> None:
-    """Raise FggError when the batch is not (B, C, H, W) of the size that the model takes."""
+    """Raise FggError for a model that is no VisionTransformer, or a batch that is not (B, C, H, W) as it takes it."""
+    if not isinstance(model, VisionTransformer):
+        raise FggError(
+            f"the model is a {type(model).__name__}; fgg explains timm's VisionTransformers, see fgg.load_model"
+        )
+    if not isinstance(images, Tensor):
+        raise FggError(
+            f"images must be a float tensor (B, C, H, W), not a {type(images).__name__}; see torch.from_numpy"
+        )
     # Of a hybrid the projection follows a backbone, and says nothing of the images.
     channels = model.patch_embed.proj.in_channels if type(model.patch_embed) is PatchEmbed else None
     if images.ndim != 4 or not images.is_floating_point():
         raise FggError(f"images must be a float tensor (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    own = next(model.parameters()).dtype
+    if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
+        raise FggError(f"images are {images.dtype}, the model is {own}; convert them with images.to({own})")
     if channels is not None and images.shape[1] != channels:
         raise FggError(f"images have {images.shape[1]} channels, the model takes {channels}; see preprocess.channels")
     size = tuple(model.patch_embed.img_size or images.shape[2:])

@@ -1,8 +1,11 @@
 """Layers whose gate means nothing are found by measurement, and named."""
 
+import warnings
+
 import pytest
 import torch
 
+from fgg.attribution.attribute import Gate, attribute
 from fgg.degeneracy import CANCELLED, OK, ZERO, expected, measured, note
 from fgg.models.layers import diagnose
 
@@ -100,3 +103,12 @@ def test_what_the_note_says_is_true(plain, pictures, make_sae):
     shut = fgg.attribute(plain, pictures, gate=fgg.Gate((3,)), saes={3: make_sae(1)})
     assert (shut.gates[3] == 1).all()
     assert torch.equal(shut.relevance, fgg.attribute(plain, pictures).relevance)
+
+
+def test_a_gate_that_means_nothing_is_warned_of(plain, pictures):
+    """The plain model has four blocks and reads the class token."""
+    for layers, warned in (((1,), False), ((2,), True), ((1, 3), True)):
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            attribute(plain, pictures, gate=Gate(layers, "no_sae"))
+        assert bool([each for each in found if "means nothing" in str(each.message)]) == warned, layers

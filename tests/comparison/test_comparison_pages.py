@@ -54,7 +54,7 @@ def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
     assert "- experiments: 4, compared with transmm; protocol corrected, precision fp32" in text
     assert "- `toy`, files that could not be read: 2" in text
     assert "undefined Faithfulness Correlation (images, left out pairwise): `gradcam` 4" in text
-    assert "not testable (identical scores): 1 comparisons of 1 experiments" in text
+    assert "not testable (identical scores): 1 comparisons, of `gated-l2-combined-c10-a1-sharpened`" in text
     assert "degenerate layer 2: a patch's residual" in text and "degenerate layer 3: patches no longer" in text
     assert "`gated-l2-combined-c10-a1`: layer 2: residual x gradient is analytically zero" in text
     assert text == write(run), "the same bytes again"
