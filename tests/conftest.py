@@ -21,8 +21,8 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-# Real runs of the workflow take longest. Of three workers, each gets one of the first three files, then one of the next.
-FIRST = ("test_dag", "test_spread", "test_kills", "test_keys", "test_errors", "test_studies", "test_disk_and_memory")
+# Real runs of the workflow take longest. Of four workers, each gets one of the first four files, then one of the next.
+FIRST = ("test_dag", "test_spread", "test_kills", "test_studies", "test_keys", "test_errors", "test_disk_and_memory")
 
 
 def pytest_collection_modifyitems(items):
