@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
 from fgg.data.places import weights_faults
+from fgg.faithfulness.bins import FEWEST_BINS, number_of_bins
 from fgg.faults import explain, near, refuse, unfit
 
 Config = dict[str, Any]
@@ -258,10 +259,9 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     sizes = [kwargs.get(key) for key in ("img_size", "patch_size")]
     if all(isinstance(size, int) and size > 0 for size in sizes):
         patches = (sizes[0] // sizes[1]) ** 2
-        saco = own["metrics"]["saco"]
-        bins = saco["bins"] or -(-patches // saco["patches_per_bin"])
-        if not 2 <= bins <= patches:
-            yield f"{place}.metrics.saco: {bins} bins for {patches} patches; there must be 2 to {patches}"
+        bins, fewest = number_of_bins(patches, own["metrics"]["saco"]), FEWEST_BINS[config["protocol"]]
+        if not fewest <= bins <= patches:
+            yield f"{place}.metrics.saco: {bins} bins for {patches} patches; there must be {fewest} to {patches}"
         subset_size = own["metrics"]["faithfulness_correlation"]["subset_size"]
         if subset_size >= patches:
             yield (

@@ -15,6 +15,7 @@ from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.errors import FggError, command, leave
 from fgg.faithfulness import correlation, pixel_flipping, saco
+from fgg.faithfulness.bins import number_of_bins
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store
@@ -119,11 +120,6 @@ def correlation_scores(
         "faithfulness_correlation_se": spread / trials**0.5,
         "faithfulness_correlation_undefined": scores.isnan().sum(1),
     }
-
-
-def number_of_bins(patches: int, settings: dict[str, Any]) -> int:
-    """The number of SaCo bins from its settings."""
-    return settings["bins"] or -(-patches // settings["patches_per_bin"])
 
 
 def ordered(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -9,6 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.faithfulness.bins import FEWEST_BINS
 from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
 
@@ -95,7 +96,7 @@ def evaluate(
     relevance = check_relevance(engine, relevance)
     patches = relevance.shape[1]
     bins = -(-patches // PATCHES_PER_BIN) if bins is None else bins
-    fewest = 2 if protocol == "corrected" else 1
+    fewest = FEWEST_BINS[protocol]
     if not fewest <= bins <= patches:
         raise FggError(f"metrics.saco: {bins} bins for {patches} patches; there must be {fewest} to {patches}")
     order = relevance.argsort(dim=-1, descending=True, stable=True)

@@ -56,32 +56,29 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     everything = load_split(data / "train.parquet")
     shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
     preprocess = resolve_preprocess(settings["preprocess"], shape)
+    training = options["weights"] == "train" and not options["zero_shot"]
+    images = everything.pixels(preprocess) if training else None
+    if preprocess.mean is None or preprocess.std is None:
+        known = shape.pretrained_cfg
+        mean, std = (known["mean"], known["std"]) if images is None else statistics(images)
+        preprocess = replace(preprocess, mean=preprocess.mean or mean, std=preprocess.std or std)
     history: list[dict[str, float]] = []
     head: dict[str, Any] | None = None
-    images: Tensor | None = None
-    if options["weights"] == "train" and not options["zero_shot"]:
-        images = everything.pixels(preprocess)
-        if preprocess.mean is None or preprocess.std is None:
-            mean, std = statistics(images)
-            preprocess = replace(preprocess, mean=preprocess.mean or mean, std=preprocess.std or std)
-        for image in images:  # in place: they may fill half of the memory
-            image.copy_(preprocess.standardised(image))
-        labels = torch.from_numpy(everything.labels).to(device)
-        model, history = train(
-            options["architecture"], options["kwargs"], images.to(device), labels, len(classes), options["train"], settings["seed"]
-        )  # fmt: skip
-    else:
-        known = shape.pretrained_cfg
-        preprocess = replace(preprocess, mean=preprocess.mean or known["mean"], std=preprocess.std or known["std"])
+    if images is None:
         model, head = _load(options, classes)
         model = model.to(device)
+    else:
+        for image in images:  # in place: they may fill half of the memory
+            image.copy_(preprocess.standardised(image))
+        labelled = images.to(device), torch.from_numpy(everything.labels).to(device)
+        model, history = train(
+            options["architecture"], options["kwargs"], *labelled, len(classes), options["train"], settings["seed"]
+        )
+        del labelled
     model.eval()
     splits = {name: load_split(data / f"{name}.parquet", MOST_IMAGES, settings["seed"]) for name in SPLITS}
-    seen = {
-        # All training images are at hand where the model was trained on them.
-        name: look(model, split, preprocess, device, images if len(split) == len(everything) and name == "train" else None)
-        for name, split in splits.items()
-    }  # fmt: skip
+    at_hand = {"train": images} if len(splits["train"]) == len(everything) else {}
+    seen = {name: look(model, split, preprocess, device, at_hand.get(name)) for name, split in splits.items()}
     record = {
         "architecture": options["architecture"],
         "kwargs": options["kwargs"],

@@ -29,11 +29,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = F
     suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
     if _PRODUCT is None or not suits or torch.is_autocast_enabled("cpu"):
         y = functional.linear(x, weight, bias)
-        return functional.gelu(y) if gelu else y
-    if x.requires_grad and torch.is_grad_enabled():
+    elif x.requires_grad and torch.is_grad_enabled():
         y = _Product.apply(x, weight, bias)
-        return functional.gelu(y) if gelu else y
-    return _PRODUCT(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    else:
+        return _PRODUCT(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+    return functional.gelu(y) if gelu else y
 
 
 class _Product(torch.autograd.Function):

@@ -30,7 +30,7 @@ def snakemake(folder: Path, *arguments: str, settings: dict | None = None) -> st
     """Run the workflow in a folder; its output as text. ``settings`` go over the configuration."""
     own = folder / "own.yaml"
     own.write_text(yaml.safe_dump(settings or {}))
-    return whole_workflow.snakemake(folder, *arguments, configs=[*CONFIGS, own])[1]
+    return whole_workflow.snakemake(folder, *arguments, configs=[*CONFIGS, own])
 
 
 def planned(folder: Path, *arguments: str, settings: dict) -> dict[str, int]:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.dag
 
 def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True, code: Path = ROOT) -> str:
     """Run the workflow in a folder; its output as text."""
-    return whole_workflow.snakemake(folder, "--cores", "2", *arguments, configs=[config], code=code, check=check)[1]
+    return whole_workflow.snakemake(folder, "--cores", "2", *arguments, configs=[config], code=code, check=check)
 
 
 def planned(folder: Path, config: Path = TINY, code: Path = ROOT) -> dict[str, int]:
