@@ -1,9 +1,13 @@
 """What the Snakemake rules lean on: hashes of code, settings of a job, warnings; all of it without torch."""
 
+import ast
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import pytest
@@ -101,15 +105,38 @@ def test_hashing_imports_nothing(tmp_path):
     assert code_hash("toy2.start", str(tmp_path)) and "toy2" not in sys.modules
 
 
-def test_the_hash_of_a_command_covers_the_method():
-    from modulefinder import ModuleFinder
+@pytest.mark.parametrize(
+    ("line", "covered"),
+    [
+        ("from . import deep", True),
+        ("from .deep import divide", True),
+        ("from .sub import late", False),
+        ("import toy.sub.inner", True),
+        ("from toy.sub import inner", True),
+        ("from toy.sub.inner import divide", True),
+        ("from toy import sub", False),
+    ],
+)
+def test_every_way_of_importing_counts(toy, tmp_path, line, covered):
+    (tmp_path / "toy/sub").mkdir(parents=True)
+    (tmp_path / "toy/sub/__init__.py").write_text("")
+    (tmp_path / "toy/sub/inner.py").write_text("def here():\n    from ..deep import divide\n    return divide\n")
+    start = line + "\n"
+    before = toy(start=start)
+    assert (toy(start=start, deep="def divide(a, b):\n    return b / a\n") != before) == covered
 
-    finder = ModuleFinder(path=[str(ROOT)])
-    finder.import_hook("fgg.attribution.__main__")
-    assert {"fgg.gating", "fgg.attribution.controls", "fgg.models.capture", "fgg.tables"} <= set(finder.modules)
-    code_hash.cache_clear()
-    hashes = [code_hash(module, str(ROOT)) for module in ("fgg.attribution.__main__", "fgg.comparison.__main__")]
-    assert hashes[0] != hashes[1]
+
+def test_the_hash_of_a_command_covers_what_python_would_find():
+    """Against the standard library's own search for imports."""
+    text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    commands = set(re.findall(r'code\("([\w.]+)"\)', text))
+    assert len(commands) > 15
+    for command in commands:
+        finder = ModuleFinder(path=[str(ROOT)])
+        finder.import_hook(command)
+        files = sorted(str(found.__file__) for found in finder.modules.values() if found.__file__)
+        trees = "".join(ast.dump(ast.parse(Path(file).read_text())) for file in files)
+        assert code_hash(command, str(ROOT)) == hashlib.sha256(trees.encode()).hexdigest()[:12], command
 
 
 # ---- settings of a job
