@@ -13,8 +13,10 @@ from typing import Any
 
 if sys.argv[:1] == ["-m"]:
     # Python has been told `-m fgg.…` and looks for it: one of our commands starts. Nothing that its imports make is
-    # garbage, and looking for some costs more than half a second; `fgg.errors.command` goes on to look.
+    # garbage, and looking for some costs more than half a second; nor does it need PyTorch's compiler, which costs
+    # another. `fgg.errors.command` sets both right.
     gc.disable()
+    import_module("fgg.compiler").leave_out()
 
 __version__ = "0.1.0"
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from fgg import compiler
+
 OUT_OF_MEMORY = (
     "out of memory; set a smaller `batch_size`, run fewer jobs at once (--cores), or use a machine with more memory"
 )
@@ -37,6 +39,7 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        compiler.put_back()
         if not gc.isenabled():  # see fgg/__init__.py
             gc.freeze()
             atexit.register(gc.unfreeze)
