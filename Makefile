@@ -17,7 +17,7 @@ results: setup
 	@echo "The table to read is results/summary.csv; the figures are in results/figures."
 
 test: setup-dev
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: setup
 	$(BIN)/python -m fgg.bench --output results/benchmarks

@@ -21,8 +21,8 @@ torch.set_num_threads(1)
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-# Real runs of the workflow take longest. Of four workers, each gets one of the first four files, then one of the next.
-FIRST = ("test_dag", "test_spread", "test_kills", "test_studies", "test_keys", "test_errors", "test_disk_and_memory")
+# Real runs of the workflow take longest. Of three workers, each gets one of the first three files, then one of the next.
+FIRST = ("test_dag", "test_studies", "test_spread", "test_kills", "test_disk_and_memory", "test_keys", "test_errors")
 
 
 def pytest_collection_modifyitems(items):
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays: no collection of garbage, which statsmodels asks for, needs to look at it."""
+    """What is imported by now stays: no collection of garbage needs to look at it."""
     gc.freeze()
     atexit.register(gc.unfreeze)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 
 import torch
+from pictures import draw
 from zoo import make_images, make_sae
 
 from fgg.attribution import __main__ as attribution
@@ -50,7 +50,7 @@ def untrained(folder: Path, pictures: Path) -> Path:
 
 def make(folder: Path) -> Path:
     """Write ``data/`` and ``results/`` of the dataset ``tiny``, and return the folder."""
-    pictures = runpy.run_path(str(Path(__file__).parent / "workflow" / "pictures.py"))["draw"](folder / "pictures", 6)
+    pictures = draw(folder / "pictures", 6)
     settings = {"source": "image_folder", "path": str(pictures), "max_skipped": 0.0, "seed": 0}
     prepared, results = folder / "data" / "prepared" / "tiny", folder / "results" / "tiny" / "attributions"
     prepare("tiny", {**settings, "fractions": {"train": 0.34, "val": 0.33, "test": 0.33}}, prepared)

@@ -113,10 +113,9 @@ def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[fl
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's (1979) step-down adjustment of a family of p-values; a NaN is not part of the family and stays NaN."""
-    from statsmodels.stats.multitest import multipletests
-
     known = np.asarray(p_values, dtype=np.float64)
-    adjusted, tested = np.full(known.shape, np.nan), ~np.isnan(known)
-    if tested.any():
-        adjusted[tested] = multipletests(known[tested], method="holm")[1]
+    adjusted, tested = np.full(known.shape, np.nan), np.flatnonzero(~np.isnan(known))
+    rising = tested[np.argsort(known[tested])]
+    left = np.arange(len(rising), 0, -1)  # hypotheses that are not rejected yet
+    adjusted[rising] = np.minimum(np.maximum.accumulate(known[rising] * left), 1)
     return adjusted

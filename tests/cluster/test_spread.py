@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import datetime
@@ -16,9 +15,9 @@ import one_process
 import pytest
 import whole_workflow
 import yaml
+from pictures import draw
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
 CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("spread.yaml")]
 SLURM = Path(__file__).with_name("slurm.sh")
 SHARDS = {"shards": 2}
@@ -52,57 +51,6 @@ def tables(folder: Path) -> dict[str, bytes]:
     }
 
 
-def compare(found: dict[str, bytes], wanted: dict[str, bytes]) -> None:
-    """Assert that names and bytes are the same."""
-    assert sorted(found) == sorted(wanted)
-    assert [name for name in wanted if found[name] != wanted[name]] == []
-
-
-# ---- the tests
-
-
-@pytest.fixture(scope="module")
-def spread(tmp_path_factory) -> Path:
-    """A folder in which the workflow has run on this machine, in two shards."""
-    from pictures import draw
-
-    folder = tmp_path_factory.mktemp("spread")
-    draw(folder / "pictures")
-    done = "results/tiny/shards/1-of-2/attributions/transmm.parquet"
-    snakemake(folder, "--cores", "2", "--notemp", done, settings=SHARDS)
-    assert planned(folder, settings=SHARDS) == {
-        "attribution": 1,
-        "gated_attribution": 2,
-        "sae": 1,
-        "responses": 2,
-        "faithfulness": 4,
-        "merge": 4,
-        "merge_gated": 1,
-        "comparison": 1,
-        "figures": 1,
-        "pages": 1,
-        "readme": 1,
-        "summary": 1,
-    }, "a shard that is done is not done again"
-    snakemake(folder, "--cores", "2", "results/summary.csv", settings=SHARDS)
-    return folder
-
-
-def test_one_shard_is_no_shard(tmp_path):
-    from pictures import draw
-
-    draw(tmp_path / "pictures")
-    whole = planned(tmp_path, settings={})
-    assert whole["faithfulness"] == 2 and not {"merge", "merge_gated"} & set(whole)
-
-
-def test_shards_leave_the_tables_of_an_undivided_run_and_nothing_else(spread, tmp_path):
-    (tmp_path / "pictures").symlink_to(spread / "pictures")
-    said = snakemake(tmp_path, "--cores", "1", "--dry-run", "--printshellcmds", "results/summary.csv")
-    one_process.run(one_process.commands(said).values(), tmp_path)
-    compare(tables(spread), tables(tmp_path))
-
-
 # ---- Slurm
 
 
@@ -114,20 +62,22 @@ def slurm_is_missing() -> str:
     return "" if os.geteuid() == 0 else "only root can start a Slurm for the test"
 
 
-@pytest.fixture
-def slurm(monkeypatch) -> Iterator[Path]:
-    """A one-node Slurm with two pretended GPUs, which sbatch and the like find through the environment."""
-    if reason := slurm_is_missing():
-        pytest.skip(reason)
-    # The path of a socket is short, so this is no tmp_path.
-    with tempfile.TemporaryDirectory(prefix="slurm.") as place:
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[str]:
+    """Why there is no Slurm; or nothing, and there is one of one node with two pretended GPUs, which sbatch finds."""
+    reason = slurm_is_missing()
+    if reason:
+        yield reason
+        return
+    # The path of a socket is short, so this is no folder of pytest's.
+    with tempfile.TemporaryDirectory(prefix="slurm.") as place, pytest.MonkeyPatch.context() as monkeypatch:
         folder = Path(place)
         try:
             started = subprocess.run([SLURM, "start", folder], capture_output=True, text=True, check=False)
             assert started.returncode == 0, started.stderr
             monkeypatch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
             monkeypatch.setenv("PATH", f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}")
-            yield folder
+            yield ""
         finally:
             subprocess.run([SLURM, "stop", folder], check=False)
 
@@ -144,14 +94,57 @@ def at_once(jobs: list[dict[str, str]]) -> int:
     return max(sum(start <= moment < end for start, end in times) for moment, _ in times)
 
 
-def test_a_real_slurm_gives_the_tables_of_this_machine(spread, slurm, tmp_path):
-    """The profile as it is, apart from how often jobs are asked after; in one piece."""
-    (tmp_path / "pictures").symlink_to(spread / "pictures")
-    quick = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6"]
-    profile = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wait", "20"]
-    snakemake(tmp_path, *profile, *quick, "results/summary.csv")
-    compare(tables(tmp_path), tables(spread))
+# ---- the tests
 
+
+@pytest.fixture(scope="module")
+def spread(slurm, tmp_path_factory) -> Path:
+    """A folder in which the workflow has run in two shards: through Slurm, by the profile as it is apart from how often
+    jobs are asked after; where there is none, on this machine.
+    """
+    folder = tmp_path_factory.mktemp("spread")
+    draw(folder / "pictures")
+    quick = ["--slurm-status-command", "squeue", "--slurm-init-seconds-before-status-checks", "6"]
+    profile = ["--workflow-profile", str(ROOT / "profiles" / "slurm"), "--latency-wait", "20", *quick]
+    how = ["--cores", "2"] if slurm else profile
+    snakemake(folder, *how, "--notemp", "results/tiny/shards/1-of-2/attributions/transmm.parquet", settings=SHARDS)
+    assert planned(folder, settings=SHARDS) == {
+        "attribution": 1,
+        "gated_attribution": 2,
+        "sae": 1,
+        "responses": 2,
+        "faithfulness": 4,
+        "merge": 4,
+        "merge_gated": 1,
+        "comparison": 1,
+        "figures": 1,
+        "pages": 1,
+        "readme": 1,
+        "summary": 1,
+    }, "a shard that is done is not done again"
+    snakemake(folder, *how, "results/summary.csv", settings=SHARDS)
+    return folder
+
+
+def test_one_shard_is_no_shard(tmp_path):
+    draw(tmp_path / "pictures")
+    whole = planned(tmp_path, settings={})
+    assert whole["faithfulness"] == 2 and not {"merge", "merge_gated"} & set(whole)
+
+
+def test_shards_leave_the_tables_of_an_undivided_run_and_nothing_else(spread, tmp_path):
+    """Of a run on this machine, by one process."""
+    (tmp_path / "pictures").symlink_to(spread / "pictures")
+    said = snakemake(tmp_path, "--cores", "1", "--dry-run", "--printshellcmds", "results/summary.csv")
+    one_process.run(one_process.commands(said).values(), tmp_path)
+    found, wanted = tables(spread), tables(tmp_path)
+    assert sorted(found) == sorted(wanted)
+    assert [name for name in wanted if found[name] != wanted[name]] == []
+
+
+def test_a_real_slurm_has_run_what_the_profile_says(slurm, spread):
+    if slurm:
+        pytest.skip(slurm)
     jobs = accounts()
     assert {job["JobState"] for job in jobs} == {"COMPLETED"}
     rules = {job["JobId"]: re.match(r"rule_([a-z_]+?)(_wildcards.*)?$", job["Comment"])[1] for job in jobs}

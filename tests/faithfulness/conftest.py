@@ -1,10 +1,8 @@
 """A slow float64 copy of each model, and how its images are cut."""
 
-import sys
-from pathlib import Path
-
 import definitions as slow
 import pytest
+from pictures import draw
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +27,4 @@ def patch(model):
 @pytest.fixture
 def pictures_folder(tmp_path):
     """A folder of small pictures in three classes."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "workflow"))
-    try:
-        from pictures import draw
-    finally:
-        sys.path.pop(0)
     return draw(tmp_path / "pictures", per_class=14)

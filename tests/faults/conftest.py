@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
+from pictures import draw
 from small_workflow import planned, run
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.append(str(ROOT / "tests" / "workflow"))  # pictures.py
 
 
 def pictures(folder: Path) -> Path:
     """Draw the pictures of the small workflow into a folder, and return it."""
-    from pictures import draw
-
     draw(folder / "pictures", per_class=8, side=16)
     return folder
 

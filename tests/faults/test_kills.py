@@ -54,6 +54,10 @@ def check_whole(path: Path) -> None:
             image.load()
     elif path.suffix == ".svg":
         xml.etree.ElementTree.fromstring(path.read_text(encoding="utf-8"))
+    elif path.suffix == ".html":
+        assert path.read_text(encoding="utf-8").rstrip().endswith("</html>")
+    elif path.suffix == ".md":
+        assert path.read_bytes().endswith(b"\n")
     elif path.suffix == ".safetensors":
         with safe_open(path, "np") as file:
             assert [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118 - no mapping

@@ -1,10 +1,10 @@
 """A tiny model, tiny pictures prepared as the workflow does, and what is made of them."""
 
-import runpy
 from pathlib import Path
 
 import pytest
 import torch
+from pictures import draw
 
 from fgg.config import check
 from fgg.data.load import load_split
@@ -44,7 +44,7 @@ def defaults():
 def data(tmp_path_factory):
     """A prepared dataset of 24 + 12 + 12 pictures in three classes."""
     folder = tmp_path_factory.mktemp("data")
-    runpy.run_path(str(ROOT / "tests" / "workflow" / "pictures.py"))["draw"](folder / "pictures")
+    draw(folder / "pictures")
     settings = {"source": "image_folder", "path": str(folder / "pictures"), "fractions": FRACTIONS}
     prepare("tiny", {**settings, "max_skipped": 0.0, "seed": 0}, folder / "prepared")
     return folder / "prepared"
