@@ -17,10 +17,9 @@ class _StandIn(ModuleType):
     """A module in another one's place, which is imported after all if anything else is wanted of it."""
 
     def __getattr__(self, name: str) -> Any:
+        # A package is asked for its path when a module of it is wanted.
         if name.startswith("__") and (self.__name__, name) != ("torch._dynamo", "__path__"):
-            raise AttributeError(
-                name
-            )  # only a package has a path; it is asked for when another of its modules is imported
+            raise AttributeError(name)
         put_back()
         return getattr(import_module(self.__name__), name)
 

@@ -125,9 +125,10 @@ def _quantities(frame: pd.DataFrame, base: Path) -> dict:
 
 
 def _plain(axis) -> None:
-    """Numbers as people write them on a logarithmic axis, at 1, 2 and 5."""
+    """Numbers as people write them on a logarithmic axis, at 1, 2 and 5; more of them within a power of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
