@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
 from fgg.data.places import weights_faults
-from fgg.faithfulness.bins import FEWEST_BINS, number_of_bins
+from fgg.faithfulness import bounds
 from fgg.faults import explain, near, refuse, unfit
 
 Config = dict[str, Any]
@@ -259,15 +259,8 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     sizes = [kwargs.get(key) for key in ("img_size", "patch_size")]
     if all(isinstance(size, int) and size > 0 for size in sizes):
         patches = (sizes[0] // sizes[1]) ** 2
-        bins, fewest = number_of_bins(patches, own["metrics"]["saco"]), FEWEST_BINS[config["protocol"]]
-        if not fewest <= bins <= patches:
-            yield f"{place}.metrics.saco: {bins} bins for {patches} patches; there must be {fewest} to {patches}"
-        subset_size = own["metrics"]["faithfulness_correlation"]["subset_size"]
-        if subset_size >= patches:
-            yield (
-                f"metrics.faithfulness_correlation.subset_size: {subset_size} must be below the {patches} patches of an "
-                f"image of {name!r}; set it under {place}.metrics"
-            )
+        for key, why in bounds.faults(own["metrics"], patches, config["protocol"]):
+            yield f"{place}.metrics.{key}: {why}"
     wanted = [("sae.layers", own["sae"]["layers"])]
     wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]
     for key, layers in wanted:

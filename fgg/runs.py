@@ -132,7 +132,10 @@ def advice(logs: str | Sequence[str]) -> str:
         for name in dict.fromkeys(FAILED_LOG.findall(text))
         if not any(word in _text(Path(name)) for word in TELLING)
     ]
-    lines = ["What is finished is kept: mend the cause, and the same command goes on. See docs/troubleshooting.md."]
+    lines = [
+        "What is finished is kept, but not what a failed job was to make anew: mend the cause, and the same command goes on. "
+        "See docs/troubleshooting.md."
+    ]
     if silent:
         lines.append(
             f"Killed from outside, most often because the memory ran out: {', '.join(silent)}. "

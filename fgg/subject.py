@@ -22,7 +22,7 @@ from fgg.models import store
 from fgg.models.checkpoints import read
 from fgg.models.device import images_per_batch
 from fgg.models.layers import diagnose
-from fgg.models.sae import check_place, check_sae, load_sae
+from fgg.models.sae import check_sae, load_sae
 from fgg.models.vit import check_layers, load_model
 
 MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
@@ -152,7 +152,6 @@ def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
             )
         found[layer] = load_sae(subject.saes[layer]).to(next(subject.model.parameters()).device)
         check_sae(found[layer], subject.model, layer)
-        check_place(found[layer], layer)
     return found
 
 

@@ -572,8 +572,10 @@ def test_layers_beyond_a_depth_that_only_the_name_tells():
 
 def test_subsets_larger_than_the_image_are_a_fault_of_the_configuration():
     message = fault(changed("metrics.faithfulness_correlation.subset_size", 100))
-    assert "subset_size: 100 must be below the 100 patches of an image of 'elpv'" in message
+    assert "subset_size: 100 must be below the 100 patches of an image" in message
     assert "metrics.saco: 101 bins for 100 patches; there must be 2 to 100" in fault(changed("metrics.saco.bins", 101))
+    message = fault(changed("metrics.pixel_flipping.patches_per_step", 101))
+    assert "metrics.pixel_flipping.patches_per_step: 101 is more than the 100 patches of an image" in message
     lone = changed("metrics.saco.patches_per_bin", 100)
     assert "metrics.saco: 1 bins for 100 patches; there must be 2 to 100" in fault(lone)
     check(lone | {"protocol": "thesis"}, SCHEMA)  # whose definition knows a single bin

@@ -17,6 +17,8 @@ from fgg.cases.sheet import LEFT, Patch, end_of, figure, head, save, say, start_
 from fgg.catalogue import METRICS
 from fgg.comparison import style
 
+LARGE = 6  # patches across, up to which a number has room in one
+UNSEEN = 0.01  # a change of relevance, of maps from 0 to 1, that nobody would see: the colours never stand for less
 COLOURS = {BOOST: style.VERMILION, SUPPRESS: style.SKY, "": "white"}
 INK = {BOOST: style.VERMILION, SUPPRESS: style.BLUE, "": style.GREY}
 TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "drawn at random"}
@@ -74,7 +76,8 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
         scale = {"vmin": 0.0, "vmax": max(1e-9, float(max(case.vanilla.max(), case.gated.max())))}
         plot.overlay(case.picture, case.vanilla, axes[1], grid=case.grid, colorbar=False, **scale)
         plot.overlay(case.picture, case.gated, axes[2], grid=case.grid, colorbar=False, **scale)
-        plot.difference(case.picture, case.vanilla, case.gated, axes[3], grid=case.grid, colorbar=False)
+        most = max(UNSEEN, float(abs(case.gated - case.vanilla).max()))
+        plot.difference(case.picture, case.vanilla, case.gated, axes[3], grid=case.grid, vmax=most, colorbar=False)
         for axis, title in zip(axes, ("image", "TransMM", "gated", "gated − TransMM"), strict=True):
             axis.set_title(title, pad=3)
         _bar(fig, axes[2], place(LEFT + 4.27, top + 0.1, 0.07, side - 0.2))
@@ -162,17 +165,17 @@ def _tick(value: float, signed: bool) -> str:
 
 
 def _mark(axis: Any, case: Case, row: dict[str, Any], text: str) -> None:
-    """Outline a patch, its number above it, or below it in the first row."""
+    """Outline a patch; its number in the middle of a large one, else above it, or below it in the first row."""
     (height, width), (rows, columns) = case.picture.shape[:2], case.grid
     plot.mark(axis, row["patch"], case.grid, (height, width), color=COLOURS[row["direction"]], linewidth=1.2)
-    first = row["row"] == 0
+    inside, first = max(rows, columns) <= LARGE, row["row"] == 0
     axis.annotate(
         text,
-        ((row["column"] + 0.5) * width / columns, (row["row"] + first) * height / rows),
-        xytext=(0, -2 if first else 2),
+        ((row["column"] + 0.5) * width / columns, (row["row"] + (0.5 if inside else first)) * height / rows),
+        xytext=(0, 0 if inside else -2 if first else 2),
         textcoords="offset points",
         ha="center",
-        va="top" if first else "bottom",
+        va="center" if inside else "top" if first else "bottom",
         color="white",
         zorder=5,
         path_effects=[patheffects.withStroke(linewidth=2, foreground="black")],

@@ -52,7 +52,7 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
                 half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.nanstd(difference, axis=0, ddof=1) / np.sqrt(n)
                 half = half if bands else 0 * half
                 right.fill_between(share, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
-                extent += [*(mean - half), *(mean + half)]
+                extent += [*mean, *(mean - half), *(mean + half)]
         if len(extent) > 1:
             right.set_ylim(*style.limits(extent))
         left.set(ylim=(0, None), ylabel="mean p(class)", title="Probability of the explained class\n↓ lower is better")

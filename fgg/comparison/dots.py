@@ -56,7 +56,7 @@ def metric_figure(frame: pd.DataFrame, metric: Metric, folder: str | Path) -> No
     scale = gated if len(gated) else frame
     with style.figure(len(lines) * style.ROW + 1.45, ncols=2, sharey=True) as (fig, (left, right)):
         half = frame["sem"] * stats.t.ppf((1 + LEVEL) / 2, (frame["n"] - 1).clip(lower=1))
-        left.set_xlim(*style.limits(frame["mean"] - half, frame["mean"] + half))
+        left.set_xlim(*style.limits(frame["mean"], frame["mean"] - half, frame["mean"] + half))
         right.set_xlim(*style.limits(0, scale["improvement"], *improvement_interval(scale, metric)))
         ticks((left, right), lines)
         left.axvline(baseline["mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)

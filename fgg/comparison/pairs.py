@@ -15,6 +15,7 @@ from fgg.comparison.labels import group, label
 from fgg.tables import read_table
 
 MOST_DOTS = 400  # of a line; more images are shown by as many quantiles
+FEW = 40  # images, up to which dots are larger
 EDGES = (1, 99)  # percentiles of the gated experiments, between which the axis runs
 
 
@@ -53,7 +54,7 @@ def pairs_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
         style.note(
             fig,
             f"A dot: one {dots}, improvement in the metric's unit; at the panel's edge: beyond it. "
-            "Black: the mean. On the right: share of images that are better than with the baseline.",
+            "Black: the mean, an arrow if beyond. On the right: share of images that are better than with the baseline.",
         )
         style.save(fig, folder, name)
 
@@ -81,13 +82,19 @@ def _limits(rows: pd.DataFrame, gains: dict[str, np.ndarray]) -> tuple[float, fl
 def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
     if not len(gain):
         return
+    low, high = axis.get_xlim()
     values = np.sort(gain) if len(gain) <= MOST_DOTS else np.quantile(gain, np.linspace(0, 1, MOST_DOTS))
     spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # neighbours apart, the same in every run
     axis.plot(
-        values.clip(*axis.get_xlim()), y + spread, ".", color=colour, markersize=2.4, markeredgewidth=0,
-        alpha=0.45, zorder=2, rasterized=True, clip_on=False,
+        values.clip(low, high), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 4,
+        markeredgewidth=0, alpha=0.45, zorder=2, rasterized=True, clip_on=False,
     )  # fmt: skip
-    axis.plot([gain.mean()] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
+    mean = gain.mean()
+    if low <= mean <= high:
+        axis.plot([mean] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
+    else:
+        edge, arrow = (low, "<") if mean < low else (high, ">")
+        axis.plot(edge, y, arrow, color=style.BLACK, markersize=4, zorder=3, clip_on=False)
 
 
 def _share(axis: Any, y: float, row: pd.Series) -> None:

@@ -22,6 +22,7 @@ from fgg.comparison.words import words
 from fgg.errors import command, json_object, leave
 from fgg.tables import atomic, read_csv, read_json, read_table
 
+POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
 STATUS = {
     "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
     "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
@@ -62,7 +63,7 @@ def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, split
         yield ""
     yield from ("## What is missing or means nothing", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
-        yield from _missing(str(dataset), rows, data)
+        yield from _missing(str(dataset), rows, data, splits[str(dataset)])
     yield from ("", "## Where to look", "")
     yield from _where(list(dict.fromkeys(frame["dataset"])))
 
@@ -125,8 +126,8 @@ def _layers(rows: pd.DataFrame) -> list[int]:
     return sorted({int(layer) for layers in rows.loc[reading, "layers"] for layer in layers.split("+")})
 
 
-def _missing(dataset: str, rows: pd.DataFrame, data: Path) -> Iterator[str]:
-    yield f"- `{dataset}`, files that could not be read: {rows['n_skipped'].iloc[0]}"
+def _missing(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
+    yield from (f"- `{dataset}`, {remark}" for remark in _remarks(dataset, rows, data, split))
     undefined = rows[rows["n_undefined"] > 0]
     for metric, own in undefined.groupby("metric", sort=False):
         worst = ", ".join(f"`{row['experiment']}` {row['n_undefined']}" for _, row in own.iloc[:5].iterrows())
@@ -146,6 +147,28 @@ def _missing(dataset: str, rows: pd.DataFrame, data: Path) -> Iterator[str]:
             yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(found)}: {why}"
     for name, own in rows[rows["note"].fillna("") != ""].groupby("experiment", sort=False):
         yield f"- `{dataset}`, `{name}`: {own['note'].iloc[0]}"
+
+
+def _remarks(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
+    """What of the images, the model and the SAEs asks for a second look."""
+    prepared = read_json(data / "prepared" / dataset / "dataset.json")
+    unreadable = prepared.get("n_unreadable", 0)
+    aside = rows["n_skipped"].iloc[0] - unreadable
+    yield f"images that could not be read: {unreadable}; files left aside, which are no images of a class: {aside}"
+    own = (read_json(data / "models" / dataset / "model.json").get("accuracy") or {}).get(split) or {}
+    reached, trivial = own.get("accuracy"), own.get("majority_accuracy")
+    if reached is not None and trivial is not None and reached < trivial:
+        yield (
+            f"the model is right on {100 * reached:.1f} % of the images, the most frequent class on {100 * trivial:.1f} %: "
+            "are its classes in this order, and its images scaled so?"
+        )
+    for layer, measured in quality(data / "saes" / dataset, _layers(rows)).items():
+        explained = measured["explained_variance"]
+        if explained is not None and explained < POOR:
+            yield (
+                f"the SAE of layer {layer} explains {100 * explained:.0f} % of the variance: is it of this model and layer? "
+                "Its features say little"
+            )
 
 
 def _where(datasets: list[str]) -> Iterator[str]:

@@ -17,6 +17,7 @@ from fgg.comparison.sanity import rank_similarity
 from fgg.tables import matrix, read_settings, read_table
 
 MOST_IMAGES = 1000
+FEWEST_IMAGES = 5
 FEWEST_RUNS = 5  # of a trial: a rank correlation of fewer subsets says nothing
 
 
@@ -38,6 +39,10 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", text)
         return
     images = first["n_images"]
+    if images < FEWEST_IMAGES:
+        text = f"{images} images are too few to tell the error of drawing subsets from the spread between images."
+        style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", text)
+        return
     colours, markers = (style.BLACK, style.VERMILION), ("D", "o")
     with style.figure(3.0, ncols=2, width_ratios=(1, 1.15)) as (fig, (left, right)):
         lines: list[str] = []

@@ -74,7 +74,7 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence
         "reason": "",
     }
     if n < FEWEST:
-        return row | {"reason": f"only {n} pairs"}
+        return row | {"reason": f"only {n} pair{'s' * (n != 1)}"}
     if np.ptp(differences) <= RESOLUTION:
         reason = "identical scores" if ties.all() else "all differences are equal"
         return row | {"ci_low": mean, "ci_high": mean, "reason": reason}

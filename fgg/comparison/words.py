@@ -72,7 +72,11 @@ def sentence(rows: pd.DataFrame) -> str:
         return "TransMM is not in the grid."
     better = verdicts[verdicts["transmm"] == "better"]
     worse = int((verdicts["transmm"] == "worse").sum())
+    untested = verdicts.loc[verdicts["transmm"].str.startswith("not testable"), "transmm"]
+    if len(untested) == len(verdicts):
+        return f"no combined gate could be tested against TransMM ({untested.iloc[0].removeprefix('not testable: ')})."
     text = f"{len(better)} of {len(verdicts)} combined gates are better than TransMM, {worse} worse"
+    text += f", {len(untested)} not testable" if len(untested) else ""
     controls = [name for name in CONTROLS if name in verdicts]
     if len(better) and controls:
         beaten = (better[controls] == "better").all(axis=1)

@@ -20,7 +20,7 @@ from fgg.data.rows import image_bytes
 from fgg.errors import FggError
 
 SPLITS = ("train", "val", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join(SUFFIXES)})"
 
 
@@ -131,7 +131,7 @@ def image_folder(settings: Mapping[str, Any]) -> Source:
     share an id. Hidden files are ignored; all else that is not an image is listed as skipped.
 
     Raises:
-        FggError: no such folder, no classes or images, fewer than two classes, a missing split, or
+        FggError: no such folder, no classes, a class without images, fewer than two classes, a missing split, or
             splits with unequal classes.
     """
     if not settings.get("path"):
@@ -173,7 +173,9 @@ def _class_images(
     for label, place in (_folders(folder, root, skipped) if classes is None else classes).items():
         files = _images(place, root, skipped)
         if not files:
-            skipped.append(_skip(place, root, "a folder without images"))
+            raise FggError(
+                f"the class folder {place} has no images (files: {', '.join(SUFFIXES)}); add some, or move it elsewhere"
+            )
         found += [(label, file) for file in files]
     return found
 

@@ -15,7 +15,7 @@ from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.errors import FggError, command, leave
 from fgg.faithfulness import correlation, pixel_flipping, saco
-from fgg.faithfulness.bins import number_of_bins
+from fgg.faithfulness.bounds import number_of_bins
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import store

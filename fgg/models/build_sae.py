@@ -25,7 +25,7 @@ from fgg.errors import FggError, command, leave
 from fgg.models import store
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
-from fgg.models.sae import SAE_FILES, check_place, check_sae, load_sae
+from fgg.models.sae import SAE_FILES, check_sae, load_sae
 from fgg.models.vit import check_layers
 from fgg.progress import Progress, batches, progress
 from fgg.tables import atomic, write_json
@@ -67,7 +67,6 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
     else:
         sae = load_sae(settings["weights"].replace("{layer}", str(layer)))
         check_sae(sae, model, layer)
-        check_place(sae, layer)
     held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
         # Measured as saved: what is read back is what the gates will use.

@@ -65,7 +65,7 @@ def _load_sae_lens(path: Path) -> Any:
 
 
 def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
-    """Raise FggError when it is no SAE, or its decoder does not have the residual stream's width."""
+    """Raise FggError unless it is an SAE of the residual stream's width, which names no other place than this layer's end."""
     if not hasattr(sae, "W_dec"):
         raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; read it with fgg.load_sae")
     width = sae.W_dec.shape[-1]
@@ -74,16 +74,16 @@ def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
             f"the SAE for layer {layer} has width {width}, the model's residual stream {model.embed_dim}; "
             "it was trained on another model"
         )
+    _check_place(sae, layer)
 
 
-def check_place(sae: Any, layer: int) -> None:
-    """Raise FggError when the SAE says that it reads another place than the residual stream after the layer."""
+def _check_place(sae: Any, layer: int) -> None:
     hook = str(sae.cfg.metadata.get("hook_name") or "")
     place = HOOK.fullmatch(hook)
     if place and (int(place[1]), place[2]) != (layer, RESIDUAL):
         raise FggError(
             f"sae.weights: the SAE for layer {layer} was trained on {hook}, not on blocks.{layer}.{RESIDUAL}; check "
-            "the path and its {layer}"
+            "the path and its {layer}, or give it to its own layer"
         )
 
 

@@ -72,6 +72,13 @@ def test_an_sae_of_another_width(construction, call, make_sae):
         call(gate=fgg.Gate((1,), construction), saes={1: make_sae(0, width=16)})
 
 
+def test_an_sae_that_names_another_layer(call, make_sae):
+    sae = make_sae(0)
+    sae.cfg.metadata.hook_name = "blocks.0.hook_resid_post"
+    with pytest.raises(FggError, match=r"layer 1 was trained on blocks\.0\.hook_resid_post, .* its own layer"):
+        call(gate=fgg.Gate((1,)), saes={1: sae})
+
+
 def test_a_gate_without_sae_needs_none(call):
     assert call(gate=fgg.Gate((0,), "no_sae"), saes=None).relevance.isfinite().all()
 

@@ -161,6 +161,14 @@ def test_the_words_count_what_beats_transmm_and_every_control():
     assert "| 2 | sharpened TransMM | identical scores |" in text
 
 
+def test_the_words_do_not_call_an_untested_gate_no_better():
+    few = "not testable: only 2 pairs"
+    text = "\n".join(words.words(hypotheses([("1", "transmm", few), ("2", "transmm", few)])))
+    assert "- SaCo: no combined gate could be tested against TransMM (only 2 pairs)." in text
+    text = "\n".join(words.words(hypotheses([("1", "transmm", few), ("2", "transmm", "worse")])))
+    assert "0 of 2 combined gates are better than TransMM, 1 worse, 1 not testable." in text
+
+
 def test_the_words_go_between_the_markers(tmp_path):
     hypotheses([("1", "transmm", "no difference shown")]).to_csv(tmp_path / "h.csv", index=False)
     page = tmp_path / "README.md"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ import pytest
 
 from fgg.comparison import page, pages, readme
 from fgg.comparison.__main__ import main
-from fgg.tables import read_table, write_json
+from fgg.tables import read_json, read_table, write_json
 
 SETTINGS = {"run": ["toy"], "datasets": {"toy": {"path": "<b>"}}}
 
@@ -28,7 +29,7 @@ def run(tmp_path_factory, write_scores, few_resamples):
         "layers": [{"layer": 2, "status": "cancelled"}, {"layer": 3, "status": "zero"}],
     }  # fmt: skip
     write_json(data / "models/toy/model.json", record, {})
-    counts = {"source": "image_folder", "counts": {"test": {"cat": 30, "dog": 20}}, "n_skipped": 2}
+    counts = {"source": "image_folder", "counts": {"test": {"cat": 30, "dog": 20}}, "n_skipped": 2, "n_unreadable": 1}
     write_json(data / "prepared/toy/dataset.json", counts, {})
     measured = {"explained_variance": 0.9, "l0": 4.0, "dead_share": None, "features": 32, "tokens": 640}
     write_json(data / "saes/toy/layer_2/metrics.json", {**measured, "dead_share": 0.25}, {})
@@ -52,7 +53,8 @@ def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
     assert "weights: trained here; right on 87.5 % of the split test (the most frequent class 50.0 %)" in text
     assert "- SAE of layer 2: 32 features, explained variance 0.9, L0 4, dead features 25 %" in text
     assert "- experiments: 4, compared with transmm; protocol corrected, precision fp32" in text
-    assert "- `toy`, files that could not be read: 2" in text
+    assert "- `toy`, images that could not be read: 1; files left aside, which are no images of a class: 1" in text
+    assert "order" not in text and "explains" not in text, "nothing is odd about the model and its SAE"
     assert "undefined Faithfulness Correlation (images, left out pairwise): `gradcam` 4" in text
     assert "not testable (identical scores): 1 comparisons, of `gated-l2-combined-c10-a1-sharpened`" in text
     assert "degenerate layer 2: a patch's residual" in text and "degenerate layer 3: patches no longer" in text
@@ -60,6 +62,29 @@ def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
     assert text == write(run), "the same bytes again"
     linked = re.findall(r"\]\(([^)]+)\)", text)
     assert "summary.csv" in linked and "figures/toy_overview.png" in linked
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "remark"),
+    [
+        (
+            "models/toy/model.json",
+            {"accuracy": {"test": {"accuracy": 0.02, "majority_accuracy": 0.5}}},
+            "the model is right on 2.0 % of the images, the most frequent class on 50.0 %: are its classes in this order",
+        ),
+        (
+            "saes/toy/layer_2/metrics.json",
+            {"explained_variance": 0.024},
+            "the SAE of layer 2 explains 2 % of the variance: is it of this model and layer?",
+        ),
+    ],
+)
+def test_what_looks_like_a_mistake_is_asked_after(run, tmp_path, name, change, remark):
+    shutil.copytree(run / "data", tmp_path / "data")
+    write_json(tmp_path / "data" / name, read_json(run / "data" / name) | change, {})
+    frame, none = read_table(run / "comparison.parquet").to_pandas(), pd.read_csv(run / "hypotheses.csv").iloc[:0]
+    text = "\n".join(readme.readme(frame, none, tmp_path / "data", {"toy": "test"}))
+    assert f"- `toy`, {remark}" in text
 
 
 def test_the_results_in_words_without_a_gate(run):

@@ -80,16 +80,17 @@ def test_equal_stems_keep_their_suffix(folder, picture):
 
 
 def test_what_is_no_image_is_named(folder):
-    root = folder({"a": 1, "b": 1, "empty": 0, "a/nested": 1})
+    root = folder({"a": 1, "b": 1, "a/nested": 1})
     (root / "README.txt").write_text("x")
     (root / "a" / "notes.csv").write_text("x")
     (root / "a" / ".hidden.png").write_text("x")
     (root / ".git").mkdir()
     (root / "a" / "UPPER.PNG").write_bytes((root / "a" / "000.png").read_bytes())
+    (root / "b" / "moving.gif").write_bytes((root / "b" / "000.png").read_bytes())
     own = folder_source(root)
-    assert {entry["path"] for entry in own.skipped} == {"README.txt", "a/notes.csv", "a/nested", "empty"}
+    assert {entry["path"] for entry in own.skipped} == {"README.txt", "a/notes.csv", "a/nested"}
     assert all(entry["reason"] for entry in own.skipped)
-    assert [record.image_id for record in own.records] == ["a/000", "a/UPPER", "b/000"]
+    assert [record.image_id for record in own.records] == ["a/000", "a/UPPER", "b/000", "b/moving"]
 
 
 def test_links_and_odd_names(folder):
@@ -111,7 +112,8 @@ def test_links_and_odd_names(folder):
     ("counts", "message"),
     [
         ({}, "has no class folders"),
-        ({"a": 0, "b": 0}, "has no images"),
+        ({"a": 0, "b": 0}, "class folder .*/a has no images"),
+        ({"a": 1, "b": 1, "c": 0}, "class folder .*/c has no images"),
         ({"a": 3}, r"one class only \(a\)"),
         ({"train/a": 1, "train/b": 1}, "has train but lacks val, test"),
         (
@@ -120,7 +122,10 @@ def test_links_and_odd_names(folder):
         ),
         ({"train/a": 1, "val/a": 1, "test/a": 1, "more/a": 1}, "other folders beside .*: more"),
         ({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/b": 1}, "test has no images of a"),
-        ({"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/a": 0, "test/b": 0}, "test has no images of a, b"),
+        (
+            {"train/a": 1, "train/b": 1, "val/a": 1, "val/b": 1, "test/a": 0, "test/b": 0},
+            "class folder .*/test/a has no images",
+        ),
     ],
 )
 def test_unusable_folders(folder, tmp_path, counts, message):
