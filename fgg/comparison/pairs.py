@@ -86,7 +86,7 @@ def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
     values = np.sort(gain) if len(gain) <= MOST_DOTS else np.quantile(gain, np.linspace(0, 1, MOST_DOTS))
     spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # neighbours apart, the same in every run
     axis.plot(
-        values.clip(low, high), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 4,
+        values.clip(low, high), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 5,
         markeredgewidth=0, alpha=0.45, zorder=2, rasterized=True, clip_on=False,
     )  # fmt: skip
     mean = gain.mean()
@@ -94,7 +94,7 @@ def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
         axis.plot([mean] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
     else:
         edge, arrow = (low, "<") if mean < low else (high, ">")
-        axis.plot(edge, y, arrow, color=style.BLACK, markersize=4, zorder=3, clip_on=False)
+        axis.plot(edge, y, arrow, color=style.BLACK, markersize=3, zorder=3, clip_on=False)
 
 
 def _share(axis: Any, y: float, row: pd.Series) -> None:

@@ -94,7 +94,7 @@ def _run(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[s
     for layer, own in quality(data / "saes" / dataset, _layers(rows)).items():
         yield (
             f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
-            f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %"
+            f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %, on {own['tokens']} held-out patches"
         )
     yield (
         f"- experiments: {first['n_experiments_tried'] + 1}, compared with {first['baseline']}; protocol "
@@ -141,10 +141,12 @@ def _missing(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterat
         more = f", and {len(names) - 3} more experiments" if len(names) > 3 else ""
         yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {', '.join(names[:3])}{more}"
     layers = read_json(data / "models" / dataset / "model.json")["layers"]
+    gated = {int(layer) for own in rows["layers"].dropna() for layer in str(own).split("+") if layer}
     for status, why in STATUS.items():
-        found = [str(layer["layer"]) for layer in layers if layer["status"] == status]
+        found = [layer["layer"] for layer in layers if layer["status"] == status]
         if found:
-            yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(found)}: {why}"
+            here = "" if gated & set(found) else "; no experiment has a gate there"
+            yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {why}{here}"
     for name, own in rows[rows["note"].fillna("") != ""].groupby("experiment", sort=False):
         yield f"- `{dataset}`, `{name}`: {own['note'].iloc[0]}"
 

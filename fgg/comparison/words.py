@@ -14,10 +14,12 @@ import pandas as pd
 
 from fgg.catalogue import METRICS
 from fgg.comparison.labels import PARTNER_TITLES
+from fgg.comparison.statistics import ALPHA, FEWEST
 from fgg.errors import FggError, command, leave
 from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.comparison.words) -->", "<!-- results: end -->"
+FEW = 30  # images, below which the smallest difference that can be shown is told
 CONTROLS = ("shuffled", "permuted", "sharpened")
 
 
@@ -43,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def words(hypotheses: pd.DataFrame) -> Iterator[str]:
     """Lines of Markdown: per dataset a sentence for each metric, and a table of all named comparisons."""
+    from scipy import stats
+
     for dataset, frame in hypotheses.groupby("dataset", sort=False):
         gates = list(dict.fromkeys(frame["experiment"]))
         tried = frame["n_experiments_tried"].iloc[0]
@@ -63,6 +67,14 @@ def words(hypotheses: pd.DataFrame) -> Iterator[str]:
             yield f"| {where} | {PARTNER_TITLES.get(against, against)} | " + " | ".join(cells) + " |"
         yield ""
         yield "Change in %, positive = better; *p* from the paired t-test, Holm over these rows, by metric."
+        most = int(frame["n"].max())
+        if FEWEST <= most < FEW:
+            needed = stats.t.ppf(1 - ALPHA / 2, most - 1) / most**0.5
+            yield ""
+            yield (
+                f"With {most} images hardly anything can be shown: before Holm's adjustment, a mean difference is "
+                f"significant from {needed:.2f} standard deviations of the images' differences on."
+            )
 
 
 def sentence(rows: pd.DataFrame) -> str:

@@ -161,6 +161,13 @@ def test_the_words_count_what_beats_transmm_and_every_control():
     assert "| 2 | sharpened TransMM | identical scores |" in text
 
 
+def test_the_words_tell_what_few_images_can_show():
+    frame = hypotheses([("1", "transmm", "no difference shown")])
+    assert "hardly anything" not in "\n".join(words.words(frame))
+    text = "\n".join(words.words(frame.assign(n=6)))
+    assert "With 6 images hardly anything can be shown" in text and "from 1.05 standard deviations" in text
+
+
 def test_the_words_do_not_call_an_untested_gate_no_better():
     few = "not testable: only 2 pairs"
     text = "\n".join(words.words(hypotheses([("1", "transmm", few), ("2", "transmm", few)])))
