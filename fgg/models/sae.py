@@ -78,7 +78,8 @@ def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
 
 
 def _check_place(sae: Any, layer: int) -> None:
-    hook = str(sae.cfg.metadata.get("hook_name") or "")
+    metadata = getattr(getattr(sae, "cfg", None), "metadata", None) or {}  # a module of one's own has none
+    hook = str(metadata.get("hook_name") or "")
     place = HOOK.fullmatch(hook)
     if place and (int(place[1]), place[2]) != (layer, RESIDUAL):
         raise FggError(
