@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fgg import __version__
 from fgg.catalogue import CONSTRUCTIONS, METHODS
+from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError, command, leave
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def explain(arguments: argparse.Namespace) -> None:
     from fgg.models.device import JOB_THREADS, resolve
 
     torch.set_num_threads(JOB_THREADS)
-    warnings.filterwarnings("ignore", "the gate means nothing")  # told in other words
+    warnings.simplefilter("ignore", MeaninglessGate)
     room.check_output(arguments.output, len(arguments.images))
     subject = _subject(arguments, resolve(arguments.device))
     target = source.class_index(subject, arguments.target)

@@ -15,6 +15,10 @@ from typing import Any
 OK, CANCELLED, ZERO = "ok", "cancelled", "zero"
 
 
+class MeaninglessGate(UserWarning):
+    """A gate was asked for where its score means nothing. Commands, which say so in other words, ignore it."""
+
+
 def expected(depth: int) -> dict[int, str]:
     """Layer -> status as expected for a pre-norm ViT that reads the class token, before it was measured."""
     status = dict.fromkeys(range(depth), OK)

@@ -20,7 +20,7 @@ from fgg.attribution import sanity
 from fgg.attribution.attribute import Attribution, Gate, attribute
 from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
-from fgg.degeneracy import measured, note
+from fgg.degeneracy import MeaninglessGate, measured, note
 from fgg.errors import FggError, command, leave
 from fgg.models import store
 from fgg.models.capture import capture
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--gates", type=Path, help="table of gates to write")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
-    warnings.filterwarnings("ignore", "the gate means nothing")  # told in other words
+    warnings.simplefilter("ignore", MeaninglessGate)
     run(
         arguments.model,
         arguments.images,

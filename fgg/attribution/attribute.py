@@ -126,14 +126,15 @@ def attribute(
             width, wrong images or target, a model that gives NaN.
 
     Warns:
-        UserWarning: a gate at the last two blocks of a model that reads the class token, whose score means nothing.
+        MeaninglessGate: a gate at the last two blocks of a model that reads the class token, whose score means nothing.
     """
     check_images(model, images)
     _check(model, method, gate, saes, control)
     if gate is not None and reads_class_token(model):
         settings = {"gate": {"construction": gate.construction, "layers": gate.layers}}
         if remark := degeneracy.note(settings, degeneracy.expected(len(model.blocks))):
-            warnings.warn(f"the gate means nothing there: {remark}; see docs/protocols.md", stacklevel=2)
+            text = f"the gate means nothing there: {remark}; see docs/protocols.md"
+            warnings.warn(text, degeneracy.MeaninglessGate, stacklevel=2)
     if image_ids is None:
         image_ids = [content_id(image.detach().float().cpu().numpy()) for image in images]
     if len(image_ids) != len(images):

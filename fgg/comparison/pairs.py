@@ -82,19 +82,17 @@ def _limits(rows: pd.DataFrame, gains: dict[str, np.ndarray]) -> tuple[float, fl
 def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
     if not len(gain):
         return
-    low, high = axis.get_xlim()
     values = np.sort(gain) if len(gain) <= MOST_DOTS else np.quantile(gain, np.linspace(0, 1, MOST_DOTS))
     spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # neighbours apart, the same in every run
     axis.plot(
-        values.clip(low, high), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 5,
+        values.clip(*axis.get_xlim()), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 5,
         markeredgewidth=0, alpha=0.45, zorder=2, rasterized=True, clip_on=False,
     )  # fmt: skip
     mean = gain.mean()
-    if low <= mean <= high:
-        axis.plot([mean] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
+    if outside := style.beyond(axis, mean):
+        axis.plot(outside[0], y, outside[1], color=style.BLACK, markersize=3, zorder=3, clip_on=False)
     else:
-        edge, arrow = (low, "<") if mean < low else (high, ">")
-        axis.plot(edge, y, arrow, color=style.BLACK, markersize=3, zorder=3, clip_on=False)
+        axis.plot([mean] * 2, [y - 0.38, y + 0.38], color=style.BLACK, linewidth=1.6, zorder=3)
 
 
 def _share(axis: Any, y: float, row: pd.Series) -> None:

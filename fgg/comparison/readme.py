@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -27,6 +27,14 @@ STATUS = {
     "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
     "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
 }
+
+
+class Origin(NamedTuple):
+    """What a dataset's results rest on: model.json, dataset.json, and layer -> metrics.json of the SAEs that gates read."""
+
+    model: Mapping[str, Any]
+    images: Mapping[str, Any]
+    saes: Mapping[int, Mapping[str, Any]]
 
 
 @command
@@ -49,6 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, splits: Mapping[str, str]) -> Iterator[str]:
     """Lines of Markdown: the headline, what was run, what is missing, where to look."""
     frame = comparison[comparison["stratum"] == "all"]
+    origins = {str(dataset): _origin(str(dataset), rows, data) for dataset, rows in frame.groupby("dataset")}
     yield from ("# Results", "", "## Headline", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
         own = hypotheses[hypotheses["dataset"] == dataset]
@@ -59,11 +68,11 @@ def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, split
             yield ""
     yield from ("## What was run", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
-        yield from _run(str(dataset), rows, data, splits[str(dataset)])
+        yield from _run(str(dataset), rows, origins[str(dataset)], splits[str(dataset)])
         yield ""
     yield from ("## What is missing or means nothing", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
-        yield from _missing(str(dataset), rows, data, splits[str(dataset)])
+        yield from _missing(str(dataset), rows, origins[str(dataset)], splits[str(dataset)])
     yield from ("", "## Where to look", "")
     yield from _where(list(dict.fromkeys(frame["dataset"])))
 
@@ -79,19 +88,26 @@ def _best(rows: pd.DataFrame) -> str:
     return "Best " + "; ".join(parts) + "." if parts else ""
 
 
-def _run(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
-    first = rows.iloc[0]
-    record = read_json(data / "models" / dataset / "model.json")
-    prepared = read_json(data / "prepared" / dataset / "dataset.json")
-    classes, available = record["classes"], sum(prepared["counts"][split].values())
+def _origin(dataset: str, rows: pd.DataFrame, data: Path) -> Origin:
+    reading = rows["construction"].isin([name for name, entry in CONSTRUCTIONS.items() if entry.needs_sae])
+    return Origin(
+        read_json(data / "models" / dataset / "model.json"),
+        read_json(data / "prepared" / dataset / "dataset.json"),
+        quality(data / "saes" / dataset, sorted(_layers(rows[reading]))),
+    )
+
+
+def _run(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
+    first, record = rows.iloc[0], origin.model
+    classes, available = record["classes"], sum(origin.images["counts"][split].values())
     yield f"`{dataset}`:"
     yield ""
     yield (
-        f"- images: {first['n_images']} of the {available} of the split {split}, source {prepared['source']}, "
+        f"- images: {first['n_images']} of the {available} of the split {split}, source {origin.images['source']}, "
         f"{len(classes)} classes ({', '.join(classes[:8])}{', …' if len(classes) > 8 else ''})"
     )
     yield f"- model: {record['architecture']}, weights: {_weights(record)}; {_accuracy(record, split)}"
-    for layer, own in quality(data / "saes" / dataset, _layers(rows)).items():
+    for layer, own in origin.saes.items():
         yield (
             f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
             f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %, on {own['tokens']} held-out patches"
@@ -121,13 +137,13 @@ def _accuracy(record: Mapping[str, Any], split: str) -> str:
     return text + (f" ({', '.join(known)})" if known else "")
 
 
-def _layers(rows: pd.DataFrame) -> list[int]:
-    reading = rows["construction"].isin([name for name, entry in CONSTRUCTIONS.items() if entry.needs_sae])
-    return sorted({int(layer) for layers in rows.loc[reading, "layers"] for layer in layers.split("+")})
+def _layers(rows: pd.DataFrame) -> set[int]:
+    """The layers that the experiments gate."""
+    return {int(layer) for layers in rows["layers"].dropna() for layer in layers.split("+") if layer}
 
 
-def _missing(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
-    yield from (f"- `{dataset}`, {remark}" for remark in _remarks(dataset, rows, data, split))
+def _missing(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
+    yield from (f"- `{dataset}`, {remark}" for remark in _remarks(rows, origin, split))
     undefined = rows[rows["n_undefined"] > 0]
     for metric, own in undefined.groupby("metric", sort=False):
         worst = ", ".join(f"`{row['experiment']}` {row['n_undefined']}" for _, row in own.iloc[:5].iterrows())
@@ -140,31 +156,28 @@ def _missing(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterat
         names = [f"`{name}`" for name in own["experiment"].unique()]
         more = f", and {len(names) - 3} more experiments" if len(names) > 3 else ""
         yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {', '.join(names[:3])}{more}"
-    layers = read_json(data / "models" / dataset / "model.json")["layers"]
-    gated = {int(layer) for own in rows["layers"].dropna() for layer in str(own).split("+") if layer}
     for status, why in STATUS.items():
-        found = [layer["layer"] for layer in layers if layer["status"] == status]
+        found = [layer["layer"] for layer in origin.model["layers"] if layer["status"] == status]
         if found:
-            here = "" if gated & set(found) else "; no experiment has a gate there"
+            here = "" if _layers(rows) & set(found) else "; no experiment has a gate there"
             yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {why}{here}"
     for name, own in rows[rows["note"].fillna("") != ""].groupby("experiment", sort=False):
         yield f"- `{dataset}`, `{name}`: {own['note'].iloc[0]}"
 
 
-def _remarks(dataset: str, rows: pd.DataFrame, data: Path, split: str) -> Iterator[str]:
+def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
     """What of the images, the model and the SAEs asks for a second look."""
-    prepared = read_json(data / "prepared" / dataset / "dataset.json")
-    unreadable = prepared.get("n_unreadable", 0)
+    unreadable = origin.images.get("n_unreadable", 0)
     aside = rows["n_skipped"].iloc[0] - unreadable
     yield f"images that could not be read: {unreadable}; files left aside, which are no images of a class: {aside}"
-    own = (read_json(data / "models" / dataset / "model.json").get("accuracy") or {}).get(split) or {}
+    own = (origin.model.get("accuracy") or {}).get(split) or {}
     reached, trivial = own.get("accuracy"), own.get("majority_accuracy")
     if reached is not None and trivial is not None and reached < trivial:
         yield (
             f"the model is right on {100 * reached:.1f} % of the images, the most frequent class on {100 * trivial:.1f} %: "
             "are its classes in this order, and its images scaled so?"
         )
-    for layer, measured in quality(data / "saes" / dataset, _layers(rows)).items():
+    for layer, measured in origin.saes.items():
         explained = measured["explained_variance"]
         if explained is not None and explained < POOR:
             yield (

@@ -30,18 +30,17 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
     base = Path(results) / first["dataset"]
     settings = read_settings(base / "responses.parquet")
     total = settings["runs"] * settings["trials"]
-    quantities = _quantities(frame, base)
     lengths = [runs for runs in (5, 10, 20, 40, 80, 160, 320) if FEWEST_RUNS <= runs <= total // 2]
     own_length = settings["runs"] if settings["trials"] > 1 else settings["runs"] // 2
-    name = f"{first['dataset']}_sampling_error"
+    images, name = first["n_images"], f"{first['dataset']}_sampling_error"
+    quantities = _quantities(frame, base)
+    few = ""
     if not lengths or own_length < FEWEST_RUNS or not quantities:
-        text = f"{total} random subsets per image are too few to measure the error; raise runs or trials."
-        style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", text)
-        return
-    images = first["n_images"]
-    if images < FEWEST_IMAGES:
-        text = f"{images} images are too few to tell the error of drawing subsets from the spread between images."
-        style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", text)
+        few = f"{total} random subsets per image are too few to measure the error; raise runs or trials."
+    elif images < FEWEST_IMAGES:
+        few = f"{images} images are too few to tell the error of drawing subsets from the spread between images."
+    if few:
+        style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", few)
         return
     colours, markers = (style.BLACK, style.VERMILION), ("D", "o")
     with style.figure(3.0, ncols=2, width_ratios=(1, 1.15)) as (fig, (left, right)):

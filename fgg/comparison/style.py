@@ -78,6 +78,14 @@ def save(fig: Figure, folder: str | Path, name: str) -> None:
             fig.savefig(temporary, format=suffix, metadata=marks)
 
 
+def beyond(axis: Axes, value: float) -> tuple[float, str] | None:
+    """Where to mark a value beyond the axis' limits: the edge, and the arrow that points over it; None within, or NaN."""
+    left, right = axis.get_xlim()
+    if value < left:
+        return left, "<"
+    return (right, ">") if value > right else None
+
+
 def interval(
     axis: Axes, y: float, centre: float, low: float, high: float, style: tuple[str, str], filled: bool = True
 ) -> None:
@@ -85,24 +93,23 @@ def interval(
     colour, marker = style
     if np.isnan(centre):
         return
-    left, right = axis.get_xlim()
     face = colour if filled else "white"
-    if left <= centre <= right:
+    outside = beyond(axis, centre)
+    if outside is None:
         axis.plot([low, high], [y, y], color=colour, linewidth=1.1, solid_capstyle="butt", zorder=2)
         axis.plot(centre, y, marker, markerfacecolor=face, markeredgecolor=colour, markeredgewidth=0.9, zorder=3)
-        for beyond, edge, tip in ((low < left, left, "<"), (high > right, right, ">")):
-            if beyond:
-                axis.plot(edge, y, tip, color=colour, markersize=3, clip_on=False)
+        for edge, tip in filter(None, (beyond(axis, low), beyond(axis, high))):
+            axis.plot(edge, y, tip, color=colour, markersize=3, clip_on=False)
         return
-    beyond = centre > right
-    edge, arrow = (right, ">") if beyond else (left, "<")
+    edge, arrow = outside
+    inwards = (-5, "right") if arrow == ">" else (5, "left")
     axis.plot(edge, y, arrow, markerfacecolor=face, markeredgecolor=colour, clip_on=False, zorder=3)
     axis.annotate(
         f"{centre:+.3g}".replace("-", "−"),
         (edge, y),
-        xytext=(-5 if beyond else 5, 0),
+        xytext=(inwards[0], 0),
         textcoords="offset points",
-        ha="right" if beyond else "left",
+        ha=inwards[1],
         va="center_baseline",
         color=colour,
         fontsize=7.5,

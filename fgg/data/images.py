@@ -9,8 +9,7 @@ from PIL import Image, ImageOps
 
 from fgg.errors import FggError
 
-# What the suffixes of fgg.data.sources stand for, and GIF, since misnamed files are common. Other
-# decoders of PIL stay closed: some start programs (EPS).
+# What the suffixes of fgg.data.sources stand for. Other decoders of PIL stay closed: some start programs (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 

@@ -14,11 +14,18 @@ def number_of_bins(patches: int, settings: Mapping[str, Any]) -> int:
     return settings["bins"] or -(-patches // settings["patches_per_bin"])
 
 
+def bins_fault(bins: int, patches: int, protocol: str) -> str:
+    """Why there cannot be so many bins; empty where there can."""
+    fewest = FEWEST_BINS[protocol]
+    return (
+        "" if fewest <= bins <= patches else f"{bins} bins for {patches} patches; there must be {fewest} to {patches}"
+    )
+
+
 def faults(metrics: Mapping[str, Any], patches: int, protocol: str) -> Iterator[tuple[str, str]]:
     """Settings of ``metrics`` that do not fit: key and why."""
-    bins, fewest = number_of_bins(patches, metrics["saco"]), FEWEST_BINS[protocol]
-    if not fewest <= bins <= patches:
-        yield "saco", f"{bins} bins for {patches} patches; there must be {fewest} to {patches}"
+    if fault := bins_fault(number_of_bins(patches, metrics["saco"]), patches, protocol):
+        yield "saco", fault
     subset_size = metrics["faithfulness_correlation"]["subset_size"]
     if subset_size >= patches:
         yield "faithfulness_correlation.subset_size", f"{subset_size} must be below the {patches} patches of an image"

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.bounds import FEWEST_BINS
+from fgg.faithfulness.bounds import bins_fault
 from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
 
@@ -90,15 +90,14 @@ def evaluate(
             class; equal drops count as agreeing; an undefined score is 0.
 
     Raises:
-        FggError: relevance of the wrong shape, fewer than 2 or more than N bins, an unknown protocol.
+        FggError: relevance of the wrong shape, too few or more than N bins, an unknown protocol.
     """
     check_protocol(protocol)
     relevance = check_relevance(engine, relevance)
     patches = relevance.shape[1]
     bins = -(-patches // PATCHES_PER_BIN) if bins is None else bins
-    fewest = FEWEST_BINS[protocol]
-    if not fewest <= bins <= patches:
-        raise FggError(f"metrics.saco: {bins} bins for {patches} patches; there must be {fewest} to {patches}")
+    if fault := bins_fault(bins, patches, protocol):
+        raise FggError(f"metrics.saco: {fault}")
     order = relevance.argsort(dim=-1, descending=True, stable=True)
     return score_bins(engine, relevance, membership(order, bins), bins, target, protocol)
 

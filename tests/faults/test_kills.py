@@ -23,7 +23,7 @@ from small_workflow import planned, start
 pytestmark = pytest.mark.dag
 SEED = 7
 KILLS = ["workflow", "job", "both"] * 3 + ["workflow"]
-MOST_FILES = 18  # from where on only figures and the summary are missing
+MOST_FILES = 18  # from where on only figures, words, pages and the summary are missing
 TARGET = "results/summary.csv"
 PATIENCE = 240  # seconds for anything that must end; reached only where something hangs
 

@@ -192,9 +192,10 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
 
 def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
     last = {"pages": 1, "summary": 1}  # a page shows the configuration
+    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **last}
     assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **last}
     assert planned(finished, changed(tmp_path, cases__enabled=False)) == last
-    named = changed(tmp_path, cases__patches=1, cases__experiments=["gated-l1-combined-c10-a1-shuffled"])
+    named = changed(tmp_path, cases__experiments=["gated-l1-combined-c10-a1-shuffled"])
     assert planned(finished, named) == {"cases": 1, **last}
 
 
@@ -272,8 +273,12 @@ def test_from_scratch_again_without_the_workflow_gives_the_same_bytes(finished, 
                 "layer 9 is beyond the model's depth 4",
             ],
         ),
+        (
+            {"experiments__baselines": [], "experiments__gated__layers": []},
+            ["experiments: none for dataset 'tiny'"],
+        ),
     ],
-    ids=["against the schema", "against each other"],
+    ids=["against the schema", "against each other", "no experiments"],
 )
 def test_a_bad_configuration_ends_before_any_job_with_all_its_faults(keys, messages, tmp_path):
     """Every other fault: tests/test_config.py."""
