@@ -16,7 +16,7 @@ if "__file__" in globals():  # so that fgg need not be installed
 
 import fgg
 from fgg.data.load import load_split
-from fgg.models import store
+from fgg.models import model_files
 
 DATASET, LAYERS = "elpv", (1, 2)
 if len(sys.argv) == 3 and "__file__" in globals():  # python examples/explain.py mine 1,3
@@ -27,7 +27,7 @@ if len(sys.argv) == 3 and "__file__" in globals():  # python examples/explain.py
 # `preprocess` turns a picture into the model's input; `images` is (8, C, H, W).
 
 # %%
-model, preprocess, record = store.load(f"data/models/{DATASET}", torch.device("cpu"))
+model, preprocess, record = model_files.load(f"data/models/{DATASET}", torch.device("cpu"))
 saes = {layer: fgg.load_sae(f"data/saes/{DATASET}/layer_{layer}") for layer in LAYERS}
 split = load_split(f"data/prepared/{DATASET}/test.parquet", max_images=8)
 images = split.tensors(preprocess)

@@ -25,7 +25,7 @@ from fgg import draw_subsets
 from fgg.data.load import load_split
 from fgg.faithfulness.correlation import correlate, responses
 from fgg.faithfulness.perturbation import Perturber
-from fgg.models import store
+from fgg.models import model_files
 from fgg.tables import matrix, read_settings, read_table
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     path = Path(f"results/{arguments.dataset}/attributions/{arguments.experiment}.parquet")
     table, settings = read_table(path), read_settings(path)
-    model, preprocess, _ = store.load(f"data/models/{arguments.dataset}", torch.device("cpu"))
+    model, preprocess, _ = model_files.load(f"data/models/{arguments.dataset}", torch.device("cpu"))
     split = load_split(f"data/prepared/{arguments.dataset}/test.parquet", settings["max_images"], settings["seed"])
     relevance = torch.from_numpy(matrix(table, "relevance").copy())
     chosen = np.linspace(0, len(split) - 1, arguments.images).astype(int)

@@ -26,7 +26,7 @@ _PLACES = {
     "Attribution": "fgg.attribution.attribute",
     "attribute": "fgg.attribution.attribute",
     "load_model": "fgg.models.vit",
-    "load_sae": "fgg.models.sae",
+    "load_sae": "fgg.saes.sae",
     "saco": "fgg.faithfulness.saco",
     "pixel_flipping": "fgg.faithfulness.pixel_flipping",
     "faithfulness_correlation": "fgg.faithfulness.correlation",

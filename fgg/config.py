@@ -14,7 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
-from fgg.data.places import weights_faults
+from fgg.data.locations import weights_faults
 from fgg.faithfulness import bounds
 from fgg.faults import explain, near, refuse, unfit
 

@@ -4,7 +4,7 @@ A patch token after block depth-2 reaches the class token's logit through the la
 That norm is invariant to scale, so the residual is orthogonal to its gradient: residual x gradient is
 analytically zero, and what is computed is rounding noise, which the gate's scaling by the MAD blows up to
 full range. After the last block patches no longer reach the class token, and their gradient is exactly zero.
-Whether this holds for a model is measured (`fgg.models.layers`), not read off the layer number.
+Whether this holds for a model is measured (`fgg.models.layer_diagnosis`), not read off the layer number.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ from fgg.data.images import decode
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.checkpoints import read
 from fgg.models.device import images_per_batch
-from fgg.models.layers import diagnose
-from fgg.models.sae import check_sae, load_sae
+from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import check_layers, load_model
+from fgg.saes.sae import check_sae, load_sae
 
 MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
 SPLITS = ("test", "val", "train")
@@ -76,7 +76,7 @@ def from_dataset(name: str | None, directory: Path, device: torch.device) -> Sub
             f"{wanted} in {(directory / MODELS).resolve()}{known}. Train one with `make results` or `snakemake --cores 8 "
             "results/summary.csv`, or say with --directory where data/ lies, or give --model"
         )
-    model, preprocess, record = store.load(directory / MODELS / name, device)
+    model, preprocess, record = model_files.load(directory / MODELS / name, device)
     saes = {int(path.name.removeprefix("layer_")): path for path in (directory / SAES / name).glob("layer_*")}
     prepared = directory / PREPARED / name
     return Subject(model, preprocess, record["classes"], saes, degeneracy.measured(record["layers"]), prepared)
@@ -106,7 +106,7 @@ def from_files(
     """
     found = dict(saes or {})
     if (Path(model) / "model.json").is_file():
-        loaded, made, record = store.load(model, device)
+        loaded, made, record = model_files.load(model, device)
         return Subject(loaded, made, list(classes or record["classes"]), found, degeneracy.measured(record["layers"]))
     if architecture is None:
         raise FggError(

@@ -15,7 +15,7 @@ from typing import Any
 
 from fgg import degeneracy
 from fgg.config import STUDIES, Config
-from fgg.data import places
+from fgg.data import locations
 
 
 def as_json(value: Any) -> str:
@@ -112,18 +112,18 @@ def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -
     Of a download that is its contents.json; of a path with wildcards, all that matches.
     """
     found: set[str] = set()
-    for path in places.own_paths(weights, layers):
-        download = places.fetched(path)
-        found |= {places.contents(download[0])} if download else set(_matching(path))
+    for path in locations.own_paths(weights, layers):
+        download = locations.fetched(path)
+        found |= {locations.contents(download[0])} if download else set(_matching(path))
     return sorted(found)
 
 
 def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[str] = ()) -> list[str]:
     """Faults of a dataset's paths that can be seen before any job runs; ``sources`` are what can be downloaded."""
     faults = []
-    for key, paths in places.paths(settings).items():
+    for key, paths in locations.paths(settings).items():
         for path in paths:
-            download = places.fetched(path)
+            download = locations.fetched(path)
             if (download and download[0] in sources) or all(Path(own).exists() for own in _matching(path)):
                 continue
             where = f"the table of sources has no {download[0]!r}" if download else f"seen from {Path.cwd()}"

@@ -14,7 +14,7 @@ from PIL import Image
 import fgg
 from fgg.cli import main
 from fgg.data.load import load_split
-from fgg.models import store
+from fgg.models import model_files
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def loaded(folder):
     """Model, preprocessing, split of the dataset."""
-    model, preprocess, _ = store.load(folder / "data" / "models" / "tiny", torch.device("cpu"))
+    model, preprocess, _ = model_files.load(folder / "data" / "models" / "tiny", torch.device("cpu"))
     return model, preprocess, load_split(folder / "data" / "prepared" / "tiny" / "test.parquet")
 
 
@@ -181,7 +181,7 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
     ],
 )
 def test_faults_are_named(arguments, says, explain, loaded, tmp_path, make_sae):
-    from fgg.models.build_sae import save_inference
+    from fgg.saes.build_sae import save_inference
 
     (tmp_path / "text.png").write_text("this is no picture")
     (tmp_path / "wide").mkdir()

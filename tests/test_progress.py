@@ -118,7 +118,8 @@ def test_durations(seconds, words):
 def test_training_reports_images_and_leaves_no_bar_of_sae_lens(capfd, monkeypatch):
     from sae_lens.training import sae_trainer
 
-    from fgg.models import build_sae, training
+    from fgg.models import training
+    from fgg.saes import build_sae
 
     monkeypatch.setattr(module, "SECONDS", 0.0)
     theirs = sae_trainer.tqdm

@@ -11,9 +11,10 @@ from zoo import make_images, make_sae
 from fgg.attribution import __main__ as attribution
 from fgg.data.prepare import prepare
 from fgg.data.preprocess import Preprocess
-from fgg.models import build_sae, store
-from fgg.models.layers import diagnose
+from fgg.models import model_files
+from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import load_model
+from fgg.saes import build_sae
 
 ARCHITECTURE = "vit_tiny_patch16_224"
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_ratio": 2}
@@ -44,7 +45,7 @@ def untrained(folder: Path, pictures: Path) -> Path:
         "architecture": ARCHITECTURE, "kwargs": kwargs, "classes": CLASSES, "layers": [],
         "preprocess": Preprocess(32, mean=(0.4, 0.4, 0.4), std=(0.2, 0.2, 0.2)).to_dict(),
     }  # fmt: skip
-    store.save(folder / "model", load_model(ARCHITECTURE, kwargs, num_classes=len(CLASSES)), record, {})
+    model_files.save(folder / "model", load_model(ARCHITECTURE, kwargs, num_classes=len(CLASSES)), record, {})
     return folder
 
 
@@ -59,7 +60,7 @@ def make(folder: Path) -> Path:
         "architecture": ARCHITECTURE, "kwargs": KWARGS, "weights": "train", "classes": CLASSES,
         "preprocess": PREPROCESS.to_dict(), "layers": diagnose(model, make_images(model, 8)),
     }  # fmt: skip
-    store.save(home, model, record, {})
+    model_files.save(home, model, record, {})
     saes = {layer: folder / "data" / "saes" / "tiny" / f"layer_{layer}" for layer in LAYERS}
     for layer, place in saes.items():
         place.mkdir(parents=True)

@@ -54,7 +54,7 @@ def make_images(model: VisionTransformer, count: int = 4, seed: int = 2) -> torc
 
 def make_sae(seed: int, normalize: str = "none", width: int = WIDTH, features: int = 40):
     """A random sae-lens SAE with about a third of its features active."""
-    from fgg.models.sae import build_sae
+    from fgg.saes.sae import build_sae
 
     draw = torch.Generator().manual_seed(seed)
     shapes = {"W_enc": (width, features), "W_dec": (features, width), "b_enc": (features,), "b_dec": (width,)}

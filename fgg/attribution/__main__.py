@@ -22,11 +22,11 @@ from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import MeaninglessGate, measured, note
 from fgg.errors import FggError, command, leave
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
-from fgg.models.sae import load_sae
 from fgg.progress import batches
+from fgg.saes.sae import load_sae
 from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import write_table
 
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Attribute every image of the split, or of a shard of it, batch by batch, and write the tables."""
     device = resolve(settings["device"])
-    model, preprocess, record = store.load(model_folder, device)
+    model, preprocess, record = model_files.load(model_folder, device)
     remark = note(experiment, measured(record["layers"]))
     if remark:
         print(f"warning: {remark}", file=sys.stderr)

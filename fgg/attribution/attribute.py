@@ -17,11 +17,11 @@ from fgg import degeneracy, gating
 from fgg.attribution import controls, gradcam, rollout, tokentm
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS
 from fgg.errors import FggError
-from fgg.keys import content_id
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
-from fgg.models.sae import check_sae
 from fgg.models.vit import check_images, check_layers, patch_size, readout, reads_class_token
+from fgg.randomness import content_id
+from fgg.saes.sae import check_sae
 
 
 @dataclass(frozen=True)

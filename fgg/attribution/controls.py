@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fgg.keys import generator
+from fgg.randomness import generator
 
 
 def random_relevance(image_ids: Sequence[str], patches: int, seed: int) -> np.ndarray:

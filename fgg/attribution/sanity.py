@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from fgg.keys import generator
-from fgg.models import store
+from fgg.models import model_files
+from fgg.randomness import generator
 
 
 def randomized_model(record: Mapping[str, Any], seed: int) -> VisionTransformer:
     """The architecture of a model.json with fresh weights, keyed by the seed, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "randomized_model").integers(2**62)))
-        return store.blank(record)
+        return model_files.blank(record)
 
 
 def randomized_sae(sae: Any, seed: int, layer: int) -> Any:

@@ -27,11 +27,11 @@ from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
 from fgg.comparison.labels import flat, label
 from fgg.data.load import load_split
 from fgg.errors import FggError, command, leave
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
-from fgg.models.sae import load_sae
 from fgg.models.vit import patch_size
 from fgg.progress import batches
+from fgg.saes.sae import load_sae
 from fgg.tables import write_csv, write_json
 
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     composites = ranking.composite(gains)
     selection = ranking.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
-    model, preprocess, record = store.load(arguments.model, device)
+    model, preprocess, record = model_files.load(arguments.model, device)
     explained = explain(arguments, model, preprocess, split, record["classes"], device)
 
     cases = tables.case_table(explained, selection, gains, composites, columns)

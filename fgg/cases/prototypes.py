@@ -19,11 +19,11 @@ from torch import Tensor
 from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.errors import command, leave
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
-from fgg.models.sae import check_sae, load_sae
 from fgg.progress import batches
+from fgg.saes.sae import check_sae, load_sae
 from fgg.tables import write_table
 
 # Codes that are looked at together; 2**26 floats are a quarter of a gigabyte.
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(JOB_THREADS)
     settings = arguments.settings
     device = resolve(settings["device"])
-    model, preprocess, _ = store.load(arguments.model, device)
+    model, preprocess, _ = model_files.load(arguments.model, device)
     sae = load_sae(arguments.sae).to(device)
     check_sae(sae, model, arguments.layer)
     split = load_split(arguments.images, settings["prototype_images"], settings["seed"])

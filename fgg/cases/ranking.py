@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.data.quotas import keyed_order
+from fgg.data.stratified import keyed_order
 from fgg.errors import FggError
 
 CATEGORIES = ("improved", "degraded", "random")

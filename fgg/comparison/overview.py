@@ -12,7 +12,7 @@ import pandas as pd
 from fgg.comparison import style
 from fgg.comparison.labels import group, label, place, varies
 from fgg.data.images import decode
-from fgg.data.quotas import keyed_order
+from fgg.data.stratified import keyed_order
 from fgg.errors import FggError
 from fgg.tables import matrix, read_json, read_table
 

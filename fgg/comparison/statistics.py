@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fgg.keys import generator
+from fgg.randomness import generator
 
 LEVEL = 0.95  # of every interval
 ALPHA = 0.05  # below it an adjusted p-value is significant

@@ -20,7 +20,7 @@ from typing import Any
 from fgg import tables
 from fgg.data import archives
 from fgg.data.hub import fetch_hub
-from fgg.data.places import CONTENTS, HUB, Row, hub_row, read_sources
+from fgg.data.locations import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
 from fgg.errors import FggError, command, json_object, leave
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from fgg import tables
 from fgg.data.images import decode, eight_bit
 from fgg.data.preprocess import Preprocess
-from fgg.data.quotas import apportion, keyed_order
+from fgg.data.stratified import apportion, keyed_order
 from fgg.errors import FggError
 
 COLUMNS = ("image_id", "image", "label", "label_name")

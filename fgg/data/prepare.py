@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from fgg import tables
 from fgg.data.images import decode_unnamed
-from fgg.data.quotas import apportion, keyed_order
 from fgg.data.sources import SPLITS, Record, open_source
+from fgg.data.stratified import apportion, keyed_order
 from fgg.errors import FggError, command, json_object, leave
 from fgg.progress import progress
 

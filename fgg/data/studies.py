@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from fgg.data.places import CONTENTS, DOWNLOADS
+from fgg.data.locations import CONTENTS, DOWNLOADS
 from fgg.data.sources import SPLITS, SUFFIXES, Record, Source, source
 from fgg.errors import FggError
 

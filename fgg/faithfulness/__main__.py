@@ -18,7 +18,7 @@ from fgg.faithfulness import correlation, pixel_flipping, saco
 from fgg.faithfulness.bounds import number_of_bins
 from fgg.faithfulness.common import tied_patches
 from fgg.faithfulness.perturbation import Perturber
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
 from fgg.shards import WHOLE, Shard, write_empty
@@ -59,7 +59,7 @@ def run(
     The tables of attributions and responses hold all images of the split.
     """
     device = resolve(settings["device"])
-    model, preprocess, _ = store.load(model_folder, device)
+    model, preprocess, _ = model_files.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
     explained = read_table(attributions, ["image_id", "label", "predicted", "confidence", "relevance"])
     answered = read_table(responses, ["image_id", "predicted", "subsets", "drops"])

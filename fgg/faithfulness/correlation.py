@@ -16,7 +16,7 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.common import check_protocol, check_relevance, class_of
 from fgg.faithfulness.perturbation import Perturber
-from fgg.keys import generator
+from fgg.randomness import generator
 
 # Below this standard deviation the research code calls a series constant.
 THESIS_CONSTANT = 1e-10

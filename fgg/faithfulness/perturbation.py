@@ -23,8 +23,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from fgg.errors import FggError
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
-from fgg.models.finite import check_finite
-from fgg.models.products import linear
+from fgg.models.finite_logits import check_finite
+from fgg.models.onednn_linear import linear
 from fgg.models.vit import check_images, patch_size, reads_class_token
 
 

@@ -17,7 +17,7 @@ from fgg.data.load import load_split
 from fgg.errors import command, leave
 from fgg.faithfulness.correlation import draw_subsets, responses
 from fgg.faithfulness.perturbation import Perturber
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
 from fgg.shards import WHOLE, Shard, write_empty
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
     """Logit drops of every image of the split, or of a shard of it, to its random patch subsets."""
     device = resolve(settings["device"])
-    model, preprocess, _ = store.load(model_folder, device)
+    model, preprocess, _ = model_files.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
     size = images_per_batch(model, settings["batch_size"])
     split = split.part(shard.rows(len(split), size))

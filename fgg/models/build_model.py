@@ -16,9 +16,9 @@ from fgg.arguments import add_arguments
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
 from fgg.errors import FggError, command, leave
-from fgg.models import store, zero_shot
+from fgg.models import model_files, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 from fgg.models.training import predict, train
 from fgg.models.vit import load_model
 from fgg.progress import batches
@@ -92,7 +92,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     }
     print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}")
     report(record)
-    store.save(output, model, record, settings)
+    model_files.save(output, model, record, settings)
     return record
 
 

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
-from fgg.models.finite import check_finite
-from fgg.models.products import fast_products
+from fgg.models.finite_logits import check_finite
+from fgg.models.onednn_linear import fast_products
 from fgg.models.vit import check_images, check_layers
 
 

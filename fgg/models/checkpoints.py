@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from fgg.data.places import locate
+from fgg.data.locations import locate
 from fgg.errors import FggError
 
 # What the readers of weights raise for damaged or foreign files; to the user they all mean the same.

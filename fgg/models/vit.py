@@ -26,7 +26,7 @@ HINTS = (
     (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model norms queries and keys: set model.kwargs.qk_norm to true"),
     (UNEXPECTED, r"reg_token", "the file's model has registers: set model.kwargs.reg_tokens to their number"),
     (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file's blocks are others, or more: see model.kwargs.depth"),
-    (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.store.load"),
+    (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.model_files.load"),
     (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: take open_clip's file, or timm's"),
     (MISSING, r"head\.", "a file without a head knows no classes: fine-tune it first, or give model.zero_shot for a CLIP tower"),
     (SHAPE, r"pos_embed", "position embeddings are not resized: set model.kwargs.img_size and patch_size as in training"),

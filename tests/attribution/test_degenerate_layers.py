@@ -7,7 +7,7 @@ import torch
 
 from fgg.attribution.attribute import Gate, attribute
 from fgg.degeneracy import CANCELLED, OK, ZERO, expected, measured, note
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 
 
 def statuses(model, images):

@@ -12,7 +12,7 @@ from fgg.attribution.attribute import attribute
 from fgg.catalogue import METHODS
 from fgg.errors import FggError
 from fgg.models.capture import capture
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",

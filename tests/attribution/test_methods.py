@@ -9,8 +9,8 @@ import fgg
 from fgg import gating
 from fgg.attribution import controls
 from fgg.catalogue import CONSTRUCTIONS, METHODS
-from fgg.keys import content_id
 from fgg.models.capture import capture
+from fgg.randomness import content_id
 
 GATES = [
     fgg.Gate((0,), "combined"),

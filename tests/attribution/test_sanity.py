@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fgg.attribution.sanity import randomized_model, randomized_sae
-from fgg.models.sae import build_sae
+from fgg.saes.sae import build_sae
 
 RECORD = {
     "architecture": "vit_tiny_patch16_224",

@@ -163,10 +163,10 @@ def test_features_over_all_images(dataset, study):
 
     from fgg.attribution.attribute import Gate
     from fgg.cases.features import dominant_in_batch, most_changed, seen_relevance
-    from fgg.models import store
-    from fgg.models.sae import load_sae
+    from fgg.models import model_files
+    from fgg.saes.sae import load_sae
 
-    model, preprocess, _ = store.load(dataset / "data/models/tiny", torch.device("cpu"))
+    model, preprocess, _ = model_files.load(dataset / "data/models/tiny", torch.device("cpu"))
     saes = {layer: load_sae(dataset / f"data/saes/tiny/layer_{layer}") for layer in tiny.LAYERS}
     counted: dict[tuple, list] = {}
     for i in range(len(study.ids)):

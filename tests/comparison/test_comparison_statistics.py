@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fgg.comparison.statistics import RESAMPLES, bootstrap_interval, describe, holm, paired
-from fgg.keys import generator
+from fgg.randomness import generator
 
 KEY = (0, "bootstrap", "toy", "gated", "saco")
 

@@ -16,7 +16,7 @@ from server import COMMIT, Server
 from fgg.data import archives, transfer
 from fgg.data import download as module
 from fgg.data.download import download, find_row, main
-from fgg.data.places import Row
+from fgg.data.locations import Row
 from fgg.errors import FggError
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from fgg.data.load import load_split
 from fgg.errors import FggError
-from fgg.models import build_model, store
-from fgg.models.layers import diagnose
+from fgg.models import build_model, model_files
+from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import load_model
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ def test_the_statistics_are_those_of_the_training_images(record, data):
 
 
 def test_accuracies_measured_again(record, data, model_folder):
-    model, preprocess, _ = store.load(model_folder, CPU)
+    model, preprocess, _ = model_files.load(model_folder, CPU)
     _, train_labels = inputs(data, preprocess, "train")
     majority = max(range(3), key=lambda c: (train_labels == c).sum())
     assert list(record["accuracy"]) == ["train", "val", "test"]
@@ -74,7 +74,7 @@ def test_accuracies_measured_again(record, data, model_folder):
 def test_the_linear_baseline_measured_again(record, data, model_folder):
     from sklearn.linear_model import LogisticRegression
 
-    _, preprocess, _ = store.load(model_folder, CPU)
+    _, preprocess, _ = model_files.load(model_folder, CPU)
 
     def grey(name):
         images, labels = inputs(data, preprocess, name)
@@ -123,7 +123,7 @@ def test_the_linear_baseline_is_the_one_that_is_best_on_the_validation_split():
 
 
 def test_the_layers_are_diagnosed_on_the_validation_split(record, data, model_folder):
-    model, preprocess, _ = store.load(model_folder, CPU)
+    model, preprocess, _ = model_files.load(model_folder, CPU)
     again = diagnose(model, inputs(data, preprocess, "val")[0][: build_model.DIAGNOSED_IMAGES])
     assert [entry["status"] for entry in record["layers"]] == ["ok", "ok", "cancelled", "zero"]
     for entry, other in zip(record["layers"], again, strict=True):

@@ -14,9 +14,9 @@ import fgg
 from fgg.attribution.sanity import randomized_model
 from fgg.errors import FggError
 from fgg.faithfulness.perturbation import Perturber
-from fgg.models import build_model, store, zero_shot
+from fgg.models import build_model, model_files, zero_shot
 from fgg.models.capture import capture
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 
 CPU = torch.device("cpu")
 CLASSES = ["tench, Tinca tinca", "orange", "African elephant, Loxodonta africana", "umbrella"]
@@ -170,8 +170,8 @@ def built(data, model_settings, tmp_path_factory):
 def test_the_folder_holds_the_head_and_needs_no_text_tower(built, pictures, monkeypatch):
     folder, _, record = built
     monkeypatch.setattr(zero_shot, "open_clip_model", lambda *_: pytest.fail("the text tower was read"))
-    model, preprocess, read = store.load(folder, CPU)
-    again, _ = store.load(folder, CPU)[:2]
+    model, preprocess, read = model_files.load(folder, CPU)
+    again, _ = model_files.load(folder, CPU)[:2]
     assert read["zero_shot"]["texts"] == ["a photo of a bar of soap", "a photo of a disc", "a photo of a noise"]
     assert read["classes"] == ["bar", "disc", "noise"] and read["training"] == []
     assert record["accuracy"]["test"]["images"] == 12
@@ -183,7 +183,7 @@ def test_the_folder_holds_the_head_and_needs_no_text_tower(built, pictures, monk
 def test_what_is_read_back_is_what_was_made(built, pictures):
     folder, own, _ = built
     made, _ = zero_shot.build(own["model"], ["bar", "disc", "noise"])
-    assert torch.equal(store.load(folder, CPU)[0](pictures), made(pictures))
+    assert torch.equal(model_files.load(folder, CPU)[0](pictures), made(pictures))
 
 
 def test_a_randomised_model_has_a_random_head_of_the_same_kind(built, pictures):
@@ -196,7 +196,7 @@ def test_a_randomised_model_has_a_random_head_of_the_same_kind(built, pictures):
 def test_weights_of_a_zero_shot_model_given_alone_are_named(built):
     with pytest.raises(
         FggError,
-        match=r"unexpected: head\.projection\.weight, head\.text.*read its folder with fgg\.models\.store\.load",
+        match=r"unexpected: head\.projection\.weight, head\.text.*read its folder with fgg\.models\.model_files\.load",
     ):
         fgg.load_model(fixture.ARCHITECTURE, fixture.KWARGS, built[0] / "model.safetensors", num_classes=16)
 

@@ -41,7 +41,7 @@ def reference_images(read):
 @pytest.fixture(scope="session")
 def build_reference_sae(read):
     """A function: layer, and other activation, normalisation, k -> sae-lens SAE with the stored weights."""
-    from fgg.models.sae import build_sae
+    from fgg.saes.sae import build_sae
 
     def build(layer, activation=None, normalize=None, k=None):
         stored = read(f"sae_layer{layer}/weights.npz")

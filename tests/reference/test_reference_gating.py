@@ -8,7 +8,7 @@ from fgg import gating
 from fgg.attribution.attribute import Gate, attribute
 from fgg.degeneracy import note
 from fgg.models.capture import capture
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 
 
 @pytest.fixture(scope="module")

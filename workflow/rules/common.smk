@@ -20,7 +20,7 @@ from fgg.config import (
     needs_sae,
     prototype_split,
 )
-from fgg.data.places import (
+from fgg.data.locations import (
     contents,
     fetched,
     hub_rows,

@@ -50,10 +50,10 @@ rule sae:
         gpu=gpus,
     params:
         settings=sae_settings,
-        code=code("fgg.models.build_sae"),
+        code=code("fgg.saes.build_sae"),
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
-        "python -m fgg.models.build_sae --model data/models/{wildcards.dataset}"
+        "python -m fgg.saes.build_sae --model data/models/{wildcards.dataset}"
         " --data data/prepared/{wildcards.dataset} --layer {wildcards.layer} --settings {params.settings:q}"
         " --output data/saes/{wildcards.dataset}/layer_{wildcards.layer} > {log} 2>&1"

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fgg.data.quotas import apportion, keyed_order
+from fgg.data.stratified import apportion, keyed_order
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from fgg.errors import FggError
-from fgg.models.build_sae import save_inference
-from fgg.models.prisma import _Record, load_prisma
-from fgg.models.sae import TENSORS, load_sae
+from fgg.saes.build_sae import save_inference
+from fgg.saes.formats.prisma import _Record, load_prisma
+from fgg.saes.sae import TENSORS, load_sae
 
 REFERENCE = Path(os.environ.get("FGG_REFERENCE", Path(__file__).parents[2] / ".." / "shared" / "reference"))
 needs_reference = pytest.mark.skipif(

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fgg.config import STUDIES
-from fgg.data import places
-from fgg.data.places import Row, fetched, hub_rows, local, local_settings, locate, of_layer, read_sources
+from fgg.data import locations
+from fgg.data.locations import Row, fetched, hub_rows, local, local_settings, locate, of_layer, read_sources
 from fgg.errors import FggError
 from fgg.workflow import missing_files, own_files
 
@@ -175,4 +175,4 @@ def test_no_match_and_several_name_what_is_there(tmp_path):
         locate(tmp_path / "layer_1/**/*.pth", "sae.weights")
     with pytest.raises(FggError, match=r"the folder .*layer_7 does not exist"):
         locate(tmp_path / "layer_7/**/*.pt", "sae.weights")
-    assert places.contents("it") == "data/downloads/it/contents.json"
+    assert locations.contents("it") == "data/downloads/it/contents.json"

@@ -9,7 +9,7 @@ import torch
 
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.vit import load_model
 
 CPU = torch.device("cpu")
@@ -25,18 +25,18 @@ RECORD = {
 
 @pytest.fixture
 def folder(tmp_path, model):
-    store.save(tmp_path / "m", model, RECORD, {"seed": 1})
+    model_files.save(tmp_path / "m", model, RECORD, {"seed": 1})
     return tmp_path / "m"
 
 
 def refusal(folder):
     with pytest.raises(FggError) as error:
-        store.load(folder, CPU)
+        model_files.load(folder, CPU)
     return str(error.value)
 
 
 def test_a_model_comes_back(folder, model):
-    back, preprocess, record = store.load(folder, CPU)
+    back, preprocess, record = model_files.load(folder, CPU)
     assert not back.training and str(back) == str(model)
     assert all(torch.equal(back.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -47,7 +47,7 @@ def test_a_model_comes_back(folder, model):
 
 
 def test_equal_models_give_equal_bytes(folder, tmp_path, model):
-    store.save(tmp_path / "n", model, RECORD, {"seed": 1})
+    model_files.save(tmp_path / "n", model, RECORD, {"seed": 1})
     for name in ("model.json", "model.safetensors"):
         assert (folder / name).read_bytes() == (tmp_path / "n" / name).read_bytes()
 
@@ -82,7 +82,9 @@ def test_damaged_weights(folder):
 
 
 def test_weights_of_another_model(folder, tmp_path):
-    store.save(tmp_path / "n", load_model("vit_tiny_patch16_224", {**KWARGS, "depth": 3}, num_classes=3), RECORD, {})
+    model_files.save(
+        tmp_path / "n", load_model("vit_tiny_patch16_224", {**KWARGS, "depth": 3}, num_classes=3), RECORD, {}
+    )
     shutil.copy(tmp_path / "n" / "model.safetensors", folder)
     assert "missing: blocks.3." in refusal(folder)
 
@@ -93,6 +95,6 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path, model):
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:
         with pytest.raises((OSError, FggError)):
-            store.save(tmp_path / "m", model, RECORD, {})
+            model_files.save(tmp_path / "m", model, RECORD, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgg.models.layers import diagnose
+from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import load_model
 
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_ratio": 2}

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fgg.models import products
+from fgg.models import onednn_linear
 from fgg.models.capture import at_rest
-from fgg.models.products import fast_products, linear
+from fgg.models.onednn_linear import fast_products, linear
 
 SHAPES = [((5, 7), 3), ((2, 9, 16), 33), ((1, 1, 24), 72), ((3, 4, 5, 6), 1)]
 
@@ -60,14 +60,14 @@ def test_without_onednn_everything_works(monkeypatch, make_model, make_images):
     images = make_images(model)
     with at_rest(model), torch.inference_mode():
         fast = model(images)
-        monkeypatch.setattr(products, "_PRODUCT", None)
+        monkeypatch.setattr(onednn_linear, "_PRODUCT", None)
         with fast_products(model):
             torch.testing.assert_close(model(images), fast, atol=1e-5, rtol=1e-5)
         assert torch.equal(linear(draw(2, 3), draw(4, 3)), functional.linear(draw(2, 3), draw(4, 3)))
 
 
 def test_a_model_is_faster_inside_only_and_left_as_it_came(model, images):
-    if products._PRODUCT is None:
+    if onednn_linear._PRODUCT is None:
         pytest.skip("this PyTorch has no oneDNN")
 
     def changed():
@@ -86,7 +86,7 @@ def test_a_model_is_faster_inside_only_and_left_as_it_came(model, images):
 
 def test_an_mlp_is_joined_only_where_nobody_looks_between(make_model, make_images):
     """A hook inside the MLP still sees its input; a GELU by another formula stays that formula."""
-    if products._PRODUCT is None:
+    if onednn_linear._PRODUCT is None:
         pytest.skip("this PyTorch has no oneDNN")
     model, seen = make_model(), []
     model.blocks[1].mlp.act = nn.GELU(approximate="tanh")

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from fgg.data.load import load_split
 from fgg.errors import FggError
-from fgg.models import build_sae, store
-from fgg.models.sae import TENSORS, load_sae
-from fgg.models.sae import build_sae as make_sae
+from fgg.models import model_files
+from fgg.saes import build_sae
+from fgg.saes.sae import TENSORS, load_sae
+from fgg.saes.sae import build_sae as make_sae
 
 LAYER, WIDTH, FEATURES = 1, 24, 48
 NORMALISATIONS = ("layer_norm", "constant_norm_rescale")
@@ -40,7 +41,7 @@ def tensors(width=WIDTH, features=FEATURES):
 @pytest.fixture(scope="module")
 def held_out(data, model_folder):
     """The residuals of the validation pictures at their patches, by a hook of our own, one picture at a time."""
-    model, preprocess, _ = store.load(model_folder, CPU)
+    model, preprocess, _ = model_files.load(model_folder, CPU)
     rows = []
     hook = model.blocks[LAYER].register_forward_hook(lambda block, given, output: rows.append(output[0, 1:].detach()))
     for image in load_split(data / "val.parquet").tensors(preprocess):
@@ -79,7 +80,7 @@ def test_the_metrics_measured_again(sae_folder, sae_settings, held_out):
 
 
 def test_residuals_are_those_of_the_block_at_the_patches(data, model_folder, held_out):
-    model, preprocess, _ = store.load(model_folder, CPU)
+    model, preprocess, _ = model_files.load(model_folder, CPU)
     rows = build_sae.residuals(model, preprocess, data / "val.parquet", LAYER, CPU, seed=0)
     assert torch.allclose(rows, held_out, atol=1e-5)
     assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]

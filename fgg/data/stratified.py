@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from fgg import keys
+from fgg import randomness
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
@@ -26,4 +26,4 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 
 def keyed_order(image_ids: Iterable[str], seed: int, purpose: str) -> list[str]:
     """The ids in a random order in which one id's place, relative to another's, never changes."""
-    return sorted(image_ids, key=lambda image_id: keys.key(seed, purpose, image_id))
+    return sorted(image_ids, key=lambda image_id: randomness.key(seed, purpose, image_id))

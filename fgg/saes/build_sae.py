@@ -1,4 +1,4 @@
-"""Make the SAE of one layer: ``python -m fgg.models.build_sae``. Train it with sae-lens, or load it; then measure it."""
+"""Make the SAE of one layer: ``python -m fgg.saes.build_sae``. Train it with sae-lens, or load it; then measure it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError, command, leave
-from fgg.models import store
+from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
-from fgg.models.sae import SAE_FILES, check_sae, load_sae
 from fgg.models.vit import check_layers
 from fgg.progress import Progress, batches, progress
+from fgg.saes.sae import SAE_FILES, check_sae, load_sae
 from fgg.tables import atomic, write_json
 
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
@@ -42,7 +42,7 @@ DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a fe
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read a model's folder and a prepared dataset, write the SAE's folder."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.models.build_sae", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m fgg.saes.build_sae", description=__doc__)
     add_arguments(
         parser, "model", "data", "layer", settings="JSON: weights, train, seed, device", output="folder to write"
     )
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], output: Path) -> dict[str, float]:
     """Train or load the SAE of a layer, measure it on held-out images, and write its folder."""
     device = resolve(settings["device"])
-    model, preprocess, _ = store.load(model_folder, device)
+    model, preprocess, _ = model_files.load(model_folder, device)
     check_layers(model, (layer,))
     seed = settings["seed"]
     if settings["weights"] == "train":

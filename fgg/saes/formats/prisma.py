@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.models.checkpoints import ZIP_START, damaged_part
-from fgg.models.sae import TENSORS
+from fgg.saes.sae import TENSORS
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.pt"
 KEYS = (
@@ -75,7 +75,7 @@ def load_prisma(path: str | Path) -> Any:
 
 
 def _build(config: Mapping[str, Any], tensors: Any) -> Any:
-    from fgg.models.sae import build_sae
+    from fgg.saes.sae import build_sae
 
     config = ONCE | dict(config)
     _check_config(config)

@@ -10,7 +10,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fgg.data.places import locate
+from fgg.data.locations import locate
 from fgg.errors import FggError
 from fgg.models.checkpoints import UNREADABLE, first_line
 
@@ -38,7 +38,7 @@ def load_sae(path: str | Path) -> Any:
     if (path / SAE_FILES[0]).is_file() and (path / SAE_FILES[1]).is_file():
         sae = _load_sae_lens(path)
     elif path.is_file() or (path / "config.json").is_file():
-        from fgg.models.prisma import load_prisma
+        from fgg.saes.formats.prisma import load_prisma
 
         sae = load_prisma(path)
     elif path.exists():
