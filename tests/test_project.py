@@ -14,7 +14,7 @@ import yaml
 import fgg
 from fgg.arguments import ARGUMENTS
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS, METRICS, SANITY
-from fgg.comparison.labels import FIGURES
+from fgg.report.experiment_names import FIGURES
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = yaml.safe_load((ROOT / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8"))

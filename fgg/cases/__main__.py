@@ -19,18 +19,18 @@ import torch
 from fgg import runs
 from fgg.arguments import add_arguments
 from fgg.attribution.attribute import Gate
-from fgg.cases import ranking, tables
-from fgg.cases.draw import Album, Prototypes, draw_cases, draw_features
+from fgg.cases import case_tables, choice
+from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
 from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
 from fgg.cases.pictures import Names
 from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
-from fgg.comparison.labels import flat, label
 from fgg.data.load import load_split
 from fgg.errors import FggError, command, leave
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
 from fgg.progress import batches
+from fgg.report.experiment_names import flat, label
 from fgg.saes.sae import load_sae
 from fgg.tables import write_csv, write_json
 
@@ -87,14 +87,14 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
     split = load_split(arguments.images, settings["max_images"], settings["seed"])
     gains = read_gains(arguments.results / "faithfulness", split.image_ids, arguments.id, arguments.baseline)
-    composites = ranking.composite(gains)
-    selection = ranking.select(composites, settings["per_category"], settings["seed"])
+    composites = choice.composite(gains)
+    selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
     explained = explain(arguments, model, preprocess, split, record["classes"], device)
 
-    cases = tables.case_table(explained, selection, gains, composites, columns)
-    features = tables.feature_table(explained, cases, columns)
+    cases = case_tables.case_table(explained, selection, gains, composites, columns)
+    features = case_tables.feature_table(explained, cases, columns)
     write_csv(folder / "cases.csv", cases)
     write_csv(folder / "features.csv", features)
     counts = {
@@ -103,8 +103,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         "n_unranked": len(selection.unranked),
         "n_without_feature": int(cases["feature"].isna().sum()),
     }
-    choice = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": ranking.spread(gains)}
-    write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **choice}, settings)
+    selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains)}
+    write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **selected}, settings)
 
     names = Names(label(flat(arguments.experiment)), title(arguments.baseline), arguments.prototype_images.stem)
     album = Album(split, preprocess)
@@ -118,10 +118,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 def read_gains(folder: Path, image_ids: list[str], experiment: str, baseline: str) -> pd.DataFrame:
     """Gains of an experiment, a row per image; raises FggError for missing tables or other images."""
     scores = {
-        name: pd.DataFrame(tables.read_rows(folder / f"{name}.parquet", image_ids, tuple(METRICS)), index=image_ids)
+        name: pd.DataFrame(
+            case_tables.read_rows(folder / f"{name}.parquet", image_ids, tuple(METRICS)), index=image_ids
+        )
         for name in (experiment, baseline)
     }
-    return ranking.gains(scores[experiment], scores[baseline])
+    return choice.gains(scores[experiment], scores[baseline])
 
 
 def title(baseline: str) -> str:
@@ -131,13 +133,13 @@ def title(baseline: str) -> str:
 
 def explain(
     arguments: argparse.Namespace, model: Any, preprocess: Any, split: Any, classes: list[str], device: torch.device
-) -> tables.Explained:
+) -> case_tables.Explained:
     """Maps, gates and dominant features of all explained images; maps and gates as the tables hold them."""
     settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
     maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
-    gated = tables.read_rows(maps / f"{arguments.id}.parquet", ids, ("predicted", "confidence", "relevance"))
-    vanilla = tables.read_rows(maps / "transmm.parquet", ids, ("relevance",))["relevance"]
-    applied = {layer: tables.read_rows(gates, ids, ("score", "gate"), layer) for layer in gate.layers}
+    gated = case_tables.read_rows(maps / f"{arguments.id}.parquet", ids, ("predicted", "confidence", "relevance"))
+    vanilla = case_tables.read_rows(maps / "transmm.parquet", ids, ("relevance",))["relevance"]
+    applied = {layer: case_tables.read_rows(gates, ids, ("score", "gate"), layer) for layer in gate.layers}
 
     size, patch = preprocess.output_size, patch_size(model)
     grid = (size[0] // patch[0], size[1] // patch[1])
@@ -154,7 +156,7 @@ def explain(
             own = dominant_in_batch(model, inputs, gate, saes, change[part].to(device), target[part].to(device))
             parts.append(own)
     found = {layer: join([part[layer] for part in parts]) for layer in gate.layers}
-    return tables.Explained(
+    return case_tables.Explained(
         image_ids=ids,
         labels=split.labels,
         predicted=gated["predicted"],
@@ -167,7 +169,8 @@ def explain(
         scores={layer: own["score"] for layer, own in applied.items()},
         gates={layer: own["gate"] for layer, own in applied.items()},
         dominant={
-            layer: {name: getattr(own, name).cpu().numpy() for name in tables.DOMINANT} for layer, own in found.items()
+            layer: {name: getattr(own, name).cpu().numpy() for name in case_tables.DOMINANT}
+            for layer, own in found.items()
         },
         grid=grid,
         classes=classes,

@@ -13,9 +13,9 @@ from matplotlib import patheffects
 
 from fgg import plot
 from fgg.cases.features import BOOST, SUPPRESS
-from fgg.cases.sheet import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
+from fgg.cases.layout import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
 from fgg.catalogue import METRICS
-from fgg.comparison import style
+from fgg.report.figures import style
 
 LARGE = 6  # patches across, up to which a number has room in one
 UNSEEN = 0.01  # a change of relevance, of maps from 0 to 1, that nobody would see: the colours never stand for less

@@ -14,6 +14,7 @@ import pandas as pd
 
 from fgg.catalogue import SANITY
 from fgg.errors import FggError, command, json_object, leave
+from fgg.statistics.correlation import rank_correlation
 from fgg.tables import matrix, read_table, write_csv
 
 COLUMNS = ("dataset", "experiment", "original", "check", "n", "n_undefined", "spearman", "sd", "sem")
@@ -50,7 +51,7 @@ def similarities(folder: Path, dataset: str, grid: dict[str, Any]) -> list[dict[
         before, after = (read_table(folder / f"{own}.parquet") for own in (original, name))
         if before["image_id"] != after["image_id"]:
             raise FggError(f"{name!r} and {original!r} hold different images; run the workflow again")
-        found = rank_similarity(matrix(before, "relevance"), matrix(after, "relevance"))
+        found = rank_correlation(matrix(before, "relevance"), matrix(after, "relevance"))
         kept = found[~np.isnan(found)]
         sd = float(kept.std(ddof=1)) if len(kept) > 1 else np.nan
         rows.append(
@@ -67,16 +68,6 @@ def similarities(folder: Path, dataset: str, grid: dict[str, Any]) -> list[dict[
             }
         )
     return rows
-
-
-def rank_similarity(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation row by row of two arrays (B, N): float64 (B,), NaN for a constant map."""
-    from scipy.stats import rankdata
-
-    ranks = [rankdata(rows, axis=1) for rows in (before, after)]
-    x, y = (rank - rank.mean(1, keepdims=True) for rank in ranks)
-    scale = np.sqrt((x**2).sum(1) * (y**2).sum(1))
-    return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 0)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.comparison.statistics import ALPHA, effect_size, holm, paired
 from fgg.comparison.tables import read_scores
 from fgg.config import candidates
 from fgg.errors import FggError, command, json_object, leave
+from fgg.statistics.paired import ALPHA, effect_size, holm, paired
 from fgg.tables import write_csv
 
 RULE = "largest mean effect size (d_z over the metrics) on the validation split"

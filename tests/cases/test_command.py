@@ -16,7 +16,7 @@ from PIL import Image
 from fgg.attribution import __main__ as attribution
 from fgg.cases import __main__ as command
 from fgg.cases import prototypes
-from fgg.cases.draw import Album, Prototypes
+from fgg.cases.drawing import Album, Prototypes
 from fgg.catalogue import METRICS
 from fgg.data.load import load_split
 from fgg.tables import matrix, read_table, write_table

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fgg.cases import pictures
+from fgg.cases.layout import Patch, end_of, start_of, tile
 from fgg.cases.pictures import Case, Change, Names
-from fgg.cases.sheet import Patch, end_of, start_of, tile
 
 NAMES = Names("gated, layer 0, activation × gradient", "TransMM", "val")
 ROW = {

@@ -9,27 +9,15 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from fgg.comparison import sanity, selection, words
+from fgg.comparison import sanity, selection
 from fgg.errors import FggError
+from fgg.report import headline
 from fgg.tables import write_table
 
 
 def attributions(path, rows, ids=None):
     ids = ids or [f"image{i}" for i in range(len(rows))]
     write_table(path, {"image_id": ids, "relevance": np.asarray(rows, dtype=np.float32)}, {})
-
-
-def test_rank_similarity_is_spearmans_row_by_row():
-    random = np.random.default_rng(0)
-    before, after = random.random((5, 12)), random.random((5, 12))
-    after[1] = before[1] ** 3  # same ranks
-    after[2, :6] = 0.5  # ties
-    after[3] = 0.0  # constant
-    found = sanity.rank_similarity(before, after)
-    assert np.isnan(found[3])
-    for row in (0, 1, 2, 4):
-        assert found[row] == pytest.approx(spearmanr(before[row], after[row]).statistic, abs=1e-12)
-    assert found[1] == pytest.approx(1)
 
 
 def test_the_table_of_sanity_checks(tmp_path):
@@ -149,7 +137,7 @@ def test_the_words_count_what_beats_transmm_and_every_control():
             ("1+2", "permuted", "no difference shown"),
         ]
     )
-    text = "\n".join(words.words(frame))
+    text = "\n".join(headline.words(frame))
     assert (
         "On `toy` (50 images, corrected protocol, 7 experiments beside the baseline, 3 of them combined gates)" in text
     )
@@ -163,29 +151,29 @@ def test_the_words_count_what_beats_transmm_and_every_control():
 
 def test_the_words_tell_what_few_images_can_show():
     frame = hypotheses([("1", "transmm", "no difference shown")])
-    assert "hardly anything" not in "\n".join(words.words(frame))
-    text = "\n".join(words.words(frame.assign(n=6)))
+    assert "hardly anything" not in "\n".join(headline.words(frame))
+    text = "\n".join(headline.words(frame.assign(n=6)))
     assert "With 6 images hardly anything can be shown" in text and "from 1.05 standard deviations" in text
 
 
 def test_the_words_do_not_call_an_untested_gate_no_better():
     few = "not testable: only 2 pairs"
-    text = "\n".join(words.words(hypotheses([("1", "transmm", few), ("2", "transmm", few)])))
+    text = "\n".join(headline.words(hypotheses([("1", "transmm", few), ("2", "transmm", few)])))
     assert "- SaCo: no combined gate could be tested against TransMM (only 2 pairs)." in text
-    text = "\n".join(words.words(hypotheses([("1", "transmm", few), ("2", "transmm", "worse")])))
+    text = "\n".join(headline.words(hypotheses([("1", "transmm", few), ("2", "transmm", "worse")])))
     assert "0 of 2 combined gates are better than TransMM, 1 worse, 1 not testable." in text
 
 
 def test_the_words_go_between_the_markers(tmp_path):
     hypotheses([("1", "transmm", "no difference shown")]).to_csv(tmp_path / "h.csv", index=False)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{words.BEGIN}\nold\n{words.END}\nafter\n")
+    page.write_text(f"before\n{headline.BEGIN}\nold\n{headline.END}\nafter\n")
     arguments = ["--hypotheses", str(tmp_path / "h.csv"), "--insert", str(page)]
-    assert words.main(arguments) == 0
+    assert headline.main(arguments) == 0
     first = page.read_text()
     assert first.startswith("before\n") and first.endswith("\nafter\n")
     assert "old" not in first and "0 of 1 combined gates are better than TransMM" in first
-    assert words.main(arguments) == 0
+    assert headline.main(arguments) == 0
     assert page.read_text() == first
     page.write_text("no markers")
-    assert words.main(arguments) == 1
+    assert headline.main(arguments) == 1

@@ -268,5 +268,5 @@ def test_the_printed_table_counts_what_was_tried(results, capsys):
 
 
 def test_torch_is_never_imported():
-    code = "import sys, fgg.comparison.__main__, fgg.comparison.figures, fgg.comparison.summary; assert 'torch' not in sys.modules"
+    code = "import sys, fgg.comparison.__main__, fgg.report.figures.__main__, fgg.comparison.summary; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fgg.attribution.attribute import Gate, attribute
-from fgg.cases import features, ranking
+from fgg.cases import choice, features
 from fgg.cases.prototypes import collect
 from fgg.catalogue import METRICS
 
@@ -87,5 +87,5 @@ def test_composites(read, close):
     names = dict(zip(METRICS, ("delta_saco", "delta_faith", "delta_pixel"), strict=True))
     for name, record in read("comparison/per_image_improvement.json").items():
         gated = pd.DataFrame({metric: record[stored] for metric, stored in names.items()})
-        gains = ranking.gains(gated, gated * 0)
-        close(ranking.composite(gains), record["composite_improvement"], atol=1e-10, what=name)
+        gains = choice.gains(gated, gated * 0)
+        close(choice.composite(gains), record["composite_improvement"], atol=1e-10, what=name)

@@ -16,7 +16,7 @@ import yaml
 from browser import opened
 from pictures import draw
 
-from fgg.comparison.labels import FIGURES, PAGES
+from fgg.report.experiment_names import FIGURES, PAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")

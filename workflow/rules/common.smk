@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from fgg.catalogue import SANITY
-from fgg.comparison.labels import FIGURES, PAGES
+from fgg.report.experiment_names import FIGURES, PAGES
 from fgg.config import (
     STUDIES,
     candidates,

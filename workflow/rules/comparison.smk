@@ -56,11 +56,11 @@ rule figures:
         **needs("figures"),
     params:
         seed=config["seed"],
-        code=code("fgg.comparison.figures"),
+        code=code("fgg.report.figures.__main__"),
     message:
         "Figures of {wildcards.dataset}"
     shell:
-        "python -m fgg.comparison.figures --comparison {input.table} --hypotheses {input.hypotheses}"
+        "python -m fgg.report.figures --comparison {input.table} --hypotheses {input.hypotheses}"
         " --results results --images {input.images} --model data/models/{wildcards.dataset}"
         " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
         " --output results/figures > {log} 2>&1"
@@ -104,11 +104,11 @@ rule readme:
         **needs("readme"),
     params:
         splits=as_json({name: SETTINGS[name]["split"] for name in DATASETS}),
-        code=code("fgg.comparison.readme"),
+        code=code("fgg.report.results_readme"),
     message:
         "Writing the results in words"
     shell:
-        "python -m fgg.comparison.readme --comparison {input.table} --hypotheses {input.hypotheses}"
+        "python -m fgg.report.results_readme --comparison {input.table} --hypotheses {input.hypotheses}"
         " --data data --splits {params.splits:q} --output {output.text} > {log} 2>&1"
 
 
@@ -138,11 +138,11 @@ rule pages:
     params:
         names=report_pages(),
         configuration=whole_configuration,
-        code=code("fgg.comparison.pages"),
+        code=code("fgg.report.pages"),
     message:
         "Writing the pages of the report"
     shell:
-        "python -m fgg.comparison.pages --results results --pages {params.names} --cases {input.cases}"
+        "python -m fgg.report.pages --results results --pages {params.names} --cases {input.cases}"
         " --configuration {params.configuration:q} --output results > {log} 2>&1"
 
 

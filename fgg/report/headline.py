@@ -1,4 +1,4 @@
-"""The headline in words, from the named comparisons: ``python -m fgg.comparison.words``.
+"""The headline in words, from the named comparisons: ``python -m fgg.report.headline``.
 
 Prints Markdown, or puts it between the markers of a file such as README.md.
 """
@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.comparison.labels import PARTNER_TITLES
-from fgg.comparison.statistics import ALPHA, FEWEST
 from fgg.errors import FggError, command, leave
+from fgg.report.experiment_names import PARTNER_TITLES
+from fgg.statistics.paired import ALPHA, FEWEST
 from fgg.tables import atomic, read_csv
 
-BEGIN, END = "<!-- results: begin (made by fgg.comparison.words) -->", "<!-- results: end -->"
+BEGIN, END = "<!-- results: begin (made by fgg.report.headline) -->", "<!-- results: end -->"
 FEW = 30  # images, below which the smallest difference that can be shown is told
 CONTROLS = ("shuffled", "permuted", "sharpened")
 
@@ -26,7 +26,7 @@ CONTROLS = ("shuffled", "permuted", "sharpened")
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read hypotheses.csv, print or insert the text."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.words", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fgg.report.headline", description=__doc__.split("\n")[0])
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--insert", type=Path, help="file with the markers between which the text goes")
     arguments = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """All figures of a dataset, PNG and SVG.
 
-    python -m fgg.comparison.figures --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
+    python -m fgg.report.figures --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
         --results results --images data/prepared/elpv/test.parquet --model data/models/elpv --saes data/saes/elpv \
         --dataset elpv --output results/figures
 
@@ -15,22 +15,22 @@ from pathlib import Path
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, METRICS
-from fgg.comparison.curves import curves_figure
-from fgg.comparison.dots import hypotheses_figure, metric_figure
-from fgg.comparison.gates import gates_figure
-from fgg.comparison.heat import heat_figure
-from fgg.comparison.overview import overview_figure
-from fgg.comparison.pairs import pairs_figure
-from fgg.comparison.quality import quality, quality_figure
-from fgg.comparison.sampling import sampling_figure
 from fgg.errors import FggError, command, leave
+from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
+from fgg.report.figures.gate_histograms import gates_figure
+from fgg.report.figures.layer_heat_map import heat_figure
+from fgg.report.figures.map_overview import overview_figure
+from fgg.report.figures.paired_differences import pairs_figure
+from fgg.report.figures.pixel_flipping_curves import curves_figure
+from fgg.report.figures.sae_quality import quality, quality_figure
+from fgg.report.figures.sampling_error import sampling_figure
 from fgg.tables import read_csv, read_table
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Draw the figures of one dataset."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.figures", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fgg.report.figures", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--results", required=True, help="folder with {dataset}/{faithfulness,attributions,gates}/")

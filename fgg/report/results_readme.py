@@ -1,6 +1,6 @@
 """What a run found and what it was, in words: ``results/README.md``.
 
-    python -m fgg.comparison.readme --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
+    python -m fgg.report.results_readme --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
         --data data --splits '{"elpv": "test"}' --output results/README.md
 
 Nothing in it depends on the time or the machine.
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, METRICS
-from fgg.comparison.labels import FIGURES
-from fgg.comparison.quality import quality
-from fgg.comparison.words import words
 from fgg.errors import command, json_object, leave
+from fgg.report.experiment_names import FIGURES
+from fgg.report.figures.sae_quality import quality
+from fgg.report.headline import words
 from fgg.tables import atomic, read_csv, read_json, read_table
 
 POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
@@ -40,7 +40,7 @@ class Origin(NamedTuple):
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the tables and records, write the text."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.readme", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fgg.report.results_readme", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--data", required=True, type=Path, help="folder with prepared/, models/ and saes/")

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, METRICS
-from fgg.comparison import style
-from fgg.comparison.labels import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
+from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
+from fgg.report.figures import style
 
 COLUMNS = (
     *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fgg.comparison.thesis import thesis_composite, thesis_paired, thesis_per_image, thesis_welch
+from fgg.statistics.thesis import thesis_composite, thesis_paired, thesis_per_image, thesis_welch
 
 NAMES = {
     "saco": ("SaCo", 1),
@@ -30,10 +30,10 @@ def moments(folder, metric):
 
 
 def test_expected_statistics(reference):
-    rows = json.loads((reference / "expected.json").read_text())
+    rows = json.loads((reference / "comparison" / "expected.json").read_text())
     assert rows
     for row in rows:
-        folder = reference / "sweep" / row["experiment_path"]
+        folder = reference / "comparison" / "sweep" / row["experiment_path"]
         vanilla = folder.parent / "vanilla"
         percents = []
         for name, (metric, sign) in NAMES.items():
@@ -51,7 +51,7 @@ def test_expected_statistics(reference):
 
 
 def test_expected_composites_per_image(reference):
-    for record in json.loads((reference / "per_image_improvement.json").read_text()).values():
+    for record in json.loads((reference / "comparison" / "per_image_improvement.json").read_text()).values():
         deltas = [np.array(record[f"delta_{name}"]) for name in ("saco", "faith", "pixel")]
         assert thesis_per_image(*deltas) == pytest.approx(np.array(record["composite_improvement"]), abs=1e-10)
 

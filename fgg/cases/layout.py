@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from fgg import plot
-from fgg.comparison import style
+from fgg.report.figures import style
 
 DPI = 150
 STEP = 5  # of colours, 0 to 255

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fgg.comparison import page, pages, readme
 from fgg.comparison.__main__ import main
+from fgg.report import html, pages, results_readme
 from fgg.tables import read_json, read_table, write_json
 
 SETTINGS = {"run": ["toy"], "datasets": {"toy": {"path": "<b>"}}}
@@ -42,7 +42,7 @@ def run(tmp_path_factory, write_scores, few_resamples):
 def write(folder):
     arguments = ["--comparison", folder / "comparison.parquet", "--hypotheses", folder / "hypotheses.csv"]
     arguments += ["--data", folder / "data", "--splits", '{"toy": "test"}', "--output", folder / "README.md"]
-    assert readme.main([str(argument) for argument in arguments]) == 0
+    assert results_readme.main([str(argument) for argument in arguments]) == 0
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
@@ -88,14 +88,14 @@ def test_what_looks_like_a_mistake_is_asked_after(run, tmp_path, name, change, r
     shutil.copytree(run / "data", tmp_path / "data")
     write_json(tmp_path / "data" / name, read_json(run / "data" / name) | change, {})
     frame, none = read_table(run / "comparison.parquet").to_pandas(), pd.read_csv(run / "hypotheses.csv").iloc[:0]
-    text = "\n".join(readme.readme(frame, none, tmp_path / "data", {"toy": "test"}))
+    text = "\n".join(results_readme.readme(frame, none, tmp_path / "data", {"toy": "test"}))
     assert f"- `toy`, {remark}" in text
 
 
 def test_the_results_in_words_without_a_gate(run):
     frame = read_table(run / "comparison.parquet").to_pandas()
     none = pd.read_csv(run / "hypotheses.csv").iloc[:0]
-    text = "\n".join(readme.readme(frame, none, run / "data", {"toy": "test"}))
+    text = "\n".join(results_readme.readme(frame, none, run / "data", {"toy": "test"}))
     assert "the grid has no combined gate to test. Best by SaCo: `" in text
 
 
@@ -129,13 +129,13 @@ def test_an_unknown_page_is_refused(run, capsys):
 
 
 def test_values_are_written_exactly_and_shortly():
-    assert page.written(np.nan) == page.written(None) == ("", "")
-    assert page.written(0.123456789) == ("0.123456789", "0.1235")
-    assert page.written(-2.0) == ("-2.0", "−2")
-    assert page.written(np.True_) == ("True", "yes")
-    assert page.written(7) == ("7", "7")
+    assert html.written(np.nan) == html.written(None) == ("", "")
+    assert html.written(0.123456789) == ("0.123456789", "0.1235")
+    assert html.written(-2.0) == ("-2.0", "−2")
+    assert html.written(np.True_) == ("True", "yes")
+    assert html.written(7) == ("7", "7")
     frame = pd.DataFrame({"name": ["<i>&"], "p_value": [1e-9], "significant": [True], "improvement": [-0.5]})
-    text = page.table_page(frame, "T", "words", "t.csv", {"name": 'a "name"'})
+    text = html.table_page(frame, "T", "words", "t.csv", {"name": 'a "name"'})
     assert "&lt;i&gt;&amp;" in text and "<i>" not in text
     assert 'title="a &quot;name&quot;"' in text
     assert 'data-v="1e-09">&lt; 0.001<' in text
@@ -144,7 +144,7 @@ def test_values_are_written_exactly_and_shortly():
 
 def test_markdown_becomes_html():
     text = "# A *b*\n\nsome `<x>` and **bold**\n[a link](b.md)\n\n- one\n- two\n\n| h |\n|---|\n| **1** |"
-    assert page.markdown(text).split("\n") == [
+    assert html.markdown(text).split("\n") == [
         "<h1>A <em>b</em></h1>",
         "<p>some <code>&lt;x&gt;</code> and <strong>bold</strong> a link</p>",
         "<ul><li>one</li><li>two</li></ul>",

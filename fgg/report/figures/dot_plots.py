@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from fgg.catalogue import METRICS, Metric
-from fgg.comparison import style
-from fgg.comparison.labels import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
-from fgg.comparison.statistics import LEVEL
+from fgg.report.experiment_names import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
+from fgg.report.figures import style
+from fgg.statistics.paired import LEVEL
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
 

@@ -1,6 +1,6 @@
 """The statistics of the thesis' research code, for comparison with published numbers.
 
-They differ from `fgg.comparison.statistics` in that differences are in the good direction, intervals rest on
+They differ from `fgg.statistics.paired` in that differences are in the good direction, intervals rest on
 Student's t, percentages keep the sign of the baseline's mean (a negative mean turns an improvement into a
 loss), nothing is adjusted for the number of experiments, and equal scores give p = 1 and d = 0.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fgg.comparison.statistics import ALPHA, LEVEL
+from fgg.statistics.paired import ALPHA, LEVEL
 
 
 def thesis_paired(treatment: Mapping[str, float], vanilla: Mapping[str, float], sign: int) -> dict[str, float | int]:

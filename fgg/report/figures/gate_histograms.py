@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
-from fgg.comparison import style
-from fgg.comparison.labels import PARTNER_TITLES, varies
+from fgg.report.experiment_names import PARTNER_TITLES, varies
+from fgg.report.figures import style
 from fgg.tables import matrix, read_table
 
 BINS = 40

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import METRICS, Metric
-from fgg.comparison import style
-from fgg.comparison.dots import arrange, sections, ticks
-from fgg.comparison.labels import group, label
+from fgg.report.experiment_names import group, label
+from fgg.report.figures import style
+from fgg.report.figures.dot_plots import arrange, sections, ticks
 from fgg.tables import read_table
 
 MOST_DOTS = 400  # of a line; more images are shown by as many quantiles

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fgg.comparison import style
-from fgg.comparison.labels import label, place, varies
-from fgg.comparison.sanity import rank_similarity
+from fgg.report.experiment_names import label, place, varies
+from fgg.report.figures import style
+from fgg.statistics.correlation import rank_correlation
 from fgg.tables import matrix, read_settings, read_table
 
 MOST_IMAGES = 1000
@@ -100,7 +100,7 @@ def trial_scores(relevance: np.ndarray, subsets: np.ndarray, drops: np.ndarray, 
     sums = np.sort(members, axis=-1).sum(-1)
     trials = drops.shape[1] // runs
     cut = [values[:, : trials * runs].reshape(-1, runs) for values in (sums, drops)]
-    return rank_similarity(*cut).reshape(-1, trials)
+    return rank_correlation(*cut).reshape(-1, trials)
 
 
 def _quantities(frame: pd.DataFrame, base: Path) -> dict:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fgg.cases.choice import Selection
 from fgg.cases.features import BOOST, SUPPRESS
-from fgg.cases.ranking import Selection
 from fgg.catalogue import METRICS
 from fgg.errors import FggError
 from fgg.tables import matrix, read_table

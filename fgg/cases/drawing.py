@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 
 from fgg import canvas
-from fgg.cases import pictures, tables
+from fgg.cases import case_tables, pictures
 from fgg.cases.features import BOOST, SUPPRESS
+from fgg.cases.layout import Patch
 from fgg.cases.pictures import Case, Change, Names
-from fgg.cases.sheet import Patch
 from fgg.data.load import Split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
@@ -77,7 +77,12 @@ class Prototypes:
 
 
 def draw_cases(
-    folder: Path, explained: tables.Explained, cases: pd.DataFrame, names: Names, album: Album, prototypes: Prototypes
+    folder: Path,
+    explained: case_tables.Explained,
+    cases: pd.DataFrame,
+    names: Names,
+    album: Album,
+    prototypes: Prototypes,
 ) -> None:
     """Write the picture of every image and layer of the table, at the paths in its column ``picture``."""
     places = {image_id: place for place, image_id in enumerate(explained.image_ids)}
@@ -94,7 +99,7 @@ def draw_cases(
 
 def draw_features(
     folder: Path,
-    explained: tables.Explained,
+    explained: case_tables.Explained,
     cases: pd.DataFrame,
     features: pd.DataFrame,
     names: Names,
@@ -102,7 +107,7 @@ def draw_features(
     prototypes: Prototypes,
 ) -> None:
     """Write the pages of the features that occur in cases, at the paths in the column ``page``."""
-    events = {layer: tables.dominant_events(explained, layer) for layer in explained.dominant}
+    events = {layer: case_tables.dominant_events(explained, layer) for layer in explained.dominant}
     for name, (row,) in _with_progress(features[features["cases"] > 0], "page"):
         layer, feature = row["layer"], row["feature"]
         own = cases[(cases["layer"] == layer) & (cases["feature"] == feature)].head(MOST_TILES)

@@ -1,6 +1,6 @@
 """The pages of the report: every table as HTML that sorts, the results in words, configuration and versions.
 
-    python -m fgg.comparison.pages --results results --pages summary hypotheses --configuration JSON \
+    python -m fgg.report.pages --results results --pages summary hypotheses --configuration JSON \
         --output results
 
 Reads ``{table}.csv`` (the summary from comparison.parquet, the case studies from their folders), writes ``{page}.html``.
@@ -23,10 +23,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from fgg.comparison.labels import PAGES
-from fgg.comparison.page import document, markdown, table_page, text_page
 from fgg.comparison.summary import SETTINGS, summary
 from fgg.errors import command, json_object, leave
+from fgg.report.experiment_names import PAGES
+from fgg.report.html import document, markdown, table_page, text_page
 from fgg.tables import atomic, read_csv, read_table
 
 TEXTS = ("dataset", "experiment", "layers", "partner", "feature", "image_id", "true_class", "predicted_class")
@@ -112,7 +112,7 @@ COLUMNS = {
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the tables, write the pages."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.comparison.pages", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m fgg.report.pages", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--results", required=True, type=Path, help="folder with the tables, README.md and case studies"
     )

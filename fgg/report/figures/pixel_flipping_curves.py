@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fgg.comparison import style
-from fgg.comparison.labels import group, label, place, varies
-from fgg.comparison.statistics import LEVEL
+from fgg.report.experiment_names import group, label, place, varies
+from fgg.report.figures import style
+from fgg.statistics.paired import LEVEL
 from fgg.tables import matrix, read_table
 
 MOST_BANDS = 4  # more gated curves than this are drawn without their bands

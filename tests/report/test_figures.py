@@ -9,21 +9,21 @@ import pytest
 from PIL import Image
 
 from fgg.catalogue import METRICS
-from fgg.comparison import (
-    curves,
-    dots,
-    figures,
-    gates,
-    heat,
-    labels,
-    overview,
-    pairs,
-    quality,
-    sampling,
-    style,
-)
 from fgg.comparison.__main__ import main
 from fgg.config import experiments
+from fgg.report import experiment_names
+from fgg.report.figures import __main__ as figures
+from fgg.report.figures import (
+    dot_plots,
+    gate_histograms,
+    layer_heat_map,
+    map_overview,
+    paired_differences,
+    pixel_flipping_curves,
+    sae_quality,
+    sampling_error,
+    style,
+)
 from fgg.tables import matrix, read_table, write_json, write_table
 
 LONG = "a class name that is far too long for the head of a narrow column"
@@ -97,13 +97,13 @@ def compared(tmp_path_factory, write_scores, few_resamples):
 def test_figures_are_written_and_the_same_data_give_the_same_bytes(compared, tmp_path):
     assert draw(compared, tmp_path / "a") == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        f"toy_{name}.{suffix}" for name in labels.FIGURES for suffix in ("png", "svg")
+        f"toy_{name}.{suffix}" for name in experiment_names.FIGURES for suffix in ("png", "svg")
     }
     frame = figures.read_rows(compared / "comparison.parquet", "toy")
     one = frame[frame["metric"] == "faithfulness_correlation"]
-    pairs.pairs_figure(frame, compared, tmp_path / "b")
-    sampling.sampling_figure(one, compared, tmp_path / "b")
-    overview.overview_figure(one, compared, compared / "data/test.parquet", compared / "data", 0, tmp_path / "b")
+    paired_differences.pairs_figure(frame, compared, tmp_path / "b")
+    sampling_error.sampling_figure(one, compared, tmp_path / "b")
+    map_overview.overview_figure(one, compared, compared / "data/test.parquet", compared / "data", 0, tmp_path / "b")
     again = list((tmp_path / "b").iterdir())
     assert len(again) == 6
     for path in again:
@@ -121,7 +121,7 @@ def test_a_lone_baseline_can_be_drawn_and_what_cannot_be_drawn_is_said(results, 
     assert set(said) == {f"toy_{name}" for name in reasons}
     assert all(len(text) > 30 for text in said.values())
     written = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert written == {f"toy_{name}" for name in labels.FIGURES} - set(said)
+    assert written == {f"toy_{name}" for name in experiment_names.FIGURES} - set(said)
 
 
 def test_a_remark_is_a_picture_of_its_own(tmp_path):
@@ -136,7 +136,9 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     rows = []
     for name, own in grid.items():
         template = name if name in few.index else "gated-l2-combined-c10-a1"
-        rows += [{**row, "experiment": name, **labels.flat(own)} for row in few.loc[template].to_dict("records")]
+        rows += [
+            {**row, "experiment": name, **experiment_names.flat(own)} for row in few.loc[template].to_dict("records")
+        ]
         target = tmp_path / f"toy/faithfulness/{name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((compared / f"toy/faithfulness/{template}.parquet").read_bytes())
@@ -144,7 +146,7 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     for column in ("construction", "control"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     one = frame[frame["metric"] == "pixel_flipping"]
-    named = curves._named(one[one["construction"].isna() | curves._combined(one)])
+    named = pixel_flipping_curves._named(one[one["construction"].isna() | pixel_flipping_curves._combined(one)])
     assert len(named) == 4, "of 24 gates the lowest and the highest"
     heights = {}
 
@@ -153,10 +155,10 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
         heights[name] = fig.get_size_inches()[1]
 
     monkeypatch.setattr(style, "save", measured)
-    curves.curves_figure(one, tmp_path, tmp_path)
-    heat.heat_figure(frame, tmp_path)
-    pairs.pairs_figure(frame, tmp_path, tmp_path)
-    dots.metric_figure(one, METRICS["pixel_flipping"], tmp_path)
+    pixel_flipping_curves.curves_figure(one, tmp_path, tmp_path)
+    layer_heat_map.heat_figure(frame, tmp_path)
+    paired_differences.pairs_figure(frame, tmp_path, tmp_path)
+    dot_plots.metric_figure(one, METRICS["pixel_flipping"], tmp_path)
     # A line keeps its height, however many there are; the legend of the curves stays short.
     assert heights.pop("toy_pixel_flipping_curves") < 5
     assert len(heights) == 3
@@ -186,7 +188,10 @@ def test_limits_hold_the_values():
 
 
 def test_labels_are_for_people(results):
-    texts = {name: labels.label(labels.flat(settings)) for name, settings in results[1]["experiments"]["toy"].items()}
+    texts = {
+        name: experiment_names.label(experiment_names.flat(settings))
+        for name, settings in results[1]["experiments"]["toy"].items()
+    }
     assert texts["gated-l1.2-combined-c10-a1"] == "gated, layers 1+2, activation × gradient"
     assert texts["gated-l2-combined-c10-a1-shuffled"] == "control, layer 2, shuffled decoder"
     assert texts["gradcam"] == "Grad-CAM"
@@ -196,15 +201,15 @@ def test_labels_are_for_people(results):
 def test_the_improvement_is_drawn_in_the_good_direction(compared):
     frame = read_table(compared / "comparison.parquet").to_pandas()
     for _, row in frame.dropna(subset=["ci_low"]).iterrows():
-        low, high = dots.improvement_interval(row, METRICS[row["metric"]])
+        low, high = dot_plots.improvement_interval(row, METRICS[row["metric"]])
         assert low <= row["improvement"] <= high
 
 
 def test_differences_per_image_are_positive_where_better(compared):
     frame = figures.read_rows(compared / "comparison.parquet", "toy")
-    scores = pairs._scores(frame, compared)
+    scores = paired_differences._scores(frame, compared)
     for metric in METRICS.values():
-        gain = pairs._gain(scores, "gradcam", "transmm", metric)
+        gain = paired_differences._gain(scores, "gradcam", "transmm", metric)
         row = frame[(frame["experiment"] == "gradcam") & (frame["metric"] == metric.name)].iloc[0]
         assert len(gain) == row["n"]
         assert gain.mean() == pytest.approx(row["improvement"])
@@ -213,7 +218,7 @@ def test_differences_per_image_are_positive_where_better(compared):
 def test_a_layer_is_counted_once_and_undefined_gates_are_left_out(compared):
     frame = figures.read_rows(compared / "comparison.parquet", "toy")
     one = frame[frame["metric"] == "saco"]
-    found = gates.collect(one, compared / "toy/gates")
+    found = gate_histograms.collect(one, compared / "toy/gates")
     assert list(found) == [(2, 10.0, 1.0)]
     assert list(found[2, 10.0, 1.0]) == ["activation × gradient"]
     assert len(found[2, 10.0, 1.0]["activation × gradient"]) == 40 * 16 - 1
@@ -222,7 +227,7 @@ def test_a_layer_is_counted_once_and_undefined_gates_are_left_out(compared):
 
 def test_an_unknown_measure_of_an_sae_is_a_word(tmp_path):
     measured = {1: {"explained_variance": None, "l0": 3.0, "dead_share": 0.0, "features": 8, "tokens": 10}}
-    quality.quality_figure("toy", measured, tmp_path)
+    sae_quality.quality_figure("toy", measured, tmp_path)
     assert "<!-- unknown -->" in (tmp_path / "toy_sae_quality.svg").read_text()
 
 
@@ -236,29 +241,29 @@ def test_trials_are_scored_as_faithfulness_correlation_is(compared):
     relevance = matrix(read_table(compared / "toy/attributions/transmm.parquet"), "relevance")
     drops = matrix(answered, "drops")
     subsets = matrix(answered, "subsets").reshape(*drops.shape, -1)
-    found = sampling.trial_scores(relevance, subsets, drops, 8)
+    found = sampling_error.trial_scores(relevance, subsets, drops, 8)
     cut = [torch.from_numpy(values.copy()).unflatten(1, (3, 8)) for values in (subsets, drops)]
     expected = correlate(torch.from_numpy(relevance.copy()), *cut)
     np.testing.assert_allclose(found, expected, atol=1e-12)
 
     def scores(runs):
-        return sampling.trial_scores(relevance, subsets, drops, runs)
+        return sampling_error.trial_scores(relevance, subsets, drops, runs)
 
-    assert sampling.trial_error(scores, 12) < sampling.trial_error(scores, 4)
+    assert sampling_error.trial_error(scores, 12) < sampling_error.trial_error(scores, 4)
 
 
 def test_the_overview_shows_every_class_and_the_same_images_again():
     names = pd.Series([0] * 20 + [1] * 3 + [2], index=[f"image{i:02d}" for i in range(24)])
-    chosen = overview.choose(names, seed=0)
-    assert len(chosen) == overview.IMAGES
+    chosen = map_overview.choose(names, seed=0)
+    assert len(chosen) == map_overview.IMAGES
     assert names.loc[chosen].value_counts().to_dict() == {0: 3, 1: 2, 2: 1}
-    assert chosen == overview.choose(names.sample(frac=1, random_state=1), seed=0)
-    assert chosen != overview.choose(names, seed=1)
-    assert set(overview.choose(names.iloc[:2], seed=0)) == {"image00", "image01"}
+    assert chosen == map_overview.choose(names.sample(frac=1, random_state=1), seed=0)
+    assert chosen != map_overview.choose(names, seed=1)
+    assert set(map_overview.choose(names.iloc[:2], seed=0)) == {"image00", "image01"}
 
 
 def test_long_class_names_are_cut():
     row = pd.Series({"label": 0, "predicted": 1})
-    text = overview._classes([LONG, "n0" * 30], row)
+    text = map_overview._classes([LONG, "n0" * 30], row)
     assert max(map(len, text.splitlines())) <= 28
     assert "…" in text and "(true: a class" in text

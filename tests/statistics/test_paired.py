@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fgg.comparison.statistics import RESAMPLES, bootstrap_interval, describe, holm, paired
 from fgg.randomness import generator
+from fgg.statistics.paired import RESAMPLES, bootstrap_interval, describe, holm, paired
 
 KEY = (0, "bootstrap", "toy", "gated", "saco")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fgg.comparison import style
+from fgg.report.figures import style
 from fgg.tables import read_json
 
 PANELS = (

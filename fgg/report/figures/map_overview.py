@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fgg.comparison import style
-from fgg.comparison.labels import group, label, place, varies
 from fgg.data.images import decode
 from fgg.data.stratified import keyed_order
 from fgg.errors import FggError
+from fgg.report.experiment_names import group, label, place, varies
+from fgg.report.figures import style
 from fgg.tables import matrix, read_json, read_table
 
 IMAGES = 6

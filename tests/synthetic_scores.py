@@ -1,0 +1,93 @@
+"""Synthetic scores of the default grid: 19 experiments, with the columns that the faithfulness stage writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fgg.config import experiments
+from fgg.statistics import paired
+from fgg.tables import write_table
+
+GRID = {
+    "baselines": ["random", "rollout", "gradcam", "tokentm", "transmm"],
+    "gated": {
+        "layers": [[2], [1, 2]],
+        "construction": ["combined", "activation_only", "gradient_only", "no_sae"],
+        "clamp_max": [10],
+        "alpha": [1],
+        "shuffle_decoder": [False, True],
+    },
+    "controls": ["permuted_gate", "sharpened"],
+}
+EXPERIMENTS = experiments({"datasets": {"toy": {}}, "experiments": GRID}, "toy")
+FAR = {"random": 6.0, "rollout": 3.0, "gradcam": 4.0, "tokentm": 0.4}  # how much worse than transmm
+
+
+def write(results: Path, images: int, undefined: int = 0) -> dict:
+    """Write ``results/toy/faithfulness/*.parquet``; return the comparison's settings. Row order differs per file."""
+    rng = np.random.default_rng(7)
+    ids = np.array([f"image{i:04d}" for i in range(images)])
+    label, predicted = rng.integers(0, 2, images), rng.integers(0, 2, images)
+    base = {
+        "saco": rng.normal(0.25, 0.2, images),
+        "faithfulness_correlation": rng.normal(-0.05, 0.2, images),
+        "pixel_flipping": rng.uniform(0.2, 0.7, images),
+    }
+    for number, name in enumerate(EXPERIMENTS):
+        worse = FAR.get(name, -0.1 * (number % 5) if name.startswith("gated") else 0.0)
+        shift = {"saco": -0.05 * worse, "faithfulness_correlation": -0.04 * worse, "pixel_flipping": 0.03 * worse}
+        noise = 0.0 if name == "transmm" else 0.06 * (1 + (name in FAR))
+        scores = {m: base[m] + shift[m] + rng.normal(0, 1, images) * noise for m in base}
+        if name.endswith("sharpened"):
+            scores["pixel_flipping"] = base["pixel_flipping"]  # same ranking as transmm
+        if name == "gradcam":
+            scores["faithfulness_correlation"][:undefined] = np.nan
+        steps = np.linspace(0, 1, 101)
+        curve = 0.15 + 0.8 * np.exp(-steps[None] / scores["pixel_flipping"][:, None].clip(0.05))
+        order = rng.permutation(images)
+        columns = {
+            "image_id": ids,
+            "label": label,
+            "predicted": predicted,
+            "confidence": np.full(images, 0.9),
+            **scores,
+            "faithfulness_correlation_sd": np.full(images, 0.1),
+            "faithfulness_correlation_se": np.full(images, 0.05),
+            "pixel_flipping_curve": curve.astype(np.float32),
+            "relevance_ties": np.where(np.arange(images) < 3, 5, 0) if name == "gradcam" else np.zeros(images, int),
+            "saco_equal_drops": np.zeros(images, int),
+            "faithfulness_correlation_undefined": np.zeros(images, int),
+        }
+        path = results / "toy" / "faithfulness" / f"{name}.parquet"
+        write_table(path, {k: v[order] for k, v in columns.items()}, {"experiment": name})
+    return {
+        "baseline": "transmm",
+        "protocol": "corrected",
+        "precision": "fp32",
+        "seed": 0,
+        "experiments": {"toy": EXPERIMENTS},
+    }
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals need not be good, only there; their own tests are in tests/statistics."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paired, "RESAMPLES", 200)
+        yield
+
+
+@pytest.fixture(scope="session")
+def write_scores():
+    """The function that writes synthetic scores."""
+    return write
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A results folder of 40 images, gradcam's Faithfulness Correlation undefined on 4, and its settings."""
+    settings = write(tmp_path / "results", 40, undefined=4)
+    return tmp_path / "results", settings
