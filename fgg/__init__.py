@@ -6,17 +6,8 @@ workflow costs nothing.
 
 from __future__ import annotations
 
-import gc
-import sys
 from importlib import import_module
 from typing import Any
-
-if sys.argv[:1] == ["-m"]:
-    # Python has been told `-m fgg.…` and looks for it: one of our commands starts. Nothing that its imports make is
-    # garbage, and looking for some costs more than half a second; nor does it need PyTorch's compiler, which costs
-    # another. `fgg.errors.command` sets both right.
-    gc.disable()
-    import_module("fgg.compiler").leave_out()
 
 __version__ = "0.1.0"
 
@@ -29,8 +20,8 @@ _PLACES = {
     "load_sae": "fgg.saes.sae",
     "saco": "fgg.faithfulness.saco",
     "pixel_flipping": "fgg.faithfulness.pixel_flipping",
-    "faithfulness_correlation": "fgg.faithfulness.correlation",
-    "draw_subsets": "fgg.faithfulness.correlation",
+    "faithfulness_correlation": "fgg.faithfulness.faithfulness_correlation",
+    "draw_subsets": "fgg.faithfulness.faithfulness_correlation",
 }
 
 _ROOMS = ("plot",)  # modules that are reached as fgg.plot

@@ -1,7 +1,8 @@
 """``python -m fgg`` is the command ``fgg``."""
 
+import sys
+
 from fgg.cli import main
-from fgg.errors import leave
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

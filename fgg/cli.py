@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from fgg import __version__
 from fgg.catalogue import CONSTRUCTIONS, METHODS
 from fgg.degeneracy import MeaninglessGate
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command
 
 if TYPE_CHECKING:
     import torch
 
-    from fgg.subject import Subject
+    from fgg.explain.explained_model import Subject
 
 GATED = "gated"
 ABOUT = """Explain images: what a Vision Transformer sees in them, and which SAE features matter for that.
@@ -112,9 +113,9 @@ def explain(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("WANDB_MODE", "disabled")  # sae-lens imports wandb
     import torch
 
-    from fgg import explain as room
-    from fgg import subject as source
     from fgg.attribution.attribute import Gate
+    from fgg.explain import explained_model as source
+    from fgg.explain import explanation as room
     from fgg.models.device import JOB_THREADS, resolve
 
     torch.set_num_threads(JOB_THREADS)
@@ -148,7 +149,7 @@ def explain(arguments: argparse.Namespace) -> None:
 
 
 def _subject(arguments: argparse.Namespace, device: torch.device) -> Subject:
-    from fgg import subject as source
+    from fgg.explain import explained_model as source
 
     saes = _saes(arguments.sae)
     if arguments.model is None:
@@ -213,4 +214,4 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -2,92 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
-import atexit
 import errno
-import functools
-import gc
 import json
-import os
-import sys
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NoReturn
-
-from fgg import compiler
+from typing import Any
 
 OUT_OF_MEMORY = (
     "out of memory; set a smaller `batch_size`, run fewer jobs at once (--cores), or use a machine with more memory"
 )
-# How torch and what it rests on word it; they raise RuntimeErrors.
-MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 class FggError(Exception):
     """Something the user can mend; the message names the thing and the remedy."""
 
 
-def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """Wrap a command's main function: an error that the user can mend becomes one clear message.
-
-    Returns 0, or 1 after printing ``error: …`` to standard error. Errors that are not the user's
-    keep their traceback. With ``FGG_TIMING`` in the environment, as in the workflow's jobs, a last line tells what
-    the start of the process cost; `fgg.bench` adds these up.
-    """
-
-    @functools.wraps(main)
-    def run(argv: list[str] | None = None) -> int:
-        compiler.put_back()
-        if not gc.isenabled():  # see fgg/__init__.py
-            gc.freeze()
-            atexit.register(gc.unfreeze)
-            gc.enable()
-        start = process_age() if "FGG_TIMING" in os.environ else None
-        try:
-            main(argv)
-            if start is not None:
-                print(f"start-up took {start:.2f} s of {process_age():.2f} s")
-        except FggError as error:
-            message = str(error)
-        except MemoryError:
-            message = OUT_OF_MEMORY
-        except RuntimeError as error:
-            if not any(words in str(error).lower() for words in MEMORY_WORDS):
-                raise
-            message = OUT_OF_MEMORY
-        except OSError as error:
-            message = _explain(error)
-        else:
-            return 0
-        print(f"error: {message}", file=sys.stderr)
-        return 1
-
-    return run
-
-
-def leave(status: int) -> NoReturn:
-    """End this process with an exit status, at once: to take PyTorch apart first costs a second."""
-    atexit._run_exitfuncs()
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:
-        status = status or 1  # what was said is lost
-    os._exit(status)
-
-
-def process_age() -> float | None:
-    """Seconds since this process started; None where the system does not tell."""
-    try:
-        started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
-    except (OSError, ValueError, IndexError):
-        return None
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
-
-
-def _explain(error: OSError) -> str:
+def explain_os_error(error: OSError) -> str:
     """Say what an operating-system error means for the user; raise it again if that is unknown."""
     place = error.filename or "the output folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -141,18 +71,3 @@ def parse_json(text: str, missing: str) -> Named:
     if not isinstance(value, Named):
         raise ValueError("no object in braces")
     return value
-
-
-def json_object(text: str) -> Named:
-    """An argument that is an object in JSON, as argparse's ``type``.
-
-    Raises:
-        argparse.ArgumentTypeError: it is none.
-    """
-    try:
-        return parse_json(text, "the settings lack {key}; given: {given}")
-    except ValueError as error:
-        start = text if len(text) < 80 else f"{text[:80]}…"
-        raise argparse.ArgumentTypeError(
-            f"{start!r} is not an object in JSON ({error}); give one, such as {{}}"
-        ) from None

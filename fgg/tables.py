@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fgg import runs
 from fgg.errors import FggError, parse_json
+from fgg.jobs.liveness import alive, check_wanted
 
 SCHEMA_VERSION = 1
 
@@ -37,7 +37,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         FggError: the run that wanted the file has been killed.
     """
     path = Path(path)
-    runs.check_wanted()
+    check_wanted()
     prefix = f".{path.name}.{platform.node()[:20]}."
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             umask = os.umask(0)
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
-            runs.check_wanted()
+            check_wanted()
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -66,7 +66,7 @@ def _sweep(folder: Path, prefix: str) -> None:
     """Remove a target's temporary files whose writers are dead."""
     for left in folder.glob(f"{glob.escape(prefix)}*"):
         process = re.match(r"(\d+)\.", left.name.removeprefix(prefix))
-        if process and not runs.alive(int(process[1])):
+        if process and not alive(int(process[1])):
             left.unlink(missing_ok=True)
 
 

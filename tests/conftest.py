@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,19 +20,21 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 # Real runs of the workflow take longest. Of three workers, each gets one of the first three files, then one of the next.
-FIRST = ("test_dag", "test_studies", "test_spread", "test_kills", "test_disk_and_memory", "test_keys", "test_errors")
+FIRST = (
+    "test_dag",
+    "test_studies",
+    "test_spread",
+    "test_kills",
+    "test_disk_and_memory",
+    "test_randomness",
+    "test_errors",
+)
 
 
 def pytest_collection_modifyitems(items):
     """Files that take long first, so that all workers end at about the same time."""
     places = {name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(FIRST)))
-
-
-def pytest_collection_finish():
-    """What is imported by now stays: no collection of garbage needs to look at it."""
-    gc.freeze()
-    atexit.register(gc.unfreeze)
 
 
 @pytest.fixture(scope="session")

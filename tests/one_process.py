@@ -14,8 +14,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DRIVER = """
 import json, runpy, sys
-import fgg.errors
-fgg.errors.leave = sys.exit  # which would end this process
 for module, *arguments in json.load(sys.stdin):
     sys.argv = [module, *arguments]
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fgg.config import experiments
+from fgg.experiments import experiments
 from fgg.statistics import paired
 from fgg.tables import write_table
 

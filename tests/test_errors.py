@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from fgg.errors import FggError, command
+from fgg.errors import FggError
+from fgg.jobs.command import command
 
 ROOT = Path(__file__).parents[1]
 

@@ -16,9 +16,9 @@ from PIL import Image
 
 import fgg
 from fgg import plot
-from fgg.canvas import seen_box
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
+from fgg.plot.image_arrays import seen_box
 
 RANDOM = np.random.default_rng(0)
 MAP = RANDOM.random(16)

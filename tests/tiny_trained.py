@@ -6,12 +6,12 @@ import pytest
 import torch
 from pictures import draw
 
-from fgg.config import check
 from fgg.data.load import load_split
 from fgg.data.prepare import prepare
 from fgg.data.preprocess import Preprocess
 from fgg.models import build_model
 from fgg.models.vit import load_model
+from fgg.pipeline.configuration import check
 from fgg.saes import build_sae
 
 ROOT = Path(__file__).parents[1]

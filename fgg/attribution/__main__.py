@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from fgg.arguments import add_arguments
 from fgg.attribution import sanity
 from fgg.attribution.attribute import Attribution, Gate, attribute
 from fgg.catalogue import SANITY
 from fgg.data.load import Split, load_split
 from fgg.degeneracy import MeaninglessGate, measured, note
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
+from fgg.jobs.merge import write_empty
+from fgg.jobs.shards import WHOLE, Shard
 from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
 from fgg.saes.sae import load_sae
-from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import write_table
 
 
@@ -159,4 +160,4 @@ def write(relevance: Path, gates: Path | None, split: Split, parts: list[Attribu
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

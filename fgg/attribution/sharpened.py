@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from fgg.arguments import add_arguments
 from fgg.attribution.controls import sharpen
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
 from fgg.tables import matrix, read_table, write_table
 
 
@@ -29,4 +30,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

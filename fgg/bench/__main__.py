@@ -25,9 +25,9 @@ import torch
 
 from fgg.attribution.attribute import attribute
 from fgg.bench import plain
-from fgg.errors import command, leave
-from fgg.faithfulness import correlation, pixel_flipping, saco
+from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.faithfulness.perturbation import Perturber
+from fgg.jobs.command import command
 from fgg.models.device import arithmetic, images_per_batch, resolve
 from fgg.models.vit import load_model
 from fgg.tables import write_json
@@ -122,16 +122,18 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
 
     together, alone = side_by_side(batched, singly, seconds, device)
     relevance = torch.cat([attribute(model, part).relevance for part in scored.split(images_per_batch(model))])
-    drawn = correlation.draw_subsets([str(i) for i in range(len(scored))], engine.patches, 1, RUNS, SUBSET, 0)
+    drawn = faithfulness_correlation.draw_subsets(
+        [str(i) for i in range(len(scored))], engine.patches, 1, RUNS, SUBSET, 0
+    )
     subsets = torch.from_numpy(drawn[:, 0])
     bins = -(-engine.patches // 4)
 
     def ours() -> dict[str, np.ndarray]:
         own = Perturber(model, scored)
-        answers = correlation.responses(own, subsets)
+        answers = faithfulness_correlation.responses(own, subsets)
         scores = {
             "saco": saco.evaluate(own, relevance, bins=bins).score,
-            "faithfulness_correlation": correlation.correlate(relevance, subsets, answers),
+            "faithfulness_correlation": faithfulness_correlation.correlate(relevance, subsets, answers),
             "pixel_flipping": pixel_flipping.evaluate(own, relevance).auc,
         }
         return {metric: values.cpu().numpy() for metric, values in scores.items()}
@@ -170,12 +172,12 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
 def sweep(model, images, subsets, bins: int, experiments: int) -> None:
     """What the workflow does for a number of experiments: the model's answers once, the rest for each."""
     engine = Perturber(model, images)
-    answers = correlation.responses(engine, subsets)
+    answers = faithfulness_correlation.responses(engine, subsets)
     for _ in range(experiments):
         relevance = attribute(model, images).relevance
         saco.evaluate(engine, relevance, bins=bins)
         pixel_flipping.evaluate(engine, relevance)
-        correlation.correlate(relevance, subsets, answers)
+        faithfulness_correlation.correlate(relevance, subsets, answers)
 
 
 def memory(device: str) -> dict[str, float]:
@@ -263,4 +265,4 @@ def show(name: str, found: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +17,6 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fgg import runs
-from fgg.arguments import add_arguments
 from fgg.attribution.attribute import Gate
 from fgg.cases import case_tables, choice
 from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
@@ -25,7 +24,9 @@ from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relev
 from fgg.cases.pictures import Names
 from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
 from fgg.data.load import load_split
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
+from fgg.jobs.liveness import check_wanted
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
@@ -74,7 +75,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        runs.check_wanted()
+        check_wanted()
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
@@ -178,4 +179,4 @@ def explain(
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

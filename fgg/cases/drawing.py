@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fgg import canvas
 from fgg.cases import case_tables, pictures
 from fgg.cases.features import BOOST, SUPPRESS
 from fgg.cases.layout import Patch
@@ -17,6 +16,7 @@ from fgg.cases.pictures import Case, Change, Names
 from fgg.data.load import Split
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
+from fgg.plot import image_arrays
 from fgg.progress import progress
 from fgg.tables import read_table
 
@@ -38,7 +38,7 @@ class Album:
         """(H, W) or (H, W, 3), 0 to 1."""
         if image_id not in self.kept:
             picture = self.split.picture(self.places[image_id])
-            self.kept[image_id] = canvas.picture(picture, self.preprocess, grey=False)
+            self.kept[image_id] = image_arrays.picture(picture, self.preprocess, grey=False)
         return self.kept[image_id]
 
 

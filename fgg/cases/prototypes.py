@@ -6,6 +6,7 @@ Reads a model's folder, an SAE and a prepared split; writes a row per feature an
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +17,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import command, leave
+from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
@@ -145,4 +145,4 @@ def write(path: Path, found: Prototypes, image_ids: list[str], made: dict[str, A
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

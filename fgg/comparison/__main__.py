@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from fgg.comparison.summary import readable
 from fgg.comparison.tables import comparison, read_notes
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command
 from fgg.tables import read_json, write_csv, write_table
 
 
@@ -70,4 +72,4 @@ def _json(text: str, option: str) -> Any:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

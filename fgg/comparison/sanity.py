@@ -6,6 +6,7 @@ A method passes when its maps change: rank similarity near 0 (Adebayo et al. 201
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import SANITY
-from fgg.errors import FggError, command, json_object, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command, json_object
 from fgg.statistics.correlation import rank_correlation
 from fgg.tables import matrix, read_table, write_csv
 
@@ -71,4 +73,4 @@ def similarities(folder: Path, dataset: str, grid: dict[str, Any]) -> list[dict[
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

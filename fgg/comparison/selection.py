@@ -8,6 +8,7 @@ split, with Holm over the metrics only: there was one choice, and it did not see
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ import pandas as pd
 
 from fgg.catalogue import METRICS
 from fgg.comparison.tables import read_scores
-from fgg.config import candidates
-from fgg.errors import FggError, command, json_object, leave
+from fgg.errors import FggError
+from fgg.experiments import candidates
+from fgg.jobs.command import command, json_object
 from fgg.statistics.paired import ALPHA, effect_size, holm, paired
 from fgg.tables import write_csv
 
@@ -107,4 +109,4 @@ def confirm(
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

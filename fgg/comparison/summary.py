@@ -6,12 +6,13 @@ python -m fgg.comparison.summary --comparison results/comparison.parquet --outpu
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.errors import command, leave
+from fgg.jobs.command import command
 from fgg.tables import read_table, write_csv
 
 SETTINGS = ("method", "layers", "construction", "clamp_max", "alpha", "shuffle_decoder", "control")
@@ -68,4 +69,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

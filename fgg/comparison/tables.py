@@ -16,9 +16,9 @@ import pandas as pd
 import pyarrow as pa
 
 from fgg.catalogue import METRICS
-from fgg.config import experiment_id, is_plain_combined
 from fgg.degeneracy import measured, note
 from fgg.errors import FggError
+from fgg.experiments import experiment_id, is_plain_combined
 from fgg.report.experiment_names import flat
 from fgg.statistics.paired import ALPHA, Row, describe, holm, paired
 from fgg.tables import read_json, read_table

@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from fgg.data import archives
 from fgg.data.hub import fetch_hub
 from fgg.data.locations import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
-from fgg.errors import FggError, command, json_object, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command, json_object
 
 ROOM_TO_UNPACK = 2  # times an archive's size: itself, and what is in it
 
@@ -211,4 +213,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

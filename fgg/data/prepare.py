@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from fgg import tables
 from fgg.data.images import decode_unnamed
 from fgg.data.sources import SPLITS, Record, open_source
 from fgg.data.stratified import apportion, keyed_order
-from fgg.errors import FggError, command, json_object, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command, json_object
 from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
@@ -218,4 +220,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import FggError, command, leave
-from fgg.faithfulness import correlation, pixel_flipping, saco
-from fgg.faithfulness.bounds import number_of_bins
-from fgg.faithfulness.common import tied_patches
+from fgg.errors import FggError
+from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
+from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.perturbation import Perturber
+from fgg.faithfulness.settings_checks import number_of_bins
+from fgg.jobs.command import add_arguments, command
+from fgg.jobs.merge import write_empty
+from fgg.jobs.shards import WHOLE, Shard
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
-from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import matrix, read_table, write_table
 
 
@@ -112,7 +114,7 @@ def correlation_scores(
     trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
     subsets = torch.from_numpy(matrix(answered, "subsets").copy()).view(-1, trials, runs, size)
     drops = torch.from_numpy(matrix(answered, "drops").copy()).to(relevance.device).view(-1, trials, runs)
-    scores = correlation.correlate(relevance, subsets.to(relevance.device), drops, protocol)
+    scores = faithfulness_correlation.correlate(relevance, subsets.to(relevance.device), drops, protocol)
     spread = scores.std(1, correction=1) if trials > 1 else torch.full_like(scores[:, 0], torch.nan)
     return {
         "faithfulness_correlation": scores.mean(1),
@@ -139,4 +141,4 @@ def ordered(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
+from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models.vit import patch_size
 

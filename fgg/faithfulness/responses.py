@@ -6,21 +6,22 @@ They do not depend on any relevance, so all experiments of a dataset share them.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from fgg.arguments import add_arguments
 from fgg.data.load import load_split
-from fgg.errors import command, leave
-from fgg.faithfulness.correlation import draw_subsets, responses
+from fgg.faithfulness.faithfulness_correlation import draw_subsets, responses
 from fgg.faithfulness.perturbation import Perturber
+from fgg.jobs.command import add_arguments, command
+from fgg.jobs.merge import write_empty
+from fgg.jobs.shards import WHOLE, Shard
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
-from fgg.shards import WHOLE, Shard, write_empty
 from fgg.tables import write_table
 
 
@@ -63,4 +64,4 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -9,9 +9,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.bounds import bins_fault
-from fgg.faithfulness.common import check_protocol, check_relevance, class_of, probability
+from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
+from fgg.faithfulness.settings_checks import bins_fault
 
 PATCHES_PER_BIN = 4
 

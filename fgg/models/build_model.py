@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.arguments import add_arguments
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files, zero_shot
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.layer_diagnosis import diagnose
@@ -205,4 +206,4 @@ def report(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

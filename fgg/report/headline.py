@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from fgg.catalogue import METRICS
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command
 from fgg.report.experiment_names import PARTNER_TITLES
 from fgg.statistics.paired import ALPHA, FEWEST
 from fgg.tables import atomic, read_csv
@@ -117,4 +119,4 @@ def _strength(row: pd.Series, frame: pd.DataFrame) -> str:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

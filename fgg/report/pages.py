@@ -16,6 +16,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pandas as pd
 import yaml
 
 from fgg.comparison.summary import SETTINGS, summary
-from fgg.errors import command, json_object, leave
+from fgg.jobs.command import command, json_object
 from fgg.report.experiment_names import PAGES
 from fgg.report.html import document, markdown, table_page, text_page
 from fgg.tables import atomic, read_csv, read_table
@@ -196,4 +197,4 @@ def _fold(entry: tuple[str, str]) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

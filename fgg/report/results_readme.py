@@ -9,6 +9,7 @@ Nothing in it depends on the time or the machine.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, METRICS
-from fgg.errors import command, json_object, leave
+from fgg.jobs.command import command, json_object
 from fgg.report.experiment_names import FIGURES
 from fgg.report.figures.sae_quality import quality
 from fgg.report.headline import words
@@ -203,4 +204,4 @@ def _number(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

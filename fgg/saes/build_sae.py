@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,10 +19,10 @@ from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.arguments import add_arguments
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
@@ -248,4 +249,4 @@ def measure(sae: Any, rows: Tensor, chunk: int | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

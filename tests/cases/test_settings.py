@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from fgg.config import case_experiments, check, prototype_split
 from fgg.errors import FggError
+from fgg.experiments import case_experiments, prototype_split
+from fgg.pipeline.configuration import check
 
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 COMBINED = ["gated-l0-combined-c10-a1", "gated-l0.1-combined-c10-a1"]

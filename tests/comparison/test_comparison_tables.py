@@ -16,8 +16,8 @@ from fgg.catalogue import METRICS
 from fgg.comparison import tables
 from fgg.comparison.__main__ import main
 from fgg.comparison.summary import main as summarise
-from fgg.config import experiment_id
 from fgg.errors import FggError
+from fgg.experiments import experiment_id
 from fgg.tables import read_settings, read_table, write_table
 
 CONTRACT_COLUMNS = """

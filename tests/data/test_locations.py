@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fgg.config import STUDIES
 from fgg.data import locations
 from fgg.data.locations import Row, fetched, hub_rows, local, local_settings, locate, of_layer, read_sources
 from fgg.errors import FggError
-from fgg.workflow import missing_files, own_files
+from fgg.pipeline.configuration import STUDIES
+from fgg.pipeline.input_files import missing_files, own_files
 
 TABLE = Path(__file__).parents[2] / "workflow" / "sources.csv"
 COLUMNS = ["name", "kind", "address", "files", "unpack", "sha256", "size", "licence", "citation"]

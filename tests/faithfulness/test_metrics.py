@@ -9,8 +9,8 @@ import torch
 
 import fgg
 from fgg.errors import FggError
-from fgg.faithfulness import correlation, pixel_flipping, saco
-from fgg.faithfulness.common import tied_patches
+from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
+from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.perturbation import Perturber
 
 PROTOCOLS = ("corrected", "thesis")
@@ -130,7 +130,7 @@ def test_a_patch_that_changes_nothing(make_model):
     out = saco.evaluate(Perturber(model, images), rows, bins=4)
     np.testing.assert_allclose(out.drops, 0, atol=SHORT)
     subsets = torch.from_numpy(fgg.draw_subsets(list("abcd"), 16, 1, 5, 4, 0)[:, 0])
-    np.testing.assert_allclose(correlation.responses(Perturber(model, images), subsets), 0, atol=LONG)
+    np.testing.assert_allclose(faithfulness_correlation.responses(Perturber(model, images), subsets), 0, atol=LONG)
 
 
 @pytest.mark.parametrize(("bins", "names"), [(17, "17 bins for 16 patches"), (1, "1 bins"), (0, "0 bins")])
@@ -189,8 +189,8 @@ def subsets(relevance):
 @pytest.mark.parametrize("which", ["predicted", "other"])
 def test_faithfulness_correlation(which, protocol, model, exact, images, relevance, targets, subsets, patch):
     target = targets[which]
-    drops = correlation.responses(Perturber(model, images), subsets.flatten(1, 2), target).view(4, 2, 7)
-    scores = correlation.correlate(relevance, subsets, drops, protocol)
+    drops = faithfulness_correlation.responses(Perturber(model, images), subsets.flatten(1, 2), target).view(4, 2, 7)
+    scores = faithfulness_correlation.correlate(relevance, subsets, drops, protocol)
     compared = 0
     for index in range(len(images)):
         chosen = None if target is None else int(target[index])
@@ -212,16 +212,16 @@ def test_faithfulness_correlation(which, protocol, model, exact, images, relevan
 def test_spearman_with_ties(seed):
     draw = torch.Generator().manual_seed(seed)
     x, y = torch.randint(-2, 3, (3, 12), generator=draw) / 2, torch.randint(0, 4, (3, 12), generator=draw).double()
-    for a, b, measured in zip(x, y, correlation.spearman(x, y), strict=True):
+    for a, b, measured in zip(x, y, faithfulness_correlation.spearman(x, y), strict=True):
         assert measured.item() == pytest.approx(slow.spearmanr(a.numpy(), b.numpy()).statistic, abs=1e-12)
 
 
 def test_spearman_of_a_constant_or_undefined_series():
     series = torch.tensor([[1.0, 2.0, 3.0]])
     for other in (torch.full((1, 3), 0.1), torch.tensor([[1.0, float("nan"), 2.0]])):
-        assert correlation.spearman(series, other).isnan().all()
-        assert correlation.spearman(other, series).isnan().all()
-    assert correlation.spearman(series, -series.exp()).item() == -1.0
+        assert faithfulness_correlation.spearman(series, other).isnan().all()
+        assert faithfulness_correlation.spearman(other, series).isnan().all()
+    assert faithfulness_correlation.spearman(series, -series.exp()).item() == -1.0
 
 
 def test_constant_series(subsets, relevance):
@@ -229,8 +229,8 @@ def test_constant_series(subsets, relevance):
     drops = torch.rand(4, 2, 7, generator=torch.Generator().manual_seed(0))
     constant = torch.full_like(relevance, 0.1)
     for rows, answers in ((constant, drops), (relevance, torch.zeros_like(drops))):
-        assert correlation.correlate(rows, subsets, answers).isnan().all()
-        assert (correlation.correlate(rows, subsets, answers, "thesis") == 0).all()
+        assert faithfulness_correlation.correlate(rows, subsets, answers).isnan().all()
+        assert (faithfulness_correlation.correlate(rows, subsets, answers, "thesis") == 0).all()
 
 
 def test_equal_sums_tie():
@@ -243,7 +243,9 @@ def test_equal_sums_tie():
     subsets = [draw.permutation(chosen) + 20 * (number % 2) for number, chosen in enumerate([subset] * 12 + [other])]
     drops = draw.random(13)
     expected = slow.faithfulness_correlation(rows[0].tolist(), np.array(subsets).tolist(), drops)
-    measured = correlation.correlate(rows, torch.tensor(np.array(subsets))[None], torch.tensor(drops)[None])
+    measured = faithfulness_correlation.correlate(
+        rows, torch.tensor(np.array(subsets))[None], torch.tensor(drops)[None]
+    )
     assert measured.item() == pytest.approx(expected, abs=1e-12)
 
 
@@ -324,7 +326,7 @@ def test_pixels_give_what_tokens_give(model, images, relevance, subsets):
         torch.testing.assert_close(a.drops, b.drops, atol=1e-5, rtol=0)
         a, b = (pixel_flipping.evaluate(engine, relevance, protocol=protocol) for engine in engines)
         torch.testing.assert_close(a.curve, b.curve, atol=1e-5, rtol=0)
-    a, b = (correlation.responses(engine, subsets[:, 0]) for engine in engines)
+    a, b = (faithfulness_correlation.responses(engine, subsets[:, 0]) for engine in engines)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 

@@ -8,9 +8,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fgg.config import check, experiments, known_depth
 from fgg.errors import FggError
-from fgg.workflow import as_json
+from fgg.experiments import experiments
+from fgg.pipeline.configuration import check, known_depth
+from fgg.pipeline.job_settings import as_json
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"

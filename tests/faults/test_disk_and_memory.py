@@ -17,8 +17,8 @@ import pytest
 import torch
 from small_workflow import ROOT, run, start
 
-from fgg.errors import command
-from fgg.runs import advice
+from fgg.jobs.command import command
+from fgg.pipeline.runs import advice
 from fgg.tables import atomic, write_csv, write_json, write_table
 
 COMMANDS = ["prepare/tiny", "model/tiny", "sae/tiny/layer_0", "attribution/tiny/transmm", "responses/tiny"]

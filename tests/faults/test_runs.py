@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fgg import runs
 from fgg.errors import FggError
+from fgg.pipeline import runs
 from fgg.tables import atomic, write_json
 
 ROOT = Path(__file__).parents[2]

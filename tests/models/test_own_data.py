@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgg.config import check, dataset_config, experiments
 from fgg.data.sources import open_source
+from fgg.experiments import dataset_config, experiments
 from fgg.models.zero_shot import class_names, prompts
+from fgg.pipeline.configuration import check
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from fgg.faithfulness import correlation, pixel_flipping, saco
+from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.faithfulness.perturbation import Perturber
 
 TIED = ("gradcam", "tied")
@@ -95,11 +95,13 @@ def test_faithfulness_correlation(engine, maps, read, close):
         subsets = torch.from_numpy(stored[f"subsets_{size}"].astype(np.int64)).permute(2, 0, 1, 3)
         images, trials, runs, _ = subsets.shape
         if size not in drops_of:
-            drops_of[size] = correlation.responses(engine, subsets.flatten(1, 2)).view(images, trials, runs)
+            drops_of[size] = faithfulness_correlation.responses(engine, subsets.flatten(1, 2)).view(
+                images, trials, runs
+            )
         drops = drops_of[size]
         close(drops.transpose(0, 1), stored[f"{name}_pred_deltas"], atol=3e-5, what=f"{name} drops")
         rows = maps[run["attribution"]]
-        scores = correlation.correlate(rows, subsets, drops, "thesis")
+        scores = faithfulness_correlation.correlate(rows, subsets, drops, "thesis")
         duplicated = stored[f"has_duplicate_subset_{size}"]
         loose = duplicated | (run["attribution"] in TIED)
         close(scores.T, stored[f"{name}_scores"], atol=np.where(loose, 1e-3, 1e-6), what=f"{name} scores")
@@ -108,7 +110,7 @@ def test_faithfulness_correlation(engine, maps, read, close):
         spread = scores.std(1, correction=0)
         close(spread, stored[f"{name}_std"], atol=np.where(loose, 1e-3, 1e-6), what=f"{name} standard deviation")
         # From the stored drops the ranks leave no room.
-        exact = correlation.correlate(
+        exact = faithfulness_correlation.correlate(
             rows, subsets, torch.from_numpy(stored[f"{name}_pred_deltas"]).transpose(0, 1), "thesis"
         )
         if run["attribution"] not in TIED:
@@ -121,10 +123,10 @@ def test_constant_relevance_scores_zero_in_the_thesis(case, maps, read):
     subsets = torch.from_numpy(stored["subsets_bs256"].astype(np.int64)).permute(2, 0, 1, 3)
     drops = torch.from_numpy(stored["transmm_bs256_pred_deltas"]).transpose(0, 1)
     rows = torch.full_like(maps["transmm"], 0.3) if "constant" in case else maps["transmm"] * 1e-12
-    scores = correlation.correlate(rows, subsets, drops, "thesis")
+    scores = faithfulness_correlation.correlate(rows, subsets, drops, "thesis")
     assert read("edge_cases.json")[case] == [0.0]
     assert (scores == 0).all()
-    corrected = correlation.correlate(rows, subsets, drops, "corrected")
+    corrected = faithfulness_correlation.correlate(rows, subsets, drops, "corrected")
     assert corrected.isnan().all() if "constant" in case else corrected.isfinite().all()
 
 

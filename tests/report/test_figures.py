@@ -10,7 +10,7 @@ from PIL import Image
 
 from fgg.catalogue import METRICS
 from fgg.comparison.__main__ import main
-from fgg.config import experiments
+from fgg.experiments import experiments
 from fgg.report import experiment_names
 from fgg.report.figures import __main__ as figures
 from fgg.report.figures import (
@@ -235,7 +235,7 @@ def test_trials_are_scored_as_faithfulness_correlation_is(compared):
     """The figure's scores are those of the metric, and their error falls with the number of runs."""
     import torch
 
-    from fgg.faithfulness.correlation import correlate
+    from fgg.faithfulness.faithfulness_correlation import correlate
 
     answered = read_table(compared / "toy/responses.parquet")
     relevance = matrix(read_table(compared / "toy/attributions/transmm.parquet"), "relevance")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgg.workflow import doubled
+from fgg.pipeline.environment import doubled
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = yaml.safe_load((ROOT / "workflow" / "resources.yaml").read_text(encoding="utf-8"))

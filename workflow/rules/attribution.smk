@@ -107,11 +107,11 @@ rule merge:
     resources:
         **needs("merge"),
     params:
-        code=code("fgg.shards"),
+        code=code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.table}"
     shell:
-        "python -m fgg.shards {input.tables} --output {output.table} > {log} 2>&1"
+        "python -m fgg.jobs.merge {input.tables} --output {output.table} > {log} 2>&1"
 
 
 # Relevance and gates come from one job, and so they do here: nothing else may ask for the gates.
@@ -140,12 +140,12 @@ rule merge_gated:
     resources:
         **needs("merge"),
     params:
-        code=code("fgg.shards"),
+        code=code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.relevance} and of its gates"
     shell:
-        "( python -m fgg.shards {input.relevance} --output {output.relevance}"
-        " && python -m fgg.shards {input.gates} --output {output.gates} ) > {log} 2>&1"
+        "( python -m fgg.jobs.merge {input.relevance} --output {output.relevance}"
+        " && python -m fgg.jobs.merge {input.gates} --output {output.gates} ) > {log} 2>&1"
 
 
 ruleorder: merge_gated > sharpened_attribution > merge

@@ -9,17 +9,6 @@ import yaml
 
 from fgg.catalogue import SANITY
 from fgg.report.experiment_names import FIGURES, PAGES
-from fgg.config import (
-    STUDIES,
-    candidates,
-    case_experiments,
-    check,
-    dataset_config,
-    experiments,
-    known_depth,
-    needs_sae,
-    prototype_split,
-)
 from fgg.data.locations import (
     contents,
     fetched,
@@ -29,21 +18,22 @@ from fgg.data.locations import (
     read_sources,
 )
 from fgg.errors import FggError
-from fgg.faults import refuse
-from fgg.runs import advice, claim, enter
-from fgg.workflow import (
-    accelerators,
-    as_json,
-    code_hash,
-    doubled,
-    folder_digest,
-    known_layers,
-    missing_files,
-    own_files,
-    pick,
-    use_environment,
-    warn_degenerate,
+from fgg.experiments import (
+    candidates,
+    case_experiments,
+    dataset_config,
+    experiments,
+    needs_sae,
+    prototype_split,
 )
+from fgg.pipeline.code_hashes import code_hash
+from fgg.pipeline.config_messages import refuse
+from fgg.pipeline.configuration import STUDIES, check, known_depth
+from fgg.pipeline.environment import accelerators, doubled, use_environment
+from fgg.pipeline.input_files import folder_digest, missing_files, own_files
+from fgg.pipeline.job_settings import as_json, pick
+from fgg.pipeline.runs import advice, claim, enter
+from fgg.pipeline.study import known_layers, warn_degenerate
 
 # Jobs run in the environment that Snakemake runs in, and find the package from any folder.
 use_environment(workflow.basedir)

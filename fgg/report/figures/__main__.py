@@ -10,12 +10,14 @@ Writes ``{dataset}_{figure}`` for each name in `FIGURES`.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, METRICS
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command
 from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
@@ -76,4 +78,4 @@ def sae_layers(frame: pd.DataFrame) -> list[int]:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.common import check_protocol, check_relevance, class_of
+from fgg.faithfulness.checks import check_protocol, check_relevance, class_of
 from fgg.faithfulness.perturbation import Perturber
 from fgg.randomness import generator
 

@@ -11,10 +11,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fgg.config import check, dataset_config, experiment_id, experiments, known_depth, needs_sae
 from fgg.errors import FggError
+from fgg.experiments import dataset_config, experiment_id, experiments, needs_sae
+from fgg.pipeline.configuration import check, known_depth
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
 RULES = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
 

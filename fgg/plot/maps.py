@@ -17,9 +17,9 @@ from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fgg.canvas import input_size, picture, relevance_grid, seen_box
-from fgg.charts import curve, gates, plain_axes
 from fgg.errors import FggError
+from fgg.plot.curves import curve, gates, plain_axes
+from fgg.plot.image_arrays import input_size, picture, relevance_grid, seen_box
 
 MAP = "magma"  # perceptually uniform, and brighter with more relevance, also in greyscale
 DIFFERENCE_MAP = "RdBu_r"  # red for more relevance, blue for less; told apart by the colour-blind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
 from fgg.data.locations import weights_faults
-from fgg.faithfulness import bounds
-from fgg.faults import explain, near, refuse, unfit
+from fgg.experiments import Config, candidates, dataset_config, experiments, needs_sae, prototype_split
+from fgg.faithfulness import settings_checks
+from fgg.pipeline.config_messages import explain, near, refuse, unfit
 
-Config = dict[str, Any]
 STUDIES = ("imagenet", "hyperkvasir", "covidquex")  # sources that are downloaded
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
 
@@ -45,106 +43,6 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
 @functools.cache
 def _rules(schema: Path) -> Any:
     return yaml.safe_load(schema.read_text(encoding="utf-8"))
-
-
-def dataset_config(config: Config, dataset: str) -> Config:
-    """A dataset's settings, with the general experiments and metrics merged under its own."""
-    own = copy.deepcopy(config["datasets"][dataset])
-    for part in ("experiments", "metrics"):
-        own[part] = _merge(config.get(part, {}), own.get(part, {}))
-    return own
-
-
-def experiments(config: Config, dataset: str) -> dict[str, Config]:
-    """Expand the grid of a dataset: experiment id -> its settings.
-
-    Settings are ``{"method": NAME}`` for a baseline, else ``{"method": "transmm", "gate": {...},
-    "control": None | "permuted_gate" | "sharpened"}``. An id holds only what enters the numbers.
-    """
-    grid = dataset_config(config, dataset)["experiments"]
-    found: dict[str, Config] = {name: {"method": name} for name in grid["baselines"]}
-    gated = grid["gated"]
-    for layers, construction, clamp_max, alpha, shuffle in itertools.product(
-        gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
-    ):
-        if shuffle and construction != "combined":
-            continue
-        gate = {
-            "layers": sorted(layers),
-            "construction": construction,
-            "clamp_max": float(clamp_max),
-            "alpha": float(alpha),
-            "shuffle_decoder": shuffle,
-        }
-        controls = [None, *grid["controls"]] if construction == "combined" and not shuffle else [None]
-        for control in controls:
-            found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
-    return found | _sanity_checks(found, grid.get("sanity", []))
-
-
-def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, Config]:
-    """For each method and each plain combined gate, what it gives when the model or the SAE is randomised."""
-    added = {}
-    for check_name, (name, settings) in itertools.product(checks, found.items()):
-        gated = is_plain_combined(settings)
-        if gated or ("gate" not in settings and name != "random" and check_name == "randomized_model"):
-            added[f"{name}-{SANITY[check_name]}"] = {**settings, "control": check_name}
-    return added
-
-
-def is_plain_combined(settings: Mapping[str, Any]) -> bool:
-    """Whether an experiment is a combined gate, and no control of one."""
-    gate = settings.get("gate")
-    return bool(
-        gate and gate["construction"] == "combined" and not gate["shuffle_decoder"] and not settings.get("control")
-    )
-
-
-def candidates(grid: Mapping[str, Config]) -> list[str]:
-    """The experiments that a selection chooses from: gates that read an SAE, and no controls."""
-    return [
-        name
-        for name, settings in grid.items()
-        if needs_sae(settings) and not settings["control"] and not settings["gate"]["shuffle_decoder"]
-    ]
-
-
-def case_experiments(config: Config, dataset: str) -> list[str]:
-    """The experiments of a dataset that get case studies.
-
-    None where they are switched off, or where the grid lacks TransMM, from which a gate's changes are counted; never
-    the baseline, which gains nothing over itself.
-    """
-    cases, grid = config["cases"], experiments(config, dataset)
-    if not cases["enabled"] or "transmm" not in grid:
-        return []
-    wanted = cases["experiments"]
-    if wanted == "combined":
-        wanted = [name for name, settings in grid.items() if is_plain_combined(settings)]
-    return [name for name in grid if name in wanted and name != config["baseline"]]
-
-
-def prototype_split(config: Config, dataset: str) -> str:
-    """The split that a dataset's prototypes come from; never the explained one."""
-    explained = config["datasets"][dataset]["split"]
-    return config["cases"]["split"] or ("val" if explained == "train" else "train")
-
-
-def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
-    """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``."""
-    layers = ".".join(str(layer) for layer in sorted(gate["layers"]))
-    clamp_max, alpha = (repr(float(gate[key])).removesuffix(".0") for key in ("clamp_max", "alpha"))
-    parts = ["gated", f"l{layers}", gate["construction"], f"c{clamp_max}", f"a{alpha}"]
-    if gate.get("shuffle_decoder"):
-        parts.append("shuffled")
-    if control:
-        parts.append(CONTROLS[control])
-    return "-".join(parts)
-
-
-def needs_sae(settings: Mapping[str, Any]) -> bool:
-    """Whether an experiment of the grid reads SAEs."""
-    return "gate" in settings and CONSTRUCTIONS[settings["gate"]["construction"]].needs_sae
 
 
 def known_depth(model: Mapping[str, Any]) -> Any:
@@ -259,7 +157,7 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     sizes = [kwargs.get(key) for key in ("img_size", "patch_size")]
     if all(isinstance(size, int) and size > 0 for size in sizes):
         patches = (sizes[0] // sizes[1]) ** 2
-        for key, why in bounds.faults(own["metrics"], patches, config["protocol"]):
+        for key, why in settings_checks.faults(own["metrics"], patches, config["protocol"]):
             yield f"{place}.metrics.{key}: {why}"
     wanted = [("sae.layers", own["sae"]["layers"])]
     wanted += [("experiments.gated.layers", layers) for layers in own["experiments"]["gated"]["layers"]]
@@ -281,13 +179,3 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             f"{sorted(missing)}; add them, or take them out of experiments.gated.layers"
         )
     yield from (f"{place}.{fault}" for fault in weights_faults(own))
-
-
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
-    merged = copy.deepcopy(dict(base))
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = copy.deepcopy(value)
-    return merged

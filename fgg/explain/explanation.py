@@ -13,12 +13,12 @@ import torch
 
 from fgg import plot
 from fgg.attribution.attribute import Attribution, Gate, attribute
-from fgg.canvas import relevance_grid
 from fgg.cases.features import BOOST, SUPPRESS, contributions
 from fgg.catalogue import CONSTRUCTIONS, METHODS
 from fgg.errors import FggError
+from fgg.explain.explained_model import Picture, Subject
 from fgg.models.capture import capture
-from fgg.subject import Picture, Subject
+from fgg.plot.image_arrays import relevance_grid
 from fgg.tables import atomic
 
 RUNNERS_UP = 3

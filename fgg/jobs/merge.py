@@ -1,51 +1,19 @@
-"""Shards: groups of a split's images that separate jobs work on, and ``python -m fgg.shards``, which merges their tables.
-
-A shard is made of whole batches of the undivided run, so that every image is computed in the same company: results differ
-in the last bits between batches, and the merged table shall be the undivided one, byte for byte. More shards than batches
-leave some empty. Imports no torch.
-"""
+"""Merge the tables of shards, in their order: ``python -m fgg.jobs.merge``."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from fgg.errors import FggError, command, leave
+from fgg.errors import FggError
+from fgg.jobs.command import command
 from fgg.tables import matrix, read_settings, read_table, write_table
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One of ``count`` groups of images, by its number from 1."""
-
-    number: int = 1
-    count: int = 1
-
-    @classmethod
-    def parse(cls, text: str) -> Shard:
-        """Read ``3-of-7``. Raises ArgumentTypeError, for argparse."""
-        found = re.fullmatch(r"([0-9]+)-of-([0-9]+)", text)
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 1-of-4")
-        return cls(int(found[1]), int(found[2]))
-
-    def rows(self, images: int, batch: int) -> slice:
-        """The shard's share of ``images``: whole batches, as evenly as they go."""
-        batches = -(-images // batch)
-        first, last = (
-            min(images, batch * (batches * number // self.count)) for number in (self.number - 1, self.number)
-        )
-        return slice(first, last)
-
-
-WHOLE = Shard()
 
 
 def write_empty(path: str | Path, settings: Mapping[str, Any]) -> None:
@@ -94,7 +62,7 @@ def _columns(table: pa.Table) -> dict[str, Any]:
 @command
 def main(argv: list[str] | None = None) -> None:
     """Merge the tables of shards."""
-    parser = argparse.ArgumentParser(prog="python -m fgg.shards", description="Merge the tables of shards, in order.")
+    parser = argparse.ArgumentParser(prog="python -m fgg.jobs.merge", description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path, help="tables of the shards, in their order")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     arguments = parser.parse_args(argv)
@@ -102,4 +70,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

@@ -16,7 +16,8 @@ from fgg.attribution.__main__ import run as attribute
 from fgg.errors import FggError
 from fgg.faithfulness.__main__ import run as score
 from fgg.faithfulness.responses import run as respond
-from fgg.shards import WHOLE, Shard, main, merge, write_empty
+from fgg.jobs.merge import main, merge, write_empty
+from fgg.jobs.shards import WHOLE, Shard
 from fgg.tables import read_settings, read_table, write_table
 
 GATE = {"layers": [0, 1], "construction": "no_sae", "clamp_max": 10.0, "alpha": 1.0, "shuffle_decoder": False}

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TextIO
 
 from fgg.errors import FggError
+from fgg.jobs.liveness import RUN
 
 FOLDER = Path(".snakemake")
-RUN = "FGG_RUN"  # environment variable by which a job knows its run: HOST:PROCESS
 FAILED_LOG = re.compile(r"^\s+log: (.+) \(check log file", re.MULTILINE)
 TELLING = ("error: ", "Error: ", "Traceback")
 
@@ -97,31 +97,6 @@ def _tell(folder: Path) -> None:
     with (folder / FOLDER / "fgg.lock").open(encoding="utf-8") as file:
         if _try(file) is False:
             print(f"note: {BUSY.format(owner=_owner(file), folder=folder)}", file=sys.stderr)
-
-
-def check_wanted() -> None:
-    """End a job whose run has been killed: what it makes may no longer be what the settings ask for.
-
-    Raises:
-        FggError: the run that started this job is gone. Only a run on the same machine can be looked for.
-    """
-    host, _, process = os.environ.get(RUN, "").rpartition(":")
-    if host == platform.node() and not alive(int(process)):
-        raise FggError(
-            f"the run that started this job (process {process}) has ended, so its result is not written; "
-            "start the run again, which makes what is missing"
-        )
-
-
-def alive(process: int) -> bool:
-    """Whether a process of this machine exists."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def advice(logs: str | Sequence[str]) -> str:

@@ -1,0 +1,94 @@
+"""What the commands share: how they end, what starting them cost, and the arguments that several of them take."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fgg.errors import OUT_OF_MEMORY, FggError, Named, explain_os_error, parse_json
+from fgg.jobs.shards import WHOLE, Shard
+
+# How torch and what it rests on word it; they raise RuntimeErrors.
+MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
+
+
+def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
+    """Wrap a command's main function: an error that the user can mend becomes one clear message.
+
+    Returns 0, or 1 after printing ``error: …`` to standard error. Errors that are not the user's
+    keep their traceback. With ``FGG_TIMING`` in the environment, as in the workflow's jobs, a last line tells what
+    the start of the process cost; `fgg.bench` adds these up.
+    """
+
+    @functools.wraps(main)
+    def run(argv: list[str] | None = None) -> int:
+        start = process_age() if "FGG_TIMING" in os.environ else None
+        try:
+            main(argv)
+            if start is not None:
+                print(f"start-up took {start:.2f} s of {process_age():.2f} s")
+        except FggError as error:
+            message = str(error)
+        except MemoryError:
+            message = OUT_OF_MEMORY
+        except RuntimeError as error:
+            if not any(words in str(error).lower() for words in MEMORY_WORDS):
+                raise
+            message = OUT_OF_MEMORY
+        except OSError as error:
+            message = explain_os_error(error)
+        else:
+            return 0
+        print(f"error: {message}", file=sys.stderr)
+        return 1
+
+    return run
+
+
+def process_age() -> float | None:
+    """Seconds since this process started; None where the system does not tell."""
+    try:
+        started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started / os.sysconf("SC_CLK_TCK")
+
+
+def json_object(text: str) -> Named:
+    """An argument that is an object in JSON, as argparse's ``type``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return parse_json(text, "the settings lack {key}; given: {given}")
+    except ValueError as error:
+        start = text if len(text) < 80 else f"{text[:80]}…"
+        raise argparse.ArgumentTypeError(
+            f"{start!r} is not an object in JSON ({error}); give one, such as {{}}"
+        ) from None
+
+
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "model": {"type": Path, "required": True, "help": "model folder"},
+    "data": {"type": Path, "required": True, "help": "folder of the prepared dataset"},
+    "images": {"type": Path, "required": True, "help": "prepared split (.parquet)"},
+    "layer": {"type": int, "required": True, "help": "block whose output the SAE reads, from 0"},
+    "experiment": {"type": json_object, "required": True, "help": "JSON: method, gate, control"},
+    "settings": {"type": json_object, "required": True, "help": "JSON"},
+    "output": {"type": Path, "required": True, "help": "table to write"},
+    "shard": {"type": Shard.parse, "default": WHOLE, "metavar": "K-of-N", "help": "one of N groups of images"},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
+    """Add arguments of `ARGUMENTS` by name; those given by keyword get a help text of their own."""
+    for name in (*names, *helps):
+        options = ARGUMENTS[name]
+        parser.add_argument(f"--{name}", **options | {"help": helps.get(name, options["help"])})

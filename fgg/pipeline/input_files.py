@@ -1,0 +1,55 @@
+"""The files of the user's own that a configuration names: images, checkpoints, SAEs. Imports no torch."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgg.data import locations
+from fgg.pipeline.configuration import STUDIES
+from fgg.pipeline.job_settings import as_json
+
+
+def folder_digest(path: str | None) -> str:
+    """Names, sizes and dates of the files below a folder, hashed: changed pictures are prepared anew."""
+    if not path or not Path(path).is_dir():
+        return ""
+    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+    facts = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(as_json(facts).encode()).hexdigest()[:12]
+
+
+def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -> list[str]:
+    """The files or folders to wait for before the weights of a setting are read; none for ``train``, ``pretrained``.
+
+    Of a download that is its contents.json; of a path with wildcards, all that matches.
+    """
+    found: set[str] = set()
+    for path in locations.own_paths(weights, layers):
+        download = locations.fetched(path)
+        found |= {locations.contents(download[0])} if download else set(_matching(path))
+    return sorted(found)
+
+
+def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[str] = ()) -> list[str]:
+    """Faults of a dataset's paths that can be seen before any job runs; ``sources`` are what can be downloaded."""
+    faults = []
+    for key, paths in locations.paths(settings).items():
+        for path in paths:
+            download = locations.fetched(path)
+            if (download and download[0] in sources) or all(Path(own).exists() for own in _matching(path)):
+                continue
+            where = f"the table of sources has no {download[0]!r}" if download else f"seen from {Path.cwd()}"
+            faults.append(f"datasets.{dataset}.{key}: {path} does not exist ({where})")
+    source = settings["source"]
+    if source in STUDIES and not settings["path"] and source not in sources:
+        faults.append(f"datasets.{dataset}.source: the table of sources has no {source!r}; set `path`")
+    return faults
+
+
+def _matching(path: str) -> list[str]:
+    """What a path with wildcards matches; the path itself if it has none, or nothing matches."""
+    return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - a pattern of the user, absolute or not
