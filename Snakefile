@@ -16,6 +16,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/attribution.smk"
 include: "workflow/rules/faithfulness.smk"
 include: "workflow/rules/comparison.smk"
+include: "workflow/rules/report.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/cases.smk"
 

@@ -13,9 +13,15 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "FggError": "fgg.errors",
-    "Gate": "fgg.attribution.attribute",
+    "Gate": "fgg.attribution.gate",
     "Attribution": "fgg.attribution.attribute",
     "attribute": "fgg.attribution.attribute",
+    "method": "fgg.attribution.registry",
+    "methods": "fgg.attribution.registry",
+    "metric": "fgg.faithfulness.registry",
+    "metrics": "fgg.faithfulness.registry",
+    "to_patches": "fgg.attribution.patches",
+    "to_pixels": "fgg.attribution.patches",
     "load_model": "fgg.models.vit",
     "load_sae": "fgg.saes.sae",
     "saco": "fgg.faithfulness.saco",

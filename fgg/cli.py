@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgg import __version__
-from fgg.catalogue import CONSTRUCTIONS, METHODS
+from fgg.attribution.registry import methods
+from fgg.catalogue import CONSTRUCTIONS
 from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
 from fgg.jobs.command import command
@@ -92,7 +93,10 @@ def _parser() -> argparse.ArgumentParser:
         "--class", dest="target", metavar="NAME|INDEX", help="class to explain (default: the predicted one)"
     )
     what.add_argument(
-        "--method", choices=[GATED, *METHODS], default=GATED, help="(default: %(default)s, which is gated TransMM)"
+        "--method",
+        default=GATED,
+        metavar="NAME",
+        help=f"{', '.join([GATED, *methods()])}, or module:function (default: %(default)s, which is gated TransMM)",
     )
     what.add_argument("--layers", type=_layers, metavar="L[,L…]", help="blocks to gate (default: all that have an SAE)")
     what.add_argument("--construction", choices=list(CONSTRUCTIONS), default="combined",
@@ -113,7 +117,7 @@ def explain(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("WANDB_MODE", "disabled")  # sae-lens imports wandb
     import torch
 
-    from fgg.attribution.attribute import Gate
+    from fgg.attribution.gate import Gate
     from fgg.explain import explained_model as source
     from fgg.explain import explanation as room
     from fgg.models.device import JOB_THREADS, resolve

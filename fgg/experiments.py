@@ -7,9 +7,12 @@ import itertools
 from collections.abc import Mapping
 from typing import Any
 
+from fgg.attribution.registry import find_method
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
+from fgg.errors import FggError
 
 Config = dict[str, Any]
+EXTERNAL = "external"  # the method of maps that are given
 
 
 def dataset_config(config: Config, dataset: str) -> Config:
@@ -23,11 +26,19 @@ def dataset_config(config: Config, dataset: str) -> Config:
 def experiments(config: Config, dataset: str) -> dict[str, Config]:
     """Expand the grid of a dataset: experiment id -> its settings.
 
-    Settings are ``{"method": NAME}`` for a baseline, else ``{"method": "transmm", "gate": {...},
-    "control": None | "permuted_gate" | "sharpened"}``. An id holds only what enters the numbers.
+    Settings are ``{"method": NAME}`` for a baseline, ``{"method": "external", "maps": FILE}`` for maps that are given, else
+    ``{"method": "transmm", "gate": {...}, "control": None | "permuted_gate" | "sharpened"}``. An id holds only what enters
+    the numbers.
+
+    Raises:
+        FggError: two experiments would share an id, or a method of another package is not there.
     """
     grid = dataset_config(config, dataset)["experiments"]
-    found: dict[str, Config] = {name: {"method": name} for name in grid["baselines"]}
+    found: dict[str, Config] = {}
+    for name in grid["baselines"]:
+        _add(found, find_method(name).name, {"method": name})
+    for name, maps in grid.get("external", {}).items():
+        _add(found, name, {"method": EXTERNAL, "maps": maps})
     gated = grid["gated"]
     for layers, construction, clamp_max, alpha, shuffle in itertools.product(
         gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
@@ -47,12 +58,21 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
     return found | _sanity_checks(found, grid.get("sanity", []))
 
 
+def _add(found: dict[str, Config], name: str, settings: Config) -> None:
+    if name in found or name == EXTERNAL or name.startswith("gated-"):
+        raise FggError(
+            f"experiments: the name {name!r} is taken; give the other one another name, a method with @method(name=…)"
+        )
+    found[name] = settings
+
+
 def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, Config]:
     """For each method and each plain combined gate, what it gives when the model or the SAE is randomised."""
     added = {}
     for check_name, (name, settings) in itertools.product(checks, found.items()):
         gated = is_plain_combined(settings)
-        if gated or ("gate" not in settings and name != "random" and check_name == "randomized_model"):
+        model_made = "gate" not in settings and settings["method"] not in ("random", EXTERNAL)
+        if gated or (model_made and check_name == "randomized_model"):
             added[f"{name}-{SANITY[check_name]}"] = {**settings, "control": check_name}
     return added
 
@@ -120,3 +140,13 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """An experiment's settings as table cells; layers (1, 2) become ``1+2``, and what a method lacks is None."""
+    gate = settings.get("gate")
+    if not gate:
+        empty = ("layers", "construction", "clamp_max", "alpha", "shuffle_decoder")
+        return {"method": settings["method"], **dict.fromkeys(empty), "control": settings.get("control")}
+    layers = "+".join(str(layer) for layer in gate["layers"])
+    return {"method": settings["method"], **gate, "layers": layers, "control": settings.get("control")}

@@ -78,11 +78,27 @@ def column(values: Any) -> pa.Array:
     return pa.array(values)
 
 
-def write_table(path: str | Path, columns: Mapping[str, Any] | pa.Table, settings: Mapping[str, Any]) -> None:
-    """Write columns (name -> 1-D sequence, or 2-D array for lists) or an Arrow table as Parquet."""
-    table = columns if isinstance(columns, pa.Table) else pa.table({k: column(v) for k, v in columns.items()})
-    note = json.dumps({"schema": SCHEMA_VERSION, "settings": settings}, sort_keys=True)
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), b"fgg": note.encode()})
+def as_table(columns: Mapping[str, Any] | pa.Table) -> pa.Table:
+    """Columns (name -> 1-D sequence, or 2-D array for lists) as an Arrow table; a table stays as it is."""
+    return columns if isinstance(columns, pa.Table) else pa.table({k: column(v) for k, v in columns.items()})
+
+
+def write_table(
+    path: str | Path,
+    columns: Mapping[str, Any] | pa.Table,
+    settings: Mapping[str, Any],
+    made_from: Mapping[str, Any] | None = None,
+) -> None:
+    """Write columns (name -> 1-D sequence, or 2-D array for lists) or an Arrow table as Parquet.
+
+    Args:
+        settings: that made the table.
+        made_from: what else it was made from, such as a hash of the code and checksums of files.
+    """
+    table = as_table(columns)
+    note = {"schema": SCHEMA_VERSION, "settings": settings, **({"made_from": made_from} if made_from else {})}
+    marks = {**(table.schema.metadata or {}), b"fgg": json.dumps(note, sort_keys=True).encode()}
+    table = table.replace_schema_metadata(marks)
     with atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
 
@@ -108,10 +124,19 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that made a Parquet table. Raises FggError for a table that fgg did not write."""
+    return _note(path)["settings"]
+
+
+def read_made_from(path: str | Path) -> dict[str, Any]:
+    """What else a Parquet table was made from; empty where that was not noted. Raises FggError as `read_settings`."""
+    return _note(path).get("made_from", {})
+
+
+def _note(path: str | Path) -> dict[str, Any]:
     metadata = read_table(path, columns=[]).schema.metadata or {}
     if b"fgg" not in metadata:
         raise FggError(f"{path} does not say what made it; delete it and run the workflow again")
-    return json.loads(metadata[b"fgg"])["settings"]
+    return json.loads(metadata[b"fgg"])
 
 
 def matrix(table: pa.Table, name: str) -> np.ndarray:

@@ -1,60 +1,87 @@
 """Attributions of one experiment: ``python -m fgg.attribution``.
 
-Reads a model's folder, a prepared split and the SAEs; writes the relevance of every image, and the gates.
+Reads a model's folder, a prepared split and the SAEs; writes the relevance of every image, and the gates. Within a run of the
+workflow the experiments of a data set are computed together (`fgg.jobs.shared_work`); this file imports no torch, since most
+jobs then find their pieces ready.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import warnings
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from fgg.attribution import sanity
-from fgg.attribution.attribute import Attribution, Gate, attribute
-from fgg.catalogue import SANITY
-from fgg.data.load import Split, load_split
-from fgg.degeneracy import MeaninglessGate, measured, note
-from fgg.errors import FggError
+from fgg.attribution.registry import methods
+from fgg.degeneracy import measured, note
+from fgg.jobs import shared_work
 from fgg.jobs.command import add_arguments, command
-from fgg.jobs.merge import write_empty
+from fgg.jobs.plan import planned
 from fgg.jobs.shards import WHOLE, Shard
-from fgg.models import model_files
-from fgg.models.capture import capture
-from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
-from fgg.progress import batches
-from fgg.saes.sae import load_sae
-from fgg.tables import write_table
+from fgg.jobs.shared_work import Task, checksum, group_of
+from fgg.tables import read_json
+
+MOST_SAE_BYTES = 2**30  # of the SAEs that one job keeps in memory for other experiments than its own
+
+
+@dataclass(frozen=True)
+class Job:
+    """The arguments of one job; see the command's help."""
+
+    model: Path
+    images: Path
+    experiment: dict[str, Any]
+    settings: dict[str, Any]
+    relevance: Path
+    gates: Path | None = None
+    saes: Mapping[int, Path] = field(default_factory=dict)
+    shard: Shard = WHOLE
+    code: str = ""
+
+    @property
+    def group(self) -> str:
+        """Equal for jobs that can share a pass of the model."""
+        files = [checksum(path) for path in (self.model / "model.safetensors", self.model / "model.json", self.images)]
+        return group_of("attribution", *files, self.settings, (self.shard.number, self.shard.count))
+
+    @property
+    def task(self) -> Task:
+        """What the job makes, and what that depends on."""
+        files = {
+            "model": self.model / "model.safetensors",
+            "model.json": self.model / "model.json",
+            "images": self.images,
+        }
+        for layer, folder in sorted(self.saes.items()):
+            files |= {f"sae {layer}": folder / "sae_weights.safetensors", f"sae {layer} cfg": folder / "cfg.json"}
+        if "maps" in self.experiment:
+            files["maps"] = Path(self.experiment["maps"])
+        remark = note(self.experiment, measured(read_json(self.model / "model.json")["layers"]))
+        outputs = {"relevance": self.relevance, **({"gates": self.gates} if self.gates else {})}
+        settings = {"experiment": self.experiment, **self.settings, "note": remark}
+        made_from = {"code": self.code, "files": {name: checksum(path) for name, path in files.items()}}
+        return Task("attribution", outputs, settings, made_from)
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Run one experiment."""
+    run(parse(argv))
+
+
+def parse(argv: Sequence[str] | None) -> Job:
+    """The job that a command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m fgg.attribution", description=__doc__)
-    add_arguments(parser, "model", "images", "experiment", "shard", settings="JSON: seed, device, precision, …")
+    add_arguments(parser, "model", "images", "experiment", "shard", "code", settings="JSON: seed, device, precision, …")
     parser.add_argument(
         "--sae", action="append", default=[], type=_sae, metavar="LAYER=FOLDER", help="SAE of a layer; repeatable"
     )
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
-    arguments = parser.parse_args(argv)
-    torch.set_num_threads(JOB_THREADS)
-    warnings.simplefilter("ignore", MeaninglessGate)
-    run(
-        arguments.model,
-        arguments.images,
-        dict(arguments.sae),
-        arguments.experiment,
-        arguments.settings,
-        arguments.relevance,
-        arguments.gates,
-        arguments.shard,
-    )
+    options = vars(parser.parse_args(argv))
+    return Job(saes=dict(options.pop("sae")), **options)
 
 
 def _sae(text: str) -> tuple[int, Path]:
@@ -64,99 +91,40 @@ def _sae(text: str) -> tuple[int, Path]:
     return int(layer), Path(folder)
 
 
-def run(
-    model_folder: Path,
-    images: Path,
-    sae_folders: dict[int, Path],
-    experiment: dict[str, Any],
-    settings: dict[str, Any],
-    relevance: Path,
-    gates: Path | None = None,
-    shard: Shard = WHOLE,
-) -> None:
-    """Attribute every image of the split, or of a shard of it, batch by batch, and write the tables."""
-    device = resolve(settings["device"])
-    model, preprocess, record = model_files.load(model_folder, device)
-    remark = note(experiment, measured(record["layers"]))
-    if remark:
-        print(f"warning: {remark}", file=sys.stderr)
-    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders.items()}
-    gate = Gate(**experiment["gate"]) if "gate" in experiment else None
-    control = experiment.get("control")
-    explained = model
-    if control == "randomized_model":
-        explained = sanity.randomized_model(record, settings["seed"]).to(device)
-    elif control == "randomized_sae":
-        saes = {layer: sanity.randomized_sae(sae, settings["seed"], layer) for layer, sae in saes.items()}
-    split = load_split(images, settings["max_images"], settings["seed"])
-    size = images_per_batch(model, settings["batch_size"])
-    split = split.part(shard.rows(len(split), size))
-    parts = []
-    with arithmetic(settings["precision"], device):
-        for part in batches(len(split), size, "attribution"):
-            inputs = split.tensors(preprocess, part).to(device)
-            # A randomised model is asked about the class that the real one predicts.
-            said = capture(model, inputs) if explained is not model else None
-            found = attribute(
-                explained,
-                inputs,
-                experiment["method"],
-                gate,
-                saes,
-                None if said is None else said.predicted,
-                control=None if control in SANITY else control,
-                image_ids=split.image_ids[part],
-                seed=settings["seed"],
-                batch_size=size,
-            )
-            if said is not None:
-                found = replace(found, predicted=said.predicted, confidence=said.confidence, logits=said.logits)
-            parts.append(found)
-    note_made = {"experiment": experiment, **settings, "note": remark}
-    write(relevance, gates, split, parts, note_made)
+def run(job: Job) -> None:
+    """Attribute every image of the split, or of a shard of it, and write the tables."""
+    task = job.task
+    if task.settings["note"]:
+        print(f"warning: {task.settings['note']}", file=sys.stderr)
+    jobs = {task.key: job}
+
+    def companions() -> list[Task]:
+        """The run's other experiments on these images that are still to be computed, as far as their SAEs fit in memory."""
+        tasks, known, room = [], set(job.saes.values()), MOST_SAE_BYTES
+        for other in planned("attribution", parse):
+            if other.experiment["method"] not in methods() or not _there(other) or other.group != job.group:
+                continue  # somebody else's code runs in its own job alone
+            new = set(other.saes.values()) - known
+            room -= (needed := sum((folder / "sae_weights.safetensors").stat().st_size for folder in new))
+            if room < 0 or other.task.key in jobs or other.task.done:
+                room += needed
+                continue
+            known |= new
+            jobs[other.task.key] = other
+            tasks.append(other.task)
+        return tasks
+
+    def worker(tasks: Sequence[Task]) -> Any:
+        from fgg.attribution.job import Attributor
+
+        return Attributor({own.key: jobs[own.key] for own in tasks})
+
+    shared_work.fulfil(task, job.group, companions, worker)
 
 
-def write(relevance: Path, gates: Path | None, split: Split, parts: list[Attribution], made: dict[str, Any]) -> None:
-    """Write the relevance, and the gates where asked for."""
-    if not parts:
-        for path in (relevance, *([gates] if gates else [])):
-            write_empty(path, made)
-        return
-    write_table(
-        relevance,
-        {
-            "image_id": split.image_ids,
-            "label": split.labels,
-            "predicted": np.concatenate([part.predicted.cpu().numpy() for part in parts]),
-            "confidence": np.concatenate([part.confidence.cpu().numpy() for part in parts]),
-            "relevance": np.concatenate([part.relevance.cpu().numpy() for part in parts]),
-        },
-        made,
-    )
-    if gates is None:
-        return
-    if not parts[0].gates:
-        raise FggError("--gates: this experiment has no gate")
-    layers = sorted(parts[0].gates)
-    stacked = {
-        name: np.stack(
-            [
-                np.concatenate([getattr(part, f"{name}s")[layer].float().cpu().numpy() for part in parts])
-                for layer in layers
-            ],
-            axis=1,
-        )
-        for name in ("score", "gate")
-    }
-    write_table(
-        gates,
-        {
-            "image_id": np.repeat(split.image_ids, len(layers)),
-            "layer": np.tile(np.array(layers, dtype=np.int64), len(split)),
-            **{name: values.reshape(-1, values.shape[-1]) for name, values in stacked.items()},
-        },
-        made,
-    )
+def _there(job: Job) -> bool:
+    """Whether the files that a job reads exist already."""
+    return (job.model / "model.safetensors").is_file() and all((f / "cfg.json").is_file() for f in job.saes.values())
 
 
 if __name__ == "__main__":

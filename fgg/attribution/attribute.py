@@ -1,74 +1,28 @@
-"""``attribute``: one call for every attribution method, gated or not."""
+"""``attribute``: one call for every attribution method, gated or not; and several of them from one pass of the model."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg import degeneracy, gating
-from fgg.attribution import controls, gradcam, rollout, tokentm
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, METHODS
+from fgg import degeneracy
+from fgg.attribution.gate import Gate, gated
+from fgg.attribution.patches import to_patches
+from fgg.attribution.registry import Method, find_method
+from fgg.catalogue import CONTROLS
 from fgg.errors import FggError
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
-from fgg.models.vit import check_images, check_layers, patch_size, readout, reads_class_token
+from fgg.models.vit import check_images, check_layers, patch_size, patches_of, reads_class_token
 from fgg.randomness import content_id
 from fgg.saes.sae import check_sae
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A feature-gradient gate of TransMM.
-
-    Attributes:
-        layers: gated blocks, from 0: several, or one; kept as a sorted tuple.
-        construction: ``combined``, ``activation_only``, ``gradient_only`` or ``no_sae``.
-        clamp_max: largest gate, above 1; the smallest is its inverse.
-        alpha: steepness, above 0.
-        shuffle_decoder: control: feature gradients through a decoder with shuffled rows (combined only).
-        shuffle_seed: seed of that order.
-
-    Raises:
-        FggError: a value out of range.
-    """
-
-    layers: tuple[int, ...]
-    construction: str = "combined"
-    clamp_max: float = 10.0
-    alpha: float = 1.0
-    shuffle_decoder: bool = False
-    shuffle_seed: int = 12345
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", _layers(self.layers))
-        if not self.layers or len(set(self.layers)) < len(self.layers):
-            raise FggError(f"gate.layers: {self.layers} must name at least one layer, each once")
-        if self.construction not in CONSTRUCTIONS:
-            raise FggError(
-                f"gate.construction: {self.construction!r} is unknown; choose from {', '.join(CONSTRUCTIONS)}"
-            )
-        if not 1 < self.clamp_max < math.inf:
-            raise FggError(f"gate.clamp_max: {self.clamp_max} must be above 1, and finite")
-        if not 0 < self.alpha < math.inf:
-            raise FggError(f"gate.alpha: {self.alpha} must be above 0, and finite")
-        if self.shuffle_decoder and self.construction != "combined":
-            raise FggError("gate.shuffle_decoder: a shuffled decoder is a control of the combined construction only")
-
-
-def _layers(layers: Any) -> tuple[int, ...]:
-    """One layer or several as a sorted tuple."""
-    found = tuple(layers) if isinstance(layers, Iterable) else (layers,)
-    if not all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in found):
-        raise FggError(f"gate.layers: {layers!r} must be a whole number from 0 or several, such as 2 or (1, 2)")
-    return tuple(sorted(map(int, found)))
 
 
 @dataclass
@@ -94,6 +48,32 @@ class Attribution:
     scores: dict[int, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """One map that is asked for: a method with its options, or gated TransMM or a control of it, with the gate's SAEs."""
+
+    method: Method
+    options: Mapping[str, Any] = field(default_factory=dict)
+    gate: Gate | None = None
+    saes: Mapping[int, Any] = field(default_factory=dict)
+    control: str | None = None
+
+    @property
+    def unfused(self) -> bool:
+        """Whether the attention matrix must be formed."""
+        return self.gate is not None or bool({"attention", "attention_gradients"} & set(self.method.needs))
+
+    @property
+    def kind_of_pass(self) -> tuple[bool, bool, bool]:
+        """What decides how the model computes: maps that agree in it may share a pass, and get the same bits as alone."""
+        needs = set(self.method.needs)
+        from_images = self.gate is None and "input_gradient" in needs
+        backward = self.gate is not None or bool(
+            {"attention_gradients", "residual_gradients", "input_gradient"} & needs
+        )
+        return self.unfused, backward, from_images
+
+
 def attribute(
     model: VisionTransformer,
     images: Tensor,
@@ -106,13 +86,14 @@ def attribute(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    **options: Any,
 ) -> Attribution:
     """Explain a batch of images.
 
     Args:
         model: a timm VisionTransformer; it leaves the call as it came.
         images: normalised float (B, C, H, W), on the model's device.
-        method: one of ``fgg.catalogue.METHODS``; a gate goes with ``transmm`` only.
+        method: one of ``fgg.methods()``, or ``module:function`` for one's own; a gate goes with ``transmm`` only.
         gate: gate TransMM's relevance.
         saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; not looked at otherwise.
         target: class per image, int64 (B,), or one for all; None explains the predicted class.
@@ -120,16 +101,18 @@ def attribute(
         image_ids: names that key the random method and the permuted gate; None takes keys from the images.
         seed: key of the same.
         batch_size: images per pass; None chooses it from the model's size.
+        options: of the method.
 
     Raises:
-        FggError: an unknown method or control, a layer beyond the depth, a missing SAE or one of the wrong
+        FggError: an unknown method, control or option, a layer beyond the depth, a missing SAE or one of the wrong
             width, wrong images or target, a model that gives NaN.
 
     Warns:
         MeaninglessGate: a gate at the last two blocks of a model that reads the class token, whose score means nothing.
     """
     check_images(model, images)
-    _check(model, method, gate, saes, control)
+    wanted = Wanted(find_method(method), options, gate, saes or {}, control)
+    _check(model, wanted)
     if gate is not None and reads_class_token(model):
         settings = {"gate": {"construction": gate.construction, "layers": gate.layers}}
         if remark := degeneracy.note(settings, degeneracy.expected(len(model.blocks))):
@@ -153,109 +136,46 @@ def attribute(
         part = slice(start, start + size)
         chosen = None if target is None else target[part]
         try:
-            parts.append(
-                _attribute_batch(model, images[part], method, gate, saes or {}, chosen, control, image_ids[part], seed)
-            )
+            parts += attribute_several(model, images[part], [wanted], chosen, image_ids[part], seed)
         except torch.OutOfMemoryError:
             size = halved(size, "images per batch")
             continue
         start += size
-    return _join(parts)
+    return join(parts)
 
 
-def _check(
-    model: VisionTransformer, method: str, gate: Gate | None, saes: Mapping[int, Any] | None, control: str | None
-) -> None:
-    if method not in METHODS:
-        raise FggError(f"method {method!r} is unknown; choose from {', '.join(METHODS)}")
-    if gate is None:
-        if control is not None:
-            raise FggError(f"control {control!r} needs a gate")
-        return
-    if not isinstance(gate, Gate):
-        raise FggError(f"gate is a {type(gate).__name__}; give fgg.Gate(layers=…)")
-    if method != "transmm":
-        raise FggError(f"a gate goes with method 'transmm', not {method!r}")
-    if control is not None and control not in CONTROLS:
-        raise FggError(f"control {control!r} is unknown; choose from {', '.join(CONTROLS)}")
-    check_layers(model, gate.layers)
-    if CONSTRUCTIONS[gate.construction].needs_sae:
-        for layer in gate.layers:
-            if layer not in (saes or {}):
-                raise FggError(f"the gate at layer {layer} with construction {gate.construction!r} needs an SAE there")
-            check_sae(saes[layer], model, layer)
+def attribute_several(
+    model: VisionTransformer,
+    images: Tensor,
+    wanted: Sequence[Wanted],
+    target: Tensor | None,
+    image_ids: Sequence[str],
+    seed: int,
+) -> list[Attribution]:
+    """Several maps of a batch that fits into memory, with as few passes of the model as give each map the bits it has alone."""
+    passes: dict[tuple[bool, bool, bool], list[Wanted]] = {}
+    for each in wanted:
+        if not each.method.own_pass:
+            passes.setdefault(each.kind_of_pass, []).append(each)
+    captured = {kind: _capture(model, images, target, together) for kind, together in passes.items()}
+    found = []
+    for each in wanted:
+        if each.gate is not None:
+            seen = captured[each.kind_of_pass]
+            found.append(_result(seen, *gated(model, seen, each.gate, each.saes, each.control, image_ids, seed)))
+        elif each.method.own_pass:
+            relevance, seen = _call(each, model=model, images=images, target=target, image_ids=image_ids, seed=seed)
+            found.append(_result(seen, relevance))
+        else:
+            seen = captured[each.kind_of_pass]
+            given = {"model": model, "images": images, "target": seen.target, "captured": seen}
+            relevance = _call(each, **given, image_ids=image_ids, seed=seed)
+            found.append(_result(seen, _per_patch(each.method, relevance, model, images)))
+    return found
 
 
-def _attribute_batch(model, images, method, gate, saes, target, control, image_ids, seed) -> Attribution:
-    if method == "random":
-        seen = capture(model, images, target)
-        height, width = patch_size(model)
-        patches = (images.shape[2] // height) * (images.shape[3] // width)
-        rows = controls.random_relevance(image_ids, patches, seed)
-        return _result(seen, torch.from_numpy(rows).to(images.device))
-    if method == "gradcam":
-        layer = len(model.blocks) - 2
-        seen = capture(model, images, target, layers=[layer])
-        return _result(seen, gradcam.relevance(*_at_patches(model, seen, layer)))
-    if method == "rollout":
-        seen = capture(model, images, target, attention=True)
-        return _result(seen, _patches(model, rollout.relevance(seen.attention, _row(model, seen.attention[0]))))
-    if method == "tokentm":
-        return _result(*tokentm.attribute(model, images, target))
-    layers = gate.layers if gate else ()
-    with_gradient = layers if gate and CONSTRUCTIONS[gate.construction].needs_gradient else ()
-    seen = capture(model, images, target, cams=True, layers=layers, gradients=with_gradient)
-    row = _row(model, seen.cams[0])
-    if gate is None:
-        return _result(seen, _patches(model, gating.relevance(seen.cams, row)))
-    scores = {layer: gate_score(model, seen, layer, gate, saes.get(layer)) for layer in layers}
-    gates = {layer: gating.gate(scores[layer], gate.clamp_max, gate.alpha) for layer in layers}
-    if control == "permuted_gate":
-        for layer in layers:
-            order = controls.permutation(image_ids, gates[layer].shape[1], layer, seed)
-            gates[layer] = gates[layer].gather(1, torch.from_numpy(order).to(images.device))
-    gated = _patches(model, gating.relevance(seen.cams, row, gates))
-    if control == "sharpened":
-        vanilla = _patches(model, gating.relevance(seen.cams, row))
-        gated = torch.from_numpy(controls.sharpen(vanilla.cpu().numpy(), gated.cpu().numpy())).to(images.device)
-    return _result(seen, gated, gates, scores)
-
-
-def gate_score(model: VisionTransformer, seen: Captured, layer: int, gate: Gate, sae: Any | None) -> Tensor:
-    """The gate score s at a layer, (B, N), from a capture with that layer's residuals."""
-    residual, gradient = _at_patches(model, seen, layer)
-    codes = decoder = None
-    if CONSTRUCTIONS[gate.construction].needs_sae:
-        with torch.no_grad():
-            decoder = sae.W_dec.detach()
-            if gate.construction != "gradient_only":
-                codes = sae.encode(residual)
-            if gate.shuffle_decoder:
-                decoder = decoder[gating.shuffle(len(decoder), gate.shuffle_seed).to(decoder.device)]
-    return gating.score(gate.construction, residual, gradient, codes, decoder)
-
-
-def _row(model: VisionTransformer, like: Tensor) -> Tensor:
-    return readout(model, like.shape[0], like.shape[1], like)
-
-
-def _patches(model: VisionTransformer, tokens: Tensor) -> Tensor:
-    return tokens[:, model.num_prefix_tokens :]
-
-
-def _at_patches(model: VisionTransformer, seen: Captured, layer: int) -> tuple[Tensor, Tensor]:
-    residual = _patches(model, seen.residuals[layer])
-    gradient = seen.gradients.get(layer)
-    return residual, torch.zeros_like(residual) if gradient is None else _patches(model, gradient)
-
-
-def _result(seen: Captured, relevance: Tensor, gates=None, scores=None) -> Attribution:
-    return Attribution(
-        relevance.detach().float(), seen.predicted, seen.confidence, seen.logits, seen.target, gates or {}, scores or {}
-    )
-
-
-def _join(parts: list[Attribution]) -> Attribution:
+def join(parts: Sequence[Attribution]) -> Attribution:
+    """Attributions of the same kind, one after the other along the images."""
     if len(parts) == 1:
         return parts[0]
     tensors: dict[str, Any] = {
@@ -267,3 +187,82 @@ def _join(parts: list[Attribution]) -> Attribution:
             layer: torch.cat([getattr(part, name)[layer] for part in parts]) for layer in getattr(parts[0], name)
         }
     return Attribution(**tensors)
+
+
+def _check(model: VisionTransformer, wanted: Wanted) -> None:
+    gate, control, method = wanted.gate, wanted.control, wanted.method
+    if unknown := [name for name in wanted.options if name not in method.options]:
+        known = f"; it has {', '.join(method.options)}" if method.options else "; it has none"
+        raise FggError(f"method {method.name!r} has no option {', '.join(map(repr, unknown))}{known}")
+    if gate is None:
+        if control is not None:
+            raise FggError(f"control {control!r} needs a gate")
+        return
+    if not isinstance(gate, Gate):
+        raise FggError(f"gate is a {type(gate).__name__}; give fgg.Gate(layers=…)")
+    if method.name != "transmm":
+        raise FggError(f"a gate goes with method 'transmm', not {method.name!r}")
+    if control is not None and control not in CONTROLS:
+        raise FggError(f"control {control!r} is unknown; choose from {', '.join(CONTROLS)}")
+    check_layers(model, gate.layers)
+    if gate.needs_sae:
+        for layer in gate.layers:
+            if layer not in wanted.saes:
+                raise FggError(f"the gate at layer {layer} with construction {gate.construction!r} needs an SAE there")
+            check_sae(wanted.saes[layer], model, layer)
+
+
+def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, together: Sequence[Wanted]) -> Captured:
+    """One pass that keeps what all of these need."""
+    needs: set[str] = set()
+    layers: set[int] = set()
+    gradients: set[int] = set()
+    for each in together:
+        if each.gate is not None:
+            needs.add("attention_gradients")
+            layers |= set(each.gate.layers)
+            gradients |= set(each.gate.gradient_layers)
+            continue
+        needs |= set(each.method.needs)
+        own = {layer if layer >= 0 else len(model.blocks) + layer for layer in each.method.layers}
+        layers |= own if "residuals" in each.method.needs else set()
+        gradients |= own if "residual_gradients" in each.method.needs else set()
+    return capture(
+        model,
+        images,
+        target,
+        cams="attention_gradients" in needs,
+        attention="attention" in needs,
+        layers=sorted(layers),
+        gradients=sorted(gradients),
+        input_gradient="input_gradient" in needs,
+    )
+
+
+def _call(wanted: Wanted, **given: Any) -> Any:
+    """Call the method's function with those of the given things that its parameters name, and its options."""
+    own = wanted.method.declaration
+    arguments = {name: value for name, value in given.items() if name in own.parameters}
+    return own.load()(**arguments, **wanted.options)
+
+
+def _per_patch(method: Method, relevance: Any, model: VisionTransformer, images: Tensor) -> Tensor:
+    """What a method returned, as relevance (B, N). Raises FggError for something else."""
+    patches, size = patches_of(model, images), tuple(images.shape[2:])
+    relevance = torch.from_numpy(relevance) if isinstance(relevance, np.ndarray) else relevance
+    if isinstance(relevance, Tensor) and len(relevance) == len(images):
+        if relevance.shape == (len(images), patches):
+            return relevance
+        if relevance.ndim in (3, 4) and tuple(relevance.shape[-2:]) == size:
+            return to_patches(relevance.detach(), patch_size(model))
+    found = tuple(relevance.shape) if isinstance(relevance, Tensor) else type(relevance).__name__
+    raise FggError(
+        f"method {method.name!r} returned {found}; it must return a tensor ({len(images)}, {patches}) per patch, or "
+        f"({len(images)}, {size[0]}, {size[1]}) per pixel, perhaps with channels before the rows"
+    )
+
+
+def _result(seen: Captured, relevance: Tensor, gates=None, scores=None) -> Attribution:
+    return Attribution(
+        relevance.detach().float(), seen.predicted, seen.confidence, seen.logits, seen.target, gates or {}, scores or {}
+    )

@@ -14,9 +14,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from fgg.attribution.registry import method
 from fgg.errors import FggError
 from fgg.models.capture import Captured, capture
-from fgg.models.vit import readout
+from fgg.models.vit import at_patches, readout
 
 
 def token_weight(before: Tensor, after: Tensor) -> Tensor:
@@ -60,8 +61,16 @@ def relevance(cams: list[Tensor], mlp_weights: list[Tensor], lengths: Tensor, re
     return row * lengths
 
 
-def attribute(model: VisionTransformer, images: Tensor, target: Tensor | None = None) -> tuple[Captured, Tensor]:
-    """TokenTM of a batch: what was captured, and the relevance of the patches, (B, N).
+@method(
+    title="TokenTM",
+    citation="Wu et al. 2024, Token Transformation Matters",
+    forward_passes=1,
+    backward_passes=1,
+    own_pass=True,
+    assumes="a token counts for as much as its length and its direction are kept on the way through the blocks",
+)
+def tokentm(model: VisionTransformer, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Captured]:
+    """TokenTM of a batch: the relevance of the patches, (B, N), and what was captured.
 
     Raises:
         FggError: blocks other than timm's standard one, whose parts TokenTM does not define.
@@ -89,5 +98,5 @@ def attribute(model: VisionTransformer, images: Tensor, target: Tensor | None = 
             hooks.callback(before.remove)
             hooks.callback(block.mlp.register_forward_hook(read_mlp(block)).remove)
         seen = capture(model, images, target, cams=True, weigh=weigh)
-    row = readout(model, len(images), seen.cams[0].shape[1], seen.cams[0])
-    return seen, relevance(seen.cams, weights, lengths[0], row)[:, model.num_prefix_tokens :]
+    row = readout(model, seen.cams[0])
+    return at_patches(model, relevance(seen.cams, weights, lengths[0], row)), seen

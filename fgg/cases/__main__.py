@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,24 @@ from typing import Any
 import pandas as pd
 import torch
 
-from fgg.attribution.attribute import Gate
+from fgg.attribution.gate import Gate
+from fgg.attribution.registry import methods
 from fgg.cases import case_tables, choice
 from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
 from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
 from fgg.cases.pictures import Names
-from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
+from fgg.catalogue import CONSTRUCTIONS
 from fgg.data.load import load_split
 from fgg.errors import FggError
+from fgg.experiments import flat
+from fgg.faithfulness.registry import Metric, chosen
 from fgg.jobs.command import add_arguments, command
 from fgg.jobs.liveness import check_wanted
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
 from fgg.progress import batches
-from fgg.report.experiment_names import flat, label
+from fgg.report.experiment_names import label
 from fgg.saes.sae import load_sae
 from fgg.tables import write_csv, write_json
 
@@ -50,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--prototype-images", type=Path, required=True, help="the prototypes' split (.parquet)")
     parser.add_argument("--sae", action="append", required=True, metavar="LAYER=FOLDER", help="SAE; repeatable")
+    parser.add_argument("--metrics", nargs="+", required=True, metavar="NAME", help="metrics that gains are counted by")
     parser.add_argument("--results", type=Path, required=True, help="folder results/{dataset}")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--id", required=True, help="the experiment's id")
@@ -87,7 +91,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Rank the images, find the features, write tables and pictures."""
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
     split = load_split(arguments.images, settings["max_images"], settings["seed"])
-    gains = read_gains(arguments.results / "faithfulness", split.image_ids, arguments.id, arguments.baseline)
+    metrics = chosen(arguments.metrics)
+    gains = read_gains(arguments.results, split.image_ids, arguments.id, arguments.baseline, metrics)
     composites = choice.composite(gains)
     selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
@@ -107,7 +112,8 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains)}
     write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **selected}, settings)
 
-    names = Names(label(flat(arguments.experiment)), title(arguments.baseline), arguments.prototype_images.stem)
+    titles = {name: metric.short or metric.title for name, metric in metrics.items()}
+    names = Names(label(flat(arguments.experiment)), title(arguments.baseline), arguments.prototype_images.stem, titles)
     album = Album(split, preprocess)
     others = Album(load_split(arguments.prototype_images), preprocess)
     wanted = {(layer, feature) for layer, feature in cases[["layer", "feature"]].dropna().itertuples(index=False)}
@@ -116,20 +122,25 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     draw_features(folder, explained, cases, features, names, album, prototypes)
 
 
-def read_gains(folder: Path, image_ids: list[str], experiment: str, baseline: str) -> pd.DataFrame:
+def read_gains(
+    place: Path, image_ids: list[str], experiment: str, baseline: str, metrics: Mapping[str, Metric]
+) -> pd.DataFrame:
     """Gains of an experiment, a row per image; raises FggError for missing tables or other images."""
-    scores = {
-        name: pd.DataFrame(
-            case_tables.read_rows(folder / f"{name}.parquet", image_ids, tuple(METRICS)), index=image_ids
-        )
-        for name in (experiment, baseline)
-    }
-    return choice.gains(scores[experiment], scores[baseline])
+    scores = {}
+    for name in (experiment, baseline):
+        own = tuple(entry.name for entry in metrics.values() if entry.own)
+        found = case_tables.read_rows(place / "faithfulness" / f"{name}.parquet", image_ids, own) if own else {}
+        for entry in metrics.values():
+            if not entry.own:
+                path = place / "scores" / entry.name / f"{name}.parquet"
+                found |= case_tables.read_rows(path, image_ids, (entry.name,))
+        scores[name] = pd.DataFrame(found, index=image_ids)
+    return choice.gains(scores[experiment], scores[baseline], metrics)
 
 
 def title(baseline: str) -> str:
     """The baseline's name for people."""
-    return METHODS[baseline].title if baseline in METHODS else baseline
+    return methods()[baseline].title if baseline in methods() else baseline
 
 
 def explain(

@@ -13,14 +13,12 @@ import pandas as pd
 
 from fgg.cases.choice import Selection
 from fgg.cases.features import BOOST, SUPPRESS
-from fgg.catalogue import METRICS
 from fgg.errors import FggError
 from fgg.tables import matrix, read_table
 
 MOST_CLASSES = 3  # named per feature and direction
-CASE_COLUMNS = (
-    *("dataset", "experiment", "layer", "category", "rank", "image_id", "composite"),
-    *(f"gain_{name}" for name in METRICS),
+FIRST_COLUMNS = ("dataset", "experiment", "layer", "category", "rank", "image_id", "composite")
+OTHER_COLUMNS = (
     *("true_class", "predicted_class", "confidence", "patch_rank", "patch", "row", "column"),
     *("vanilla_relevance", "gated_relevance", "vanilla_map", "gated_map", "change", "score", "gate"),
     *("feature", "activation", "feature_gradient", "contribution", "direction", "picture"),
@@ -124,7 +122,9 @@ def case_table(
                 for patch_rank, patch in enumerate(explained.most_changed[i], start=1):
                     row = about | {"patch_rank": patch_rank} | _patch(explained, layer, i, int(patch))
                     rows.append(row | {"picture": f"layer_{layer}/{category}/{rank}_{file_name(image_id)}.png"})
-    return pd.DataFrame(rows, columns=list(CASE_COLUMNS)).astype({"feature": "Int64"})
+    columns_of_gains = [f"gain_{name}" for name in gains]
+    names = [*FIRST_COLUMNS, *columns_of_gains, *OTHER_COLUMNS]
+    return pd.DataFrame(rows, columns=names).astype({"feature": "Int64"})
 
 
 def _patch(explained: Explained, layer: int, i: int, patch: int) -> dict:

@@ -7,15 +7,15 @@ above 0 therefore means "gained more than this gate's average image", whether th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import METRICS
 from fgg.data.stratified import keyed_order
 from fgg.errors import FggError
+from fgg.faithfulness.registry import Metric
 
 CATEGORIES = ("improved", "degraded", "random")
 FLOOR = 1e-9  # added to the standard deviation, as in the research code
@@ -29,7 +29,7 @@ class Selection:
     unranked: list[str]
 
 
-def gains(scores: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+def gains(scores: pd.DataFrame, baseline: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
     """Gain of every image (rows, by image id) on every metric (columns); NaN where a score is undefined.
 
     Raises:
@@ -38,7 +38,7 @@ def gains(scores: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     if set(scores.index) != set(baseline.index) or not scores.index.is_unique:
         raise FggError("the scores of the experiment and of the baseline hold other images; run the workflow again")
     reference = baseline.loc[scores.index]
-    found = {name: metric.sign * (scores[name] - reference[name]) for name, metric in METRICS.items()}
+    found = {name: metric.sign * (scores[name] - reference[name]) for name, metric in metrics.items()}
     return pd.DataFrame(found, dtype=np.float64).sort_index()
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fgg import gating
-from fgg.attribution.attribute import Gate
+from fgg.attribution.gate import Gate
 from fgg.cases.prototypes import MOST_FLOATS
 from fgg.models.capture import capture
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from matplotlib import patheffects
 from fgg import plot
 from fgg.cases.features import BOOST, SUPPRESS
 from fgg.cases.layout import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
-from fgg.catalogue import METRICS
 from fgg.report.figures import style
 
 LARGE = 6  # patches across, up to which a number has room in one
@@ -22,16 +21,16 @@ UNSEEN = 0.01  # a change of relevance, of maps from 0 to 1, that nobody would s
 COLOURS = {BOOST: style.VERMILION, SUPPRESS: style.SKY, "": "white"}
 INK = {BOOST: style.VERMILION, SUPPRESS: style.BLUE, "": style.GREY}
 TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "drawn at random"}
-SHORT = {"saco": "SaCo", "faithfulness_correlation": "Faithf. Corr.", "pixel_flipping": "Pixel Flipping"}
 
 
 @dataclass(frozen=True)
 class Names:
-    """Of the experiment and of what it is compared with, for people; and the prototypes' split."""
+    """Of the experiment and of what it is compared with, for people; the prototypes' split; and the metrics' short titles."""
 
     experiment: str
     baseline: str
     split: str
+    metrics: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
             f"{names.experiment}; features of layer {first['layer']}",
             f"true class {start_of(first['true_class'], 35)}, predicted {start_of(first['predicted_class'], 35)}"
             f" (p = {first['confidence']:.2f})",
-            f"gain over {names.baseline}: {_gains(first)} (positive is better)",
+            f"gain over {names.baseline}: {_gains(first, names.metrics)} (positive is better)",
         )
         axes = [place(LEFT + x, top, side, side) for x in (0.0, 1.43, 2.86, 4.86)]
         plot.show(case.picture, axes[0])
@@ -138,8 +137,8 @@ def feature_page(
         save(fig, path)
 
 
-def _gains(row: dict[str, Any]) -> str:
-    parts = [f"{SHORT[name]} {_two(row[f'gain_{name}'])}" for name in METRICS]
+def _gains(row: dict[str, Any], metrics: Mapping[str, str]) -> str:
+    parts = [f"{title} {_two(row[f'gain_{name}'])}" for name, title in metrics.items()]
     return ", ".join(parts) + f"; composite {_two(row['composite'])}"
 
 

@@ -1,6 +1,6 @@
 """Compare all experiments with the baseline: comparison.parquet, comparison.csv and hypotheses.csv.
 
-python -m fgg.comparison --datasets '["elpv"]' --settings JSON --results results --output results
+python -m fgg.comparison --datasets elpv --settings JSON --results results --output results
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fgg.comparison.summary import readable
-from fgg.comparison.tables import comparison, read_notes
+from fgg.comparison.tables import comparison, metrics_of, read_notes
 from fgg.errors import FggError
 from fgg.jobs.command import command
 from fgg.tables import read_json, write_csv, write_table
@@ -22,7 +22,7 @@ from fgg.tables import read_json, write_csv, write_table
 def main(argv: list[str] | None = None) -> None:
     """Read the scores, write the tables, print a short one."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison", description=__doc__.split("\n")[0])
-    parser.add_argument("--datasets", required=True, help="JSON list of dataset names")
+    parser.add_argument("--datasets", required=True, nargs="+", metavar="NAME")
     parser.add_argument(
         "--settings",
         required=True,
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--notes", help="file of JSON, {dataset: {experiment: text}}; goes before --models")
     arguments = parser.parse_args(argv)
 
-    datasets = _json(arguments.datasets, "--datasets")
+    datasets = arguments.datasets
     settings = _json(arguments.settings, "--settings")
     missing = [key for key in ("baseline", "protocol", "precision", "seed", "experiments") if key not in settings]
     missing += [f"experiments.{name}" for name in datasets if name not in settings.get("experiments", {})]
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     write_table(output / "comparison.parquet", table, settings)
     write_csv(output / "comparison.csv", frame)
     write_csv(output / "hypotheses.csv", hypotheses.to_pandas())
-    print("\n".join(readable(frame)))
+    print("\n".join(readable(frame, {name: metrics_of(settings, name) for name in datasets})))
 
 
 def _json(text: str, option: str) -> Any:

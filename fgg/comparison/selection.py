@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import METRICS
-from fgg.comparison.tables import read_scores
+from fgg.comparison.scores import read_scores
+from fgg.comparison.tables import metrics_of
 from fgg.errors import FggError
 from fgg.experiments import candidates
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import command, json_object
 from fgg.statistics.paired import ALPHA, effect_size, holm, paired
 from fgg.tables import write_csv
@@ -38,9 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     chosen, ranking = [], []
     for dataset, grid in arguments.experiments.items():
-        own = rank(arguments.results / dataset / "validation", dataset, candidates(dict(grid)), arguments.settings)
+        place, metrics = arguments.results / dataset, metrics_of(arguments.settings, dataset)
+        own = rank(place / "validation", dataset, candidates(dict(grid)), arguments.settings, metrics)
         ranking += own
-        chosen += confirm(arguments.results / dataset, dataset, own, arguments.settings)
+        chosen += confirm(place, dataset, own, arguments.settings, metrics)
     write_csv(arguments.ranking, pd.DataFrame(ranking))
     write_csv(arguments.output, pd.DataFrame(chosen))
     for row in chosen:
@@ -50,19 +53,21 @@ def main(argv: list[str] | None = None) -> None:
         )
 
 
-def rank(folder: Path, dataset: str, names: list[str], settings: dict[str, Any]) -> list[dict[str, Any]]:
+def rank(
+    folder: Path, dataset: str, names: list[str], settings: dict[str, Any], metrics: Mapping[str, Metric]
+) -> list[dict[str, Any]]:
     """The candidates on the validation split, best first: a row each with the effect size per metric.
 
     Raises:
         FggError: no candidate has an effect size in every metric.
     """
     baseline = settings["baseline"]
-    scores = read_scores(folder / "faithfulness", [baseline, *names], baseline)
+    scores = read_scores(folder, [baseline, *names], baseline, metrics)
     rows: list[dict[str, Any]] = []
     for name in names:
         effects = {
             metric: entry.sign * effect_size((scores[name][metric] - scores[baseline][metric]).dropna().to_numpy())
-            for metric, entry in METRICS.items()
+            for metric, entry in metrics.items()
         }
         mean = float(np.mean(list(effects.values())))
         rows.append(
@@ -77,13 +82,17 @@ def rank(folder: Path, dataset: str, names: list[str], settings: dict[str, Any])
 
 
 def confirm(
-    folder: Path, dataset: str, ranking: list[dict[str, Any]], settings: dict[str, Any]
+    folder: Path,
+    dataset: str,
+    ranking: list[dict[str, Any]],
+    settings: dict[str, Any],
+    metrics: Mapping[str, Metric],
 ) -> list[dict[str, Any]]:
     """The first of the ranking on the explained split: a row per metric."""
     baseline, name = settings["baseline"], ranking[0]["experiment"]
-    scores = read_scores(folder / "faithfulness", [baseline, name], baseline)
+    scores = read_scores(folder, [baseline, name], baseline, metrics)
     rows = []
-    for metric, entry in METRICS.items():
+    for metric, entry in metrics.items():
         key = (settings["seed"], "bootstrap", dataset, name, metric)
         found = paired(scores[name][metric], scores[baseline][metric], entry.sign, key)
         rows.append(

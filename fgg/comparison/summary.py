@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from fgg.catalogue import METRICS
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import command
 from fgg.tables import read_table, write_csv
 
@@ -29,13 +29,18 @@ def summary(comparison: pd.DataFrame) -> pd.DataFrame:
     return comparison.loc[comparison["stratum"] == "all", list(COLUMNS)].reset_index(drop=True)
 
 
-def readable(comparison: pd.DataFrame) -> Iterator[str]:
-    """Lines of text: per dataset the means, with a word where they differ, and per metric the best experiment."""
+def readable(comparison: pd.DataFrame, metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
+    """Lines of text: per dataset the means, with a word where they differ, and per metric the best experiment.
+
+    Args:
+        metrics: dataset -> name -> metric.
+    """
     for dataset, frame in comparison[comparison["stratum"] == "all"].groupby("dataset", sort=False):
         first = frame.iloc[0]
         width = max(map(len, frame["experiment"]))
         yield f"{dataset}: {first['n_images']} images, baseline {first['baseline']}, protocol {first['protocol']}"
-        heads = [f"{m.title} ({'higher' if m.higher_is_better else 'lower'} is better)" for m in METRICS.values()]
+        own = metrics[str(dataset)]
+        heads = [f"{metric.title} ({metric.direction})" for metric in own.values()]
         yield "  ".join(["mean".ljust(width), *heads])
         for name, rows in frame.groupby("experiment", sort=False):
             cells = [_cell(row).ljust(len(head)) for head, (_, row) in zip(heads, rows.iterrows(), strict=True)]
@@ -46,7 +51,7 @@ def readable(comparison: pd.DataFrame) -> Iterator[str]:
             if len(tested):
                 best = tested.loc[tested["improvement"].idxmax()]
                 yield (
-                    f"best {METRICS[metric].title} of {best['n_experiments_tried']} experiments tried: "
+                    f"best {own[str(metric)].title} of {best['n_experiments_tried']} experiments tried: "
                     f"{best['experiment']} ({best['difference']:+.4f}, {best['improvement_pct']:+.1f} %, "
                     f"adjusted p {best['p_adjusted']:.2g})"
                 )

@@ -15,16 +15,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from fgg.catalogue import METRICS
+from fgg.comparison.scores import Scores, read_scores
 from fgg.degeneracy import measured, note
-from fgg.errors import FggError
-from fgg.experiments import experiment_id, is_plain_combined
-from fgg.report.experiment_names import flat
+from fgg.experiments import experiment_id, flat, is_plain_combined
+from fgg.faithfulness.registry import Metric, chosen, defaults
 from fgg.statistics.paired import ALPHA, Row, describe, holm, paired
-from fgg.tables import read_json, read_table
+from fgg.tables import read_json
 
 STRATA = ("all", "correct", "incorrect")  # by label == predicted
-SCORE_COLUMNS = ("image_id", "label", "predicted", *METRICS, "faithfulness_correlation_se", "relevance_ties")
 
 _TEXT, _NUMBER, _COUNT, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _SETTINGS = {
@@ -97,40 +95,20 @@ HYPOTHESES = pa.schema(
     }
 )
 
-Scores = dict[str, pd.DataFrame]
-
-
-def read_scores(folder: str | Path, experiments: Sequence[str], baseline: str) -> Scores:
-    """The faithfulness tables of a dataset, experiment -> frame indexed by image id, all in the same order.
-
-    Raises:
-        FggError: a table is missing or damaged, an image id occurs twice, or the images differ.
-    """
-    scores = {name: _read(Path(folder) / f"{name}.parquet", name) for name in experiments}
-    if baseline not in scores:
-        raise FggError(f"the baseline {baseline!r} is not among the experiments: {', '.join(experiments)}")
-    ids = scores[baseline].index
-    for name, frame in scores.items():
-        missing, extra = len(ids.difference(frame.index)), len(frame.index.difference(ids))
-        if missing or extra:
-            raise FggError(
-                f"experiment {name!r} has not the images of {baseline!r}: {missing} of its {len(ids)} image ids are "
-                f"missing and {extra} are foreign; delete {folder}/{name}.parquet and run the workflow again"
-            )
-    return scores
-
 
 def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[str, Any]) -> tuple[pa.Table, pa.Table]:
     """The tables `COMPARISON` and `HYPOTHESES` of the datasets, in the order of the configuration.
 
-    ``settings`` holds baseline, protocol, precision, seed, experiments {dataset: {id: settings}} and, if there
-    are any, notes {dataset: {id: text}} and skipped {dataset: count}. Scores are read from ``results/{dataset}/faithfulness/``.
+    ``settings`` holds baseline, protocol, precision, seed, experiments {dataset: {id: settings}} and, if there are any,
+    metrics {dataset: [names]} (otherwise the default ones), notes {dataset: {id: text}} and skipped {dataset: count}.
+    Scores are read from ``results/{dataset}/``.
     """
     rows: list[Row] = []
     tests: list[Row] = []
     for dataset in datasets:
         experiments = settings["experiments"][dataset]
-        scores = read_scores(Path(results) / dataset / "faithfulness", list(experiments), settings["baseline"])
+        metrics = metrics_of(settings, dataset)
+        scores = read_scores(Path(results) / dataset, list(experiments), settings["baseline"], metrics)
         notes = _notes(settings, dataset, scores)
         common = {
             "dataset": dataset,
@@ -139,11 +117,12 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
             "protocol": settings["protocol"],
             "precision": settings["precision"],
         }
-        for name, metric in _pairs(experiments):
-            for row in _compare(scores, name, metric, settings, dataset):
-                rows.append(row | common | flat(experiments[name]) | {"note": notes[name]})
+        for name, own in experiments.items():
+            for metric in metrics.values():
+                for row in _compare(scores, name, metric, settings, dataset):
+                    rows.append(row | common | flat(own) | {"note": notes[name]})
         for hypothesis in hypotheses(experiments):
-            for metric in METRICS:
+            for metric in metrics.values():
                 row = _test(scores, hypothesis, metric, settings, dataset)
                 remark = "; ".join(dict.fromkeys(filter(None, (notes[row["experiment"]], notes[row["partner"]]))))
                 tests.append(row | common | flat(experiments[row["experiment"]]) | {"note": remark})
@@ -152,6 +131,11 @@ def comparison(results: str | Path, datasets: Sequence[str], settings: Mapping[s
     for row in tests:
         row["verdict"] = verdict(row)
     return pa.Table.from_pylist(rows, schema=COMPARISON), pa.Table.from_pylist(tests, schema=HYPOTHESES)
+
+
+def metrics_of(settings: Mapping[str, Any], dataset: str) -> dict[str, Metric]:
+    """The metrics of a dataset, by name, from the settings of a comparison."""
+    return chosen(settings.get("metrics", {}).get(dataset) or defaults())
 
 
 def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -190,59 +174,46 @@ def read_notes(models: str | Path, experiments: Mapping[str, Mapping[str, Any]])
     return notes
 
 
-def _read(path: Path, name: str) -> pd.DataFrame:
-    frame = read_table(path, columns=SCORE_COLUMNS).to_pandas()
-    twice = frame["image_id"].duplicated().sum()
-    if twice:
-        raise FggError(f"experiment {name!r}: {twice} image ids of {path} occur more than once; delete the file")
-    return frame.set_index("image_id").sort_index()
-
-
-def _pairs(experiments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    return ((name, metric) for name in experiments for metric in METRICS)
-
-
 def _strata(frame: pd.DataFrame) -> dict[str, np.ndarray]:
     correct = (frame["label"] == frame["predicted"]).to_numpy()
     return {"all": np.ones(len(frame), dtype=bool), "correct": correct, "incorrect": ~correct}
 
 
-def _compare(scores: Scores, name: str, metric: str, settings: Mapping[str, Any], dataset: str) -> Iterator[Row]:
+def _compare(scores: Scores, name: str, metric: Metric, settings: Mapping[str, Any], dataset: str) -> Iterator[Row]:
     """The rows of one experiment and metric, a row per stratum; strata follow the baseline's predictions."""
     own, reference = scores[name], scores[settings["baseline"]]
     for stratum, inside in _strata(reference).items():
         frame = own[inside]
         row = {
             "experiment": name,
-            "metric": metric,
-            "higher_is_better": METRICS[metric].higher_is_better,
+            "metric": metric.name,
+            "higher_is_better": metric.higher_is_better,
             "stratum": stratum,
             "n_images": len(frame),
-            "n_undefined": int(frame[metric].isna().sum()),
+            "n_undefined": int(frame[metric.name].isna().sum()),
             "n_with_ties": int((frame["relevance_ties"] > 0).sum()),
-            "monte_carlo_se": _monte_carlo_se(frame) if metric == "faithfulness_correlation" else np.nan,
+            "monte_carlo_se": _monte_carlo_se(frame[metric.error_column]) if metric.error_column else np.nan,
             "baseline": settings["baseline"],
         }
         if name == settings["baseline"]:
-            described = describe(frame[metric])
+            described = describe(frame[metric.name])
             empty = dict.fromkeys((k for k, kind in _STATISTICS.items() if kind == _NUMBER), np.nan)
             left_out = {"n_left_out": row["n_undefined"], "n_tied": 0}
             yield row | empty | described | left_out | {"baseline_mean": described["mean"], "reason": "the baseline"}
         else:
-            found = paired(
-                frame[metric], reference[inside][metric], METRICS[metric].sign, _key(settings, dataset, name, metric)
-            )
+            key = _key(settings, dataset, name, metric)
+            found = paired(frame[metric.name], reference[inside][metric.name], metric.sign, key)
             yield row | found | {"n": found["n_pairs"]}
 
 
-def _test(scores: Scores, hypothesis: tuple[str, str, str], metric: str, settings: Mapping, dataset: str) -> Row:
+def _test(scores: Scores, hypothesis: tuple[str, str, str], metric: Metric, settings: Mapping, dataset: str) -> Row:
     name, against, partner = hypothesis
     key = _key(settings, dataset, name, metric)
-    found = paired(scores[name][metric], scores[partner][metric], METRICS[metric].sign, key)
+    found = paired(scores[name][metric.name], scores[partner][metric.name], metric.sign, key)
     return found | {
         "experiment": name,
-        "metric": metric,
-        "higher_is_better": METRICS[metric].higher_is_better,
+        "metric": metric.name,
+        "higher_is_better": metric.higher_is_better,
         "against": against,
         "partner": partner,
         "n": found["n_pairs"],
@@ -250,13 +221,13 @@ def _test(scores: Scores, hypothesis: tuple[str, str, str], metric: str, setting
     }
 
 
-def _key(settings: Mapping[str, Any], dataset: str, experiment: str, metric: str) -> tuple[str | int, ...]:
-    return (settings["seed"], "bootstrap", dataset, experiment, metric)
+def _key(settings: Mapping[str, Any], dataset: str, experiment: str, metric: Metric) -> tuple[str | int, ...]:
+    return (settings["seed"], "bootstrap", dataset, experiment, metric.name)
 
 
-def _monte_carlo_se(frame: pd.DataFrame) -> float:
-    """The standard error of the mean that comes from drawing subsets; images are drawn independently."""
-    errors = frame["faithfulness_correlation_se"].dropna()
+def _monte_carlo_se(errors: pd.Series) -> float:
+    """The standard error of the mean that comes from drawing at random; images are drawn independently."""
+    errors = errors.dropna()
     return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else np.nan
 
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from fgg import tables
 from fgg.data.images import decode_unnamed
-from fgg.data.sources import SPLITS, Record, open_source
+from fgg.data.sources.records import SPLITS, Record
+from fgg.data.sources.registry import open_source
 from fgg.data.stratified import apportion, keyed_order
 from fgg.errors import FggError
 from fgg.jobs.command import command, json_object

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from fgg import plot
-from fgg.attribution.attribute import Attribution, Gate, attribute
+from fgg.attribution.attribute import Attribution, attribute
+from fgg.attribution.gate import Gate
+from fgg.attribution.registry import find_method
 from fgg.cases.features import BOOST, SUPPRESS, contributions
-from fgg.catalogue import CONSTRUCTIONS, METHODS
+from fgg.catalogue import CONSTRUCTIONS
 from fgg.errors import FggError
 from fgg.explain.explained_model import Picture, Subject
 from fgg.models.capture import capture
@@ -91,7 +93,7 @@ def explain(
     """Explain one image.
 
     Args:
-        method: one of ``fgg.catalogue.METHODS``.
+        method: one of ``fgg.methods()``, or ``module:function``.
         gate: gates TransMM.
         saes: layer -> SAE, as `fgg.attribute` wants them.
         target: class to explain; None takes the predicted one.
@@ -253,7 +255,7 @@ def _bars(ax: Any, features: Sequence[Feature]) -> None:
 
 def headline(method: str, gate: Gate | None) -> tuple[str, tuple[str, str]]:
     """The picture's title, and the names of the map without a gate and of the gated one."""
-    plain = METHODS[method].title
+    plain = find_method(method).title
     if gate is None:
         return plain, (plain, "")
     layers = ", ".join(map(str, gate.layers))

@@ -7,6 +7,7 @@ per dataset (`responses`) and shared by all experiments (`correlate`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +17,64 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_protocol, check_relevance, class_of
 from fgg.faithfulness.perturbation import Perturber
+from fgg.faithfulness.registry import metric
 from fgg.randomness import generator
 
 # Below this standard deviation the research code calls a series constant.
 THESIS_CONSTANT = 1e-10
+
+
+@dataclass(frozen=True)
+class Responses:
+    """The model's answers to random patch subsets of a batch.
+
+    Attributes:
+        subsets: int64 (B, trials, runs, k), the patches that were filled together.
+        drops: (B, trials, runs), how much the logit fell.
+    """
+
+    subsets: Tensor
+    drops: Tensor
+
+
+@metric(
+    name="faithfulness_correlation",
+    title="Faithfulness Correlation",
+    short="Faithf. Corr.",
+    citation="Bhatt et al. 2020, Evaluating and Aggregating Feature-based Model Explanations",
+    higher_is_better=True,
+    lowest=-1.0,
+    highest=1.0,
+    quantity="Spearman correlation (−1 to 1)",
+    definition="does the summed relevance of random patch subsets rank the drops of the logit?",
+    assumes="relevance adds up over patches; few runs make it noisy",
+    passes="runs x trials, shared by all experiments",
+    needs=("responses",),
+    settings={
+        "runs": {"description": "Random subsets per trial.", "type": "integer", "minimum": 3, "default": 20},
+        "trials": {"description": "Trials that are averaged.", "type": "integer", "minimum": 1, "default": 3},
+        "subset_size": {"description": "Patches per subset.", "type": "integer", "minimum": 1, "default": 20},
+    },
+    columns={
+        "faithfulness_correlation_sd": "standard deviation over trials",
+        "faithfulness_correlation_se": "standard error of the mean over trials",
+        "faithfulness_correlation_undefined": "trials without a value",
+    },
+    default=True,
+    place=2,
+)
+def faithfulness_correlation_scores(
+    relevance: Tensor, responses: Responses, protocol: str, runs: int = 20, trials: int = 3, subset_size: int = 20
+) -> dict[str, Tensor]:
+    """The mean over trials, their spread, the mean's error, and the undefined trials."""
+    scores = correlate(relevance, responses.subsets, responses.drops, protocol)
+    spread = scores.std(1, correction=1) if trials > 1 else torch.full_like(scores[:, 0], torch.nan)
+    return {
+        "faithfulness_correlation": scores.mean(1),
+        "faithfulness_correlation_sd": spread,
+        "faithfulness_correlation_se": spread / trials**0.5,
+        "faithfulness_correlation_undefined": scores.isnan().sum(1),
+    }
 
 
 def draw_subsets(

@@ -11,7 +11,36 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
+from fgg.faithfulness.registry import metric
 from fgg.models.vit import patch_size
+
+
+@metric(
+    name="pixel_flipping",
+    title="Pixel Flipping",
+    citation="Bach et al. 2015, On Pixel-Wise Explanations for Non-Linear Classifier Decisions",
+    higher_is_better=False,
+    lowest=0.0,
+    highest=1.0,
+    quantity="area under p(class) (0 to 1)",
+    definition="how small is the area under the probability while patches are filled, most relevant first?",
+    assumes="a filled patch carries no information; only the order of the patches counts",
+    passes="one per step",
+    settings={
+        "patches_per_step": {
+            "description": "Patches removed per step.", "type": "integer", "minimum": 1, "default": 1,
+        },
+    },
+    columns={"pixel_flipping_curve": "probability of the class after each step, the clean image's first"},
+    default=True,
+    place=3,
+)  # fmt: skip
+def pixel_flipping_scores(
+    engine: Perturber, relevance: Tensor, target: Tensor, protocol: str, patches_per_step: int = 1
+) -> dict[str, Tensor]:
+    """The area under the curve, and the curve."""
+    found = evaluate(engine, relevance, target, patches_per_step, protocol=protocol)
+    return {"pixel_flipping": found.auc, "pixel_flipping_curve": found.curve.float()}
 
 
 @dataclass

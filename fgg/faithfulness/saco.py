@@ -11,9 +11,47 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
 from fgg.faithfulness.perturbation import Perturber
-from fgg.faithfulness.settings_checks import bins_fault
+from fgg.faithfulness.registry import metric
+from fgg.faithfulness.settings_checks import bins_fault, number_of_bins
 
 PATCHES_PER_BIN = 4
+
+
+@metric(
+    name="saco",
+    title="SaCo",
+    citation="Wu et al. 2024, On the Faithfulness of Vision Transformer Explanations",
+    higher_is_better=True,
+    lowest=-1.0,
+    highest=1.0,
+    quantity="SaCo (−1 to 1)",
+    definition="do more relevant bins of patches cause larger drops of the probability?",
+    assumes="bins act on the probability one at a time; differences of relevance mean something, not only its order",
+    passes="one per bin",
+    settings={
+        "patches_per_bin": {
+            "description": "Patches per bin; ignored when `bins` is given.", "type": "integer", "minimum": 1, "default": 4,
+        },
+        "bins": {
+            "description": "Number of bins; null derives it from patches_per_bin.",
+            "type": ["integer", "null"], "minimum": 2, "default": None,
+        },
+    },
+    columns={"saco_equal_drops": "pairs of bins with equal drops"},
+    default=True,
+    place=1,
+)  # fmt: skip
+def saco_scores(
+    engine: Perturber,
+    relevance: Tensor,
+    target: Tensor,
+    protocol: str,
+    patches_per_bin: int = PATCHES_PER_BIN,
+    bins: int | None = None,
+) -> dict[str, Tensor]:
+    """SaCo of a batch, and its pairs of equal drops."""
+    found = evaluate(engine, relevance, target, number_of_bins(engine.patches, patches_per_bin, bins), protocol)
+    return {"saco": found.score, "saco_equal_drops": found.equal_drops}
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import Any
 FEWEST_BINS = {"corrected": 2, "thesis": 1}
 
 
-def number_of_bins(patches: int, settings: Mapping[str, Any]) -> int:
+def number_of_bins(patches: int, patches_per_bin: int, bins: int | None) -> int:
     """The number of bins from the settings of ``metrics.saco``."""
-    return settings["bins"] or -(-patches // settings["patches_per_bin"])
+    return bins or -(-patches // patches_per_bin)
 
 
 def bins_fault(bins: int, patches: int, protocol: str) -> str:
@@ -24,11 +24,15 @@ def bins_fault(bins: int, patches: int, protocol: str) -> str:
 
 def faults(metrics: Mapping[str, Any], patches: int, protocol: str) -> Iterator[tuple[str, str]]:
     """Settings of ``metrics`` that do not fit: key and why."""
-    if fault := bins_fault(number_of_bins(patches, metrics["saco"]), patches, protocol):
-        yield "saco", fault
-    subset_size = metrics["faithfulness_correlation"]["subset_size"]
-    if subset_size >= patches:
-        yield "faithfulness_correlation.subset_size", f"{subset_size} must be below the {patches} patches of an image"
-    step = metrics["pixel_flipping"]["patches_per_step"]
-    if step > patches:
-        yield "pixel_flipping.patches_per_step", f"{step} is more than the {patches} patches of an image"
+    if own := metrics.get("saco"):
+        bins = number_of_bins(patches, own["patches_per_bin"], own["bins"])
+        if fault := bins_fault(bins, patches, protocol):
+            yield "saco", fault
+    if own := metrics.get("faithfulness_correlation"):
+        size = own["subset_size"]
+        if size >= patches:
+            yield "faithfulness_correlation.subset_size", f"{size} must be below the {patches} patches of an image"
+    if own := metrics.get("pixel_flipping"):
+        step = own["patches_per_step"]
+        if step > patches:
+            yield "pixel_flipping.patches_per_step", f"{step} is more than the {patches} patches of an image"

@@ -83,6 +83,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "experiment": {"type": json_object, "required": True, "help": "JSON: method, gate, control"},
     "settings": {"type": json_object, "required": True, "help": "JSON"},
     "output": {"type": Path, "required": True, "help": "table to write"},
+    "code": {"default": "", "metavar": "HASH", "help": "hash of the code that makes the table, kept in its metadata"},
     "shard": {"type": Shard.parse, "default": WHOLE, "metavar": "K-of-N", "help": "one of N groups of images"},
 }
 

@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from fgg.errors import FggError
 from fgg.jobs.command import command
-from fgg.tables import matrix, read_settings, read_table, write_table
+from fgg.tables import as_table, matrix, read_made_from, read_settings, read_table, write_table
 
 
-def write_empty(path: str | Path, settings: Mapping[str, Any]) -> None:
+def write_empty(path: str | Path, settings: Mapping[str, Any], made_from: Mapping[str, Any] | None = None) -> None:
     """Write the table of a shard without images."""
-    write_table(path, {"image_id": pa.array([], pa.string())}, settings)
+    write_table(path, {"image_id": pa.array([], pa.string())}, settings, made_from)
 
 
 def merge(shards: Sequence[str | Path], output: str | Path) -> None:
@@ -27,10 +27,10 @@ def merge(shards: Sequence[str | Path], output: str | Path) -> None:
     Raises:
         FggError: they were made with different settings, have different columns or share an image, or all are empty.
     """
-    made = read_settings(shards[0])
+    made = read_settings(shards[0]), read_made_from(shards[0])
     tables: list[pa.Table] = []
     for path in shards:
-        if json.dumps(read_settings(path), sort_keys=True) != json.dumps(made, sort_keys=True):
+        if json.dumps((read_settings(path), read_made_from(path)), sort_keys=True) != json.dumps(made, sort_keys=True):
             raise FggError(f"{path} and {shards[0]} were made with different settings; delete both and run it again")
         table = read_table(path)
         if not len(table):
@@ -46,17 +46,20 @@ def merge(shards: Sequence[str | Path], output: str | Path) -> None:
         if seen & own:
             raise FggError(f"the image {min(seen & own)} is in two shards; delete them and run the workflow again")
         seen |= own
-    write_table(output, _columns(pa.concat_tables(tables)), made)
+    write_table(output, join_tables(tables), *made)
 
 
-def _columns(table: pa.Table) -> dict[str, Any]:
-    """The columns as the jobs had them when they wrote: lists as arrays (rows, k), anything else without chunks."""
-    return {
-        field.name: matrix(table, field.name)
-        if pa.types.is_fixed_size_list(field.type)
-        else table[field.name].combine_chunks()
-        for field in table.schema
-    }
+def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
+    """Tables with the same columns, one after the other, as if they had been made as one."""
+    whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
+    return as_table(
+        {
+            field.name: matrix(whole, field.name)
+            if pa.types.is_fixed_size_list(field.type)
+            else whole[field.name].combine_chunks()
+            for field in whole.schema
+        }
+    )
 
 
 @command

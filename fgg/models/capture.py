@@ -34,6 +34,7 @@ class Captured:
         attention: per block the mean of A over heads, (B, T, T); empty when not asked for.
         residuals: layer -> output of the block, (B, T, D).
         gradients: layer -> dz / d residual, (B, T, D).
+        input_gradient: dz / d images, (B, C, H, W); None when not asked for.
     """
 
     logits: Tensor
@@ -42,6 +43,7 @@ class Captured:
     attention: list[Tensor] = field(default_factory=list)
     residuals: dict[int, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
+    input_gradient: Tensor | None = None
 
     @property
     def predicted(self) -> Tensor:
@@ -89,6 +91,7 @@ def capture(
     attention: bool = False,
     layers: Sequence[int] = (),
     gradients: Sequence[int] | None = None,
+    input_gradient: bool = False,
     weigh: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Captured:
     """Run the model on normalised images (B, C, H, W) and keep what is asked for.
@@ -99,6 +102,7 @@ def capture(
         attention: keep the head-averaged attention of every block.
         layers: keep the residual stream after these blocks.
         gradients: keep the gradients after these blocks (default: the same layers).
+        input_gradient: keep the gradient with respect to the images.
         weigh: given a block and its input (B, T, D), weights (B, H, T) of the columns inside ``cams``.
 
     Raises:
@@ -108,9 +112,11 @@ def capture(
     with torch.inference_mode(False):
         # A tensor made in inference mode cannot enter a graph; a copy of it can.
         images = images.clone() if images.is_inference() else images.detach()
+        if input_gradient:
+            images = images.clone().requires_grad_()
     wanted = tuple(layers) if gradients is None else tuple(gradients)
     check_layers(model, (*layers, *wanted))
-    backward = cams or bool(wanted)
+    backward = cams or bool(wanted) or input_gradient
     found = Captured(images.new_empty(0), images.new_empty(0, dtype=torch.long))
     per_block: dict[str, list[Tensor | None]] = {name: [None] * len(model.blocks) for name in ("cams", "attention")}
 
@@ -180,6 +186,8 @@ def capture(
         found.target = found.predicted if target is None else check_target(target, found.logits)
         if backward:
             logits.gather(1, found.target[:, None]).sum().backward()
+    if input_gradient:
+        found.input_gradient = images.grad
     if cams:
         found.cams = [c for c in per_block["cams"] if c is not None]
     if attention:

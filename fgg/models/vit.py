@@ -129,13 +129,32 @@ def patch_size(model: VisionTransformer) -> tuple[int, int]:
     return int(height) // int(rows), int(width) // int(columns)
 
 
+def at_patches(model: VisionTransformer, tokens: Tensor) -> Tensor:
+    """The patches' part of values per token: (B, T, …) to (B, N, …); prefix tokens come first."""
+    return tokens[:, model.num_prefix_tokens :]
+
+
+def patches_of(model: VisionTransformer, images: Tensor) -> int:
+    """N for these images, whose size may differ from the model's own."""
+    height, width = patch_size(model)
+    return (images.shape[2] // height) * (images.shape[3] // width)
+
+
 def reads_class_token(model: VisionTransformer) -> bool:
     """Whether the head reads the class token (otherwise it pools the patches)."""
     return model.cls_token is not None and model.global_pool == "token" and model.attn_pool is None
 
 
-def readout(model: VisionTransformer, batch: int, tokens: int, like: Tensor) -> Tensor:
-    """The row of the identity that the head reads, (B, T): the class token's, or the mean of the patches'."""
+def readout(model: VisionTransformer, like: Tensor) -> Tensor:
+    """The row of the identity that the head reads: the class token's, or the mean of the patches'.
+
+    Args:
+        like: (B, T, …), whose batch, tokens, dtype and device the row takes.
+
+    Returns:
+        (B, T).
+    """
+    batch, tokens = like.shape[:2]
     row = like.new_zeros(batch, tokens)
     if reads_class_token(model):
         row[:, 0] = 1

@@ -5,20 +5,53 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+
+from fgg.errors import FggError
+from fgg.registry import source_file
 
 
 @functools.cache
 def code_hash(module: str, folder: str) -> str:
     """A hash of a module and of all the package's modules it imports; comments and layout do not count."""
+    return _hash(module, Path(folder), lambda name: True)
+
+
+def foreign_hash(module: str) -> str:
+    """The same of a module of another package, and of what it imports from its own folder or package.
+
+    Raises:
+        FggError: there is no such module.
+    """
+    root = importable_root(module)
+    own = module.split(".")[0]
+    installed = {"site-packages", "dist-packages"} & set(root.parts)
+    return _hash(module, root, lambda name: name == own if installed else name != "fgg")
+
+
+def importable_root(module: str) -> Path:
+    """The folder from which a module is imported.
+
+    Raises:
+        FggError: there is no such module.
+    """
+    file = source_file(module)
+    if file is None:
+        raise FggError(f"there is no module {module!r} in the working folder or on Python's path")
+    return file.parents[len(module.split(".")) - (file.name != "__init__.py")].resolve()
+
+
+def _hash(module: str, folder: Path, follow: Callable[[str], bool]) -> str:
+    """The hash of a module in a folder, and of the modules there that it imports, if their first name is one to follow."""
     found: dict[str, str] = {}
     names = {module}
     while names:
-        file = _file(Path(folder), names.pop())
+        file = _file(folder, names.pop())
         if file and str(file) not in found:
             own = file.relative_to(folder).with_suffix("").parts
             found[str(file)], imported = _code(file.read_text(encoding="utf-8"), own[:-1])
-            names |= imported
+            names |= {name for name in imported if follow(name.split(".")[0])}
     return hashlib.sha256("".join(found[file] for file in sorted(found)).encode()).hexdigest()[:12]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jsonschema.exceptions import ValidationError
 
+from fgg.attribution.registry import methods
+from fgg.data.sources.registry import sources
 from fgg.errors import FggError
 
 KINDS = {
@@ -20,6 +22,11 @@ KINDS = {
     "array": "a list",
     "object": "a mapping (keys with values)",
     "null": "null",
+}
+# Registry -> its names, and whether module:function is allowed as well.
+NAMES: dict[str, tuple[Callable[[], Mapping[str, Any]], bool]] = {
+    "attribution methods": (methods, True),
+    "sources": (sources, False),
 }
 LARGEST = 2**63  # integers beyond it fit no table
 EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
@@ -60,13 +67,19 @@ def explain(error: ValidationError, where: str = "") -> str:
     found, rule = error.instance, error.validator_value
     if error.validator == "additionalProperties" and isinstance(found, dict):
         allowed = sorted(error.schema["properties"])
-        unknown = ", ".join(f"{key!r}{near(key, allowed)}" for key in found if key not in allowed)
+        patterns = error.schema.get("patternProperties", {})
+        others = [key for key in found if key not in allowed and not any(re.search(each, key) for each in patterns)]
+        unknown = ", ".join(f"{key!r}{near(key, allowed)}" for key in others)
         return f"{place}: unknown key {unknown}; allowed: {', '.join(allowed)}"
     if error.validator == "required":
         lacking = [key for key in rule if key not in found]
         return f"{place}: the key {', '.join(map(repr, lacking))} is missing"
     if error.validator == "enum":
         return f"{place}: {shown(found)} is not allowed{near(found, rule)}; choose from: {', '.join(map(str, rule))}"
+    if error.validator == "registry":
+        names, foreign = NAMES[str(rule)]
+        more = ", or module:function" if foreign else ""
+        return f"{place}: {shown(found)} is not allowed{near(found, names())}; choose from: {', '.join(names())}{more}"
     if "propertyNames" in error.absolute_schema_path:
         return (
             f"{place}: the name {found!r} is not allowed; names are letters, digits, _ and -, and begin with a letter "

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError, validators
 
 from fgg.data.locations import weights_faults
+from fgg.errors import FggError
 from fgg.experiments import Config, candidates, dataset_config, experiments, needs_sae, prototype_split
 from fgg.faithfulness import settings_checks
-from fgg.pipeline.config_messages import explain, near, refuse, unfit
+from fgg.faithfulness.registry import GIVEN, chosen, metrics, switched_on
+from fgg.pipeline.config_messages import NAMES, explain, near, refuse, unfit
+from fgg.registry import REFERENCE, is_reference
 
-STUDIES = ("imagenet", "hyperkvasir", "covidquex")  # sources that are downloaded
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
 
 
@@ -30,7 +32,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
     rules = _rules(Path(schema))
     refuse(unfit(config))
     filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
-    faults = [explain(error) for error in Draft202012Validator(rules).iter_errors(filled)]
+    faults = [explain(error) for error in _Validator(rules).iter_errors(filled)]
     if not faults:
         for name in filled["datasets"]:
             faults += _check_overrides(filled, name, rules)
@@ -42,7 +44,45 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
 
 @functools.cache
 def _rules(schema: Path) -> Any:
-    return yaml.safe_load(schema.read_text(encoding="utf-8"))
+    """The schema, with what the registries know in the places that name them."""
+    return _filled(yaml.safe_load(schema.read_text(encoding="utf-8")))
+
+
+def _filled(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_filled(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if schema.get("registry") == "metrics":
+        return {**schema, **_metric_rules()}
+    return {key: _filled(value) for key, value in schema.items()}
+
+
+def _metric_rules() -> Any:
+    """The rules of ``metrics``: a block for each metric of this package, and for functions of others."""
+    blocks = {
+        name: {
+            "description": f"{entry.title}: {entry.definition}",
+            "type": ["object", "null"],
+            "additionalProperties": False,
+            "properties": dict(entry.settings),
+            **({"default": {}} if entry.default else {}),
+        }
+        for name, entry in metrics().items()
+    }
+    others = {REFERENCE.pattern: {"description": "Settings of a metric of one's own.", "type": ["object", "null"]}}
+    return {"properties": blocks, "patternProperties": others, "additionalProperties": False}
+
+
+def _known(_validator: Any, registry: str, found: Any, _schema: Any) -> Iterator[ValidationError]:
+    """The keyword ``registry`` of the schema: a name that a registry knows."""
+    if registry in NAMES and isinstance(found, str):
+        own, foreign = NAMES[registry]
+        if found not in own() and not (foreign and is_reference(found)):
+            yield ValidationError(f"{found!r} is unknown")
+
+
+_Validator = validators.extend(Draft202012Validator, {"registry": _known})
 
 
 def known_depth(model: Mapping[str, Any]) -> Any:
@@ -78,7 +118,7 @@ def _check_overrides(config: Config, name: str, rules: Any) -> Iterator[str]:
     """Validate a dataset's experiments and metrics as they are after merging."""
     merged = dataset_config(config, name)
     for part in ("experiments", "metrics"):
-        validator = Draft202012Validator({**rules["$defs"][part], "$defs": rules["$defs"]})
+        validator = _Validator({**rules["$defs"][part], "$defs": rules["$defs"]})
         for error in validator.iter_errors(merged[part]):
             yield explain(error, f"datasets.{name}.{part}.").replace("..", ".")
 
@@ -123,7 +163,12 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
         yield f"{place}.path: missing; an image_folder needs the folder with the images"
     if abs(sum(own["fractions"].values()) - 1) > 1e-9:
         yield f"{place}.fractions: {own['fractions']} do not add up to 1"
-    grid = experiments(config, name)
+    try:
+        grid = experiments(config, name)
+    except FggError as error:
+        yield f"{place}: {error}"
+        return
+    yield from (f"{place}.metrics{fault}" for fault in _metric_faults(own["metrics"]))
     if not grid:
         yield f"experiments: none for dataset {name!r}; name `baselines`, or `gated.layers`"
         return
@@ -132,12 +177,6 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if config["baseline"] not in grid:
         some = ", ".join(sorted(grid)[:30])
         yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {some}"
-    if (
-        "sharpened" in own["experiments"]["controls"]
-        and "transmm" not in grid
-        and any("gate" in e for e in grid.values())
-    ):
-        yield "experiments.controls: 'sharpened' starts from transmm; add it to `baselines`"
     if config["select"]["enabled"]:
         if own["split"] == "val":
             yield f"{place}.split: 'val' is what `select` chooses on; explain another split"
@@ -179,3 +218,24 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             f"{sorted(missing)}; add them, or take them out of experiments.gated.layers"
         )
     yield from (f"{place}.{fault}" for fault in weights_faults(own))
+
+
+def _metric_faults(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Faults of a data set's ``metrics`` that the schema does not know of: those of functions of other packages."""
+    try:
+        found = chosen(switched_on(settings))
+    except FggError as error:
+        yield f": {error}"
+        return
+    if not found:
+        yield f": all are switched off; keep one of {', '.join(metrics())}"
+    for entry in found.values():
+        if entry.own:
+            continue
+        rules = {"type": "object", "properties": dict(entry.settings)}
+        for fault in Draft202012Validator(rules).iter_errors(settings[entry.reference]):
+            yield f".{explain(fault, f'{entry.reference}.')}"
+        known = [name for name in entry.declaration.parameters if name not in GIVEN]
+        for key in settings[entry.reference]:
+            if key not in known:
+                yield f".{entry.reference}: unknown key {key!r}{near(key, known)}; allowed: {', '.join(known) or 'none'}"

@@ -43,3 +43,11 @@ def use_environment(folder: str) -> None:
     python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
     os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([inherited] if inherited else [])])
+
+
+def add_to_path(folder: Path) -> None:
+    """Let jobs import modules from a folder, after what they find already."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    installed = any(Path(place).resolve() == folder for place in sys.path if "-packages" in place)
+    if str(folder) not in known and not installed:
+        os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), str(folder)])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fgg.data import locations
-from fgg.pipeline.configuration import STUDIES
+from fgg.data.sources.registry import sources as known_sources
 from fgg.pipeline.job_settings import as_json
 
 
@@ -45,7 +45,7 @@ def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[
             where = f"the table of sources has no {download[0]!r}" if download else f"seen from {Path.cwd()}"
             faults.append(f"datasets.{dataset}.{key}: {path} does not exist ({where})")
     source = settings["source"]
-    if source in STUDIES and not settings["path"] and source not in sources:
+    if known_sources()[source].downloaded and not settings["path"] and source not in sources:
         faults.append(f"datasets.{dataset}.source: the table of sources has no {source!r}; set `path`")
     return faults
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from fgg.errors import FggError
 from fgg.jobs.liveness import RUN
 
 FOLDER = Path(".snakemake")
+SHARED = FOLDER / "fgg" / "shared"  # what the jobs of a run share (fgg.jobs.shared_work)
 FAILED_LOG = re.compile(r"^\s+log: (.+) \(check log file", re.MULTILINE)
 TELLING = ("error: ", "Error: ", "Traceback")
 
@@ -88,6 +90,11 @@ def claim(folder: Path) -> None:
         raise FggError(BUSY.format(owner=owner, folder=folder))
     _sign(file)
     _held.append(file)
+
+
+def tidy(shared: Path) -> None:
+    """Remove what the jobs of a finished run have shared."""
+    shutil.rmtree(shared, ignore_errors=True)
 
 
 def _tell(folder: Path) -> None:

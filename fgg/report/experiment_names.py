@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from fgg.catalogue import CONSTRUCTIONS, METHODS, METRICS
+from fgg.attribution.registry import find_method
+from fgg.catalogue import CONSTRUCTIONS
+from fgg.errors import FggError
+from fgg.experiments import EXTERNAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,42 +26,6 @@ PARTNER_TITLES = {
     "sharpened": "sharpened TransMM",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
 GROUPS = ("Baselines", "Gated", "Controls")
-# The figures of a dataset, in the order of the report: name of the file -> title.
-FIGURES = {
-    "overview": "Overview of the maps",
-    **{name: metric.title for name, metric in METRICS.items()},
-    "hypotheses": "Hypotheses",
-    "paired_differences": "Paired differences",
-    "heat_map": "Layers and constructions",
-    "pixel_flipping_curves": "Pixel Flipping curves",
-    "gates": "Gates",
-    "sae_quality": "Quality of the SAEs",
-    "sampling_error": "Error of Faithfulness Correlation",
-}
-# The pages of the report: name of the file -> category and title. Some are there only where they are switched on.
-PAGES = {
-    "README": ("Headline", "Results in words"),
-    "summary": ("Tables", "Summary"),
-    "hypotheses": ("Tables", "Hypotheses"),
-    "comparison": ("Tables", "All statistics"),
-    "selection": ("Tables", "Selection"),
-    "selection_ranking": ("Tables", "Selection, all candidates"),
-    "sanity": ("Tables", "Sanity checks"),
-    "cases": ("Tables", "Case studies, patch by patch"),
-    "features": ("Tables", "Features"),
-    "configuration": ("Run", "Configuration"),
-    "versions": ("Run", "Versions and machine"),
-}
-
-
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """An experiment's settings as table cells; layers (1, 2) become ``1+2``, and what a method lacks is None."""
-    gate = settings.get("gate")
-    if not gate:
-        empty = ("layers", "construction", "clamp_max", "alpha", "shuffle_decoder")
-        return {"method": settings["method"], **dict.fromkeys(empty), "control": settings.get("control")}
-    layers = "+".join(str(layer) for layer in gate["layers"])
-    return {"method": settings["method"], **gate, "layers": layers, "control": settings.get("control")}
 
 
 def group(cells: Mapping[str, Any]) -> str:
@@ -71,11 +38,21 @@ def group(cells: Mapping[str, Any]) -> str:
 def kind(cells: Mapping[str, Any]) -> str:
     """What distinguishes an experiment from its neighbours on the same layers, such as ``activation × gradient``."""
     if not cells["construction"]:
-        title = METHODS[cells["method"]].title if cells["method"] in METHODS else cells["method"]
+        title = _method_title(cells)
         return f"{title}, {CONTROL_TITLES.get(cells['control'], cells['control'])}" if cells["control"] else title
     if cells["control"]:
         return CONTROL_TITLES.get(cells["control"], cells["control"])
     return "shuffled decoder" if cells["shuffle_decoder"] else PARTNER_TITLES[cells["construction"]]
+
+
+def _method_title(cells: Mapping[str, Any]) -> str:
+    """The method's title; of maps that were given, the experiment's own name."""
+    if cells["method"] == EXTERNAL:
+        return str(cells.get("experiment", "given maps")).split("-randomized")[0]
+    try:
+        return find_method(cells["method"]).title
+    except FggError:  # a method of another package, which is not there any more
+        return cells["method"]
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 
-from fgg.catalogue import METRICS
 from fgg.errors import FggError
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import command
 from fgg.report.experiment_names import PARTNER_TITLES
+from fgg.report.metrics_shown import metrics_in
 from fgg.statistics.paired import ALPHA, FEWEST
 from fgg.tables import atomic, read_csv
 
@@ -45,11 +46,12 @@ def main(argv: list[str] | None = None) -> None:
         temporary.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", before), encoding="utf-8")
 
 
-def words(hypotheses: pd.DataFrame) -> Iterator[str]:
+def words(hypotheses: pd.DataFrame, known: Mapping[str, Metric] | None = None) -> Iterator[str]:
     """Lines of Markdown: per dataset a sentence for each metric, and a table of all named comparisons."""
     from scipy import stats
 
     for dataset, frame in hypotheses.groupby("dataset", sort=False):
+        metrics = metrics_in(frame, known)
         gates = list(dict.fromkeys(frame["experiment"]))
         tried = frame["n_experiments_tried"].iloc[0]
         yield (
@@ -58,13 +60,13 @@ def words(hypotheses: pd.DataFrame) -> Iterator[str]:
         )
         yield ""
         for metric, rows in frame.groupby("metric", sort=False):
-            yield f"- {METRICS[metric].title}: {sentence(rows)}"
+            yield f"- {metrics[metric].title}: {sentence(rows)}"
         yield ""
-        yield "| gated layers | against | " + " | ".join(m.title for m in METRICS.values()) + " |"
-        yield "|---|---|" + "---|" * len(METRICS)
+        yield "| gated layers | against | " + " | ".join(m.title for m in metrics.values()) + " |"
+        yield "|---|---|" + "---|" * len(metrics)
         for (_, against), rows in frame.groupby(["experiment", "against"], sort=False):
             first = rows.iloc[0]
-            cells = [cell(rows[rows["metric"] == metric]) for metric in METRICS]
+            cells = [cell(rows[rows["metric"] == metric]) for metric in metrics]
             where = first["layers"] + _strength(first, frame)
             yield f"| {where} | {PARTNER_TITLES.get(against, against)} | " + " | ".join(cells) + " |"
         yield ""

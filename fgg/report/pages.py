@@ -26,7 +26,7 @@ import yaml
 
 from fgg.comparison.summary import SETTINGS, summary
 from fgg.jobs.command import command, json_object
-from fgg.report.experiment_names import PAGES
+from fgg.report.contents import pages
 from fgg.report.html import document, markdown, table_page, text_page
 from fgg.tables import atomic, read_csv, read_table
 
@@ -117,7 +117,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--results", required=True, type=Path, help="folder with the tables, README.md and case studies"
     )
-    parser.add_argument("--pages", required=True, nargs="+", choices=list(PAGES), metavar="NAME", help=", ".join(PAGES))
+    parser.add_argument(
+        "--pages", required=True, nargs="+", choices=list(pages()), metavar="NAME", help=", ".join(pages())
+    )
     parser.add_argument("--cases", nargs="*", default=[], type=Path, help="folders with cases.csv and features.csv")
     parser.add_argument("--configuration", required=True, type=json_object, help="JSON: all settings of the run")
     parser.add_argument("--output", required=True, type=Path, help="folder for the pages")
@@ -129,8 +131,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def page(name: str, results: Path, cases: list[Path], configuration: Any) -> str:
-    """One of `PAGES` as HTML."""
-    title = PAGES[name][1]
+    """One of `fgg.report.contents.pages` as HTML."""
+    title = pages()[name][1]
     if name == "README":
         return text_page(title, (results / "README.md").read_text(encoding="utf-8"))
     if name == "configuration":

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from fgg.catalogue import CONSTRUCTIONS, METRICS
+from fgg.catalogue import CONSTRUCTIONS
+from fgg.comparison.tables import metrics_of
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import command, json_object
-from fgg.report.experiment_names import FIGURES
+from fgg.report.contents import figures
 from fgg.report.figures.sae_quality import quality
 from fgg.report.headline import words
-from fgg.tables import atomic, read_csv, read_json, read_table
+from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
 
 POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
 STATUS = {
@@ -50,22 +52,39 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     comparison = read_table(arguments.comparison).to_pandas()
     hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
-    text = "\n".join(readme(comparison, hypotheses, arguments.data, arguments.splits))
+    settings = read_settings(arguments.comparison)
+    metrics = {name: metrics_of(settings, name) for name in arguments.splits}
+    text = "\n".join(readme(comparison, hypotheses, arguments.data, arguments.splits, metrics))
     with atomic(arguments.output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, splits: Mapping[str, str]) -> Iterator[str]:
-    """Lines of Markdown: the headline, what was run, what is missing, where to look."""
+def readme(
+    comparison: pd.DataFrame,
+    hypotheses: pd.DataFrame,
+    data: Path,
+    splits: Mapping[str, str],
+    metrics: Mapping[str, Mapping[str, Metric]],
+) -> Iterator[str]:
+    """Lines of Markdown: the headline, what was run, what is missing, where to look.
+
+    Args:
+        data: folder with prepared/, models/ and saes/.
+        splits: dataset -> the split that is explained.
+        metrics: dataset -> name -> metric.
+    """
     frame = comparison[comparison["stratum"] == "all"]
     origins = {str(dataset): _origin(str(dataset), rows, data) for dataset, rows in frame.groupby("dataset")}
     yield from ("# Results", "", "## Headline", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
         own = hypotheses[hypotheses["dataset"] == dataset]
         if own.empty:
-            yield from (f"On `{dataset}`: the grid has no combined gate to test. {_best(rows)}", "")
+            yield from (
+                f"On `{dataset}`: the grid has no combined gate to test. {_best(rows, metrics[str(dataset)])}",
+                "",
+            )
         else:
-            yield from words(own)
+            yield from words(own, metrics[str(dataset)])
             yield ""
     yield from ("## What was run", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
@@ -73,15 +92,16 @@ def readme(comparison: pd.DataFrame, hypotheses: pd.DataFrame, data: Path, split
         yield ""
     yield from ("## What is missing or means nothing", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
-        yield from _missing(str(dataset), rows, origins[str(dataset)], splits[str(dataset)])
+        own, split = origins[str(dataset)], splits[str(dataset)]
+        yield from _missing(str(dataset), rows, own, split, metrics[str(dataset)])
     yield from ("", "## Where to look", "")
-    yield from _where(list(dict.fromkeys(frame["dataset"])))
+    yield from _where(metrics)
 
 
-def _best(rows: pd.DataFrame) -> str:
+def _best(rows: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
     """The best experiment by each metric, where there is no hypothesis."""
     parts = []
-    for name, metric in METRICS.items():
+    for name, metric in metrics.items():
         own = rows[(rows["metric"] == name) & rows["mean"].notna()]
         if len(own):
             best = own.loc[(metric.sign * own["mean"]).idxmax()]
@@ -143,13 +163,15 @@ def _layers(rows: pd.DataFrame) -> set[int]:
     return {int(layer) for layers in rows["layers"].dropna() for layer in layers.split("+") if layer}
 
 
-def _missing(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
+def _missing(
+    dataset: str, rows: pd.DataFrame, origin: Origin, split: str, metrics: Mapping[str, Metric]
+) -> Iterator[str]:
     yield from (f"- `{dataset}`, {remark}" for remark in _remarks(rows, origin, split))
     undefined = rows[rows["n_undefined"] > 0]
     for metric, own in undefined.groupby("metric", sort=False):
         worst = ", ".join(f"`{row['experiment']}` {row['n_undefined']}" for _, row in own.iloc[:5].iterrows())
         more = f", and {len(own) - 5} more experiments" if len(own) > 5 else ""
-        yield f"- `{dataset}`, undefined {METRICS[str(metric)].title} (images, left out pairwise): {worst}{more}"
+        yield f"- `{dataset}`, undefined {metrics[str(metric)].title} (images, left out pairwise): {worst}{more}"
     if undefined.empty:
         yield f"- `{dataset}`, undefined scores: none"
     untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
@@ -187,15 +209,15 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
             )
 
 
-def _where(datasets: list[str]) -> Iterator[str]:
+def _where(metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment and metric; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
     yield "- [comparison.csv](comparison.csv): all statistics, also for correctly and wrongly classified images"
-    cases = ", ".join(f"`{dataset}/cases/`" for dataset in datasets)
+    cases = ", ".join(f"`{dataset}/cases/`" for dataset in metrics)
     yield f"- {cases}: case studies, where they are switched on; `cases.html` and `features.html` list them"
     yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
-    for dataset in datasets:
-        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in FIGURES.items())
+    for dataset, own in metrics.items():
+        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in figures(own).items())
         yield f"- figures of `{dataset}`: {links}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from fgg.data.locations import locate
 from fgg.errors import FggError
-from fgg.models.checkpoints import UNREADABLE, first_line
+from fgg.saes.formats.registry import sae_formats
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 TENSORS = {
@@ -24,7 +23,7 @@ RESIDUAL = "hook_resid_post"
 
 
 def load_sae(path: str | Path) -> Any:
-    """Load an SAE: a sae-lens folder, or a Prisma checkpoint (its folder, its file of weights, or its one-file form).
+    """Load an SAE of any form in `fgg.saes.formats`.
 
     The path may have ``*``, ``?`` and ``**`` where one file or folder matches.
 
@@ -35,33 +34,17 @@ def load_sae(path: str | Path) -> Any:
         FggError: nothing there, an unknown form, damaged files, or NaN weights.
     """
     path = locate(path, "sae.weights")
-    if (path / SAE_FILES[0]).is_file() and (path / SAE_FILES[1]).is_file():
-        sae = _load_sae_lens(path)
-    elif path.is_file() or (path / "config.json").is_file():
-        from fgg.saes.formats.prisma import load_prisma
-
-        sae = load_prisma(path)
-    elif path.exists():
-        raise FggError(
-            f"sae.weights: {path} is neither a sae-lens folder ({' and '.join(SAE_FILES)}) "
-            "nor a Prisma one (config.json and a .pt file)"
-        )
-    else:
+    if not path.exists():
         raise FggError(f"sae.weights: {path} does not exist; check the path, or let fgg train with 'train'")
+    found = (known.declaration.load()(path) for known in sae_formats())
+    sae = next((own for own in found if own is not None), None)
+    if sae is None:
+        known = "; ".join(f"{own.name}: {own.files}" for own in sae_formats())
+        raise FggError(f"sae.weights: {path} has none of the forms that fgg reads ({known})")
     for name, tensor in sae.state_dict().items():
         if not tensor.isfinite().all():
             raise FggError(f"sae.weights: {path} holds NaN or infinite values in {name}")
     return sae.eval().requires_grad_(False)
-
-
-def _load_sae_lens(path: Path) -> Any:
-    from sae_lens import SAE
-
-    try:
-        json.loads((path / SAE_FILES[0]).read_text(encoding="utf-8"))
-        return SAE.load_from_disk(path, device="cpu", dtype="float32")
-    except UNREADABLE as error:
-        raise FggError(f"sae.weights: {path} cannot be read as a sae-lens SAE ({first_line(error)})") from None
 
 
 def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:

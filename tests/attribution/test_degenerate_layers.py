@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from fgg.attribution.attribute import Gate, attribute
+from fgg.attribution.attribute import attribute
+from fgg.attribution.gate import Gate
 from fgg.degeneracy import CANCELLED, OK, ZERO, expected, measured, note
 from fgg.models.layer_diagnosis import diagnose
 

@@ -161,7 +161,7 @@ def test_features_over_all_images(dataset, study):
     """Counted again with one image at a time."""
     import torch
 
-    from fgg.attribution.attribute import Gate
+    from fgg.attribution.gate import Gate
     from fgg.cases.features import dominant_in_batch, most_changed, seen_relevance
     from fgg.models import model_files
     from fgg.saes.sae import load_sae

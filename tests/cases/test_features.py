@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fgg import gating
-from fgg.attribution.attribute import Gate, attribute
+from fgg.attribution.attribute import attribute
+from fgg.attribution.gate import Gate
 from fgg.cases import features
 from fgg.models.capture import capture
 

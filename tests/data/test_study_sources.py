@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fgg import tables
-from fgg.data import rows, studies
 from fgg.data.load import load_split
 from fgg.data.prepare import prepare
-from fgg.data.sources import open_source
-from fgg.data.studies import FINDINGS, split_names
+from fgg.data.sources import downloaded, records
+from fgg.data.sources.hyperkvasir import FINDINGS, split_names
+from fgg.data.sources.registry import open_source
 from fgg.errors import FggError
 
 NAMES = ["tench, Tinca tinca", "crane", "African elephant"]
@@ -180,10 +180,10 @@ def test_rows_of_shards(tmp_path, shard, picture, encode):
 def test_one_row_group_at_a_time_is_held(tmp_path, shard, monkeypatch):
     shard("validation-00000-of-00001.parquet", [0, 1, 2] * 3)
     own = opened("imagenet", tmp_path)
-    read, real = [], rows._group.__wrapped__
-    rows._group.cache_clear()
-    counted = rows.functools.lru_cache(maxsize=1)(lambda path, group: (read.append(group), real(path, group))[1])
-    monkeypatch.setattr(rows, "_group", counted)
+    read, real = [], records._group.__wrapped__
+    records._group.cache_clear()
+    counted = records.functools.lru_cache(maxsize=1)(lambda path, group: (read.append(group), real(path, group))[1])
+    monkeypatch.setattr(records, "_group", counted)
     for record in own.records:
         assert record.data
     assert read == [0, 1, 2]
@@ -251,4 +251,4 @@ def test_what_the_download_noted_is_told(tmp_path, shard):
     (tmp_path / "contents.json").write_text(json.dumps(note))
     own = opened("imagenet", tmp_path)
     assert (own.version, own.citation, own.licence, own.checksum) == ("https://x", "me", "free", "0" * 64)
-    assert studies.DOWNLOADS == "data/downloads"
+    assert downloaded.DOWNLOADS == "data/downloads"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fgg.data.sources import open_source
+from fgg.data.sources.registry import open_source
 from fgg.experiments import dataset_config, experiments
 from fgg.models.zero_shot import class_names, prompts
 from fgg.pipeline.configuration import check

@@ -224,7 +224,7 @@ def test_the_readout_is_what_the_head_reads(pool):
     assert reads_class_token(model) == (pool == "token")
     images = torch.randn(2, 3, 32, 32)
     tokens = model.forward_features(images)
-    row = readout(model, 2, tokens.shape[1], tokens)
+    row = readout(model, tokens)
     assert row.shape == (2, 17) and torch.allclose(row.sum(1), torch.ones(2))
     model.fc_norm, model.head = nn.Identity(), nn.Identity()
     assert torch.allclose(model.forward_head(tokens), torch.einsum("bt,btd->bd", row, tokens), atol=1e-6)

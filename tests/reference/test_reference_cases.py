@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from fgg.attribution.attribute import Gate, attribute
+from fgg.attribution.attribute import attribute
+from fgg.attribution.gate import Gate
 from fgg.cases import choice, features
 from fgg.cases.prototypes import collect
 from fgg.catalogue import METRICS

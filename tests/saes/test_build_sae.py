@@ -239,13 +239,16 @@ def test_nothing_there(tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    assert "is neither a sae-lens folder (cfg.json and sae_weights.safetensors)" in refusal(tmp_path)
+    assert (
+        "has none of the forms that fgg reads (sae-lens folder: cfg.json and sae_weights.safetensors; Prisma"
+        in refusal(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 def test_half_a_folder(copy_of_sae, name):
     (copy_of_sae / name).unlink()
-    assert "is neither a sae-lens folder" in refusal(copy_of_sae)
+    assert "has none of the forms that fgg reads" in refusal(copy_of_sae)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"architecture": "nope"}'])

@@ -1,8 +1,10 @@
 rule attribution:
     input:
-        images=explained_images,
+        images=study.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
+        saes=study.gate_saes,
+        maps=study.given_maps,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
     log:
@@ -10,31 +12,33 @@ rule attribution:
     benchmark:
         "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
-        experiment=one_of("baseline"),
+        experiment=study.one_of("plain"),
+    priority: 2  # all maps before the scores: the experiments are then scored together
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("attribution"),
-        gpu=gpus,
+        **study.needs("attribution"),
+        gpu=study.gpus,
     params:
-        experiment=experiment,
-        settings=settings(*RUN_KEYS, "max_images"),
-        shard=shard,
-        code=code("fgg.attribution.__main__"),
+        saes=study.sae_arguments,
+        experiment=study.experiment,
+        settings=study.settings_of(*RUN_KEYS, "max_images"),
+        shard=study.shard,
+        code=study.attribution_code,
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images}"
-        " --experiment {params.experiment:q} --settings {params.settings:q}"
-        " --shard {params.shard} --relevance {output.relevance} > {log} 2>&1"
+        "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images} {params.saes}"
+        " --experiment {params.experiment:q} --settings {params.settings:q} --shard {params.shard}"
+        " --code {params.code} --relevance {output.relevance} > {log} 2>&1"
 
 
 rule gated_attribution:
     input:
-        images=explained_images,
+        images=study.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=gate_saes,
+        saes=study.gate_saes,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
         gates=piece("results/{dataset}/{shard}gates/{experiment}.parquet"),
@@ -43,48 +47,25 @@ rule gated_attribution:
     benchmark:
         "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
-        experiment=one_of("gated"),
+        experiment=study.one_of("gated"),
+    priority: 2  # all maps before the scores: the experiments are then scored together
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("gated_attribution"),
-        gpu=gpus,
+        **study.needs("gated_attribution"),
+        gpu=study.gpus,
     params:
-        experiment=experiment,
-        saes=sae_arguments,
-        settings=settings(*RUN_KEYS, "max_images"),
-        shard=shard,
-        code=code("fgg.attribution.__main__"),
+        saes=study.sae_arguments,
+        experiment=study.experiment,
+        settings=study.settings_of(*RUN_KEYS, "max_images"),
+        shard=study.shard,
+        code=study.attribution_code,
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
         "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images} {params.saes}"
-        " --experiment {params.experiment:q} --settings {params.settings:q}"
-        " --shard {params.shard} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
-
-
-rule sharpened_attribution:
-    input:
-        vanilla="results/{dataset}/attributions/transmm.parquet",
-        gated="results/{dataset}/attributions/{gated}.parquet",
-    output:
-        relevance="results/{dataset}/attributions/{gated}-sharpened.parquet",
-    log:
-        "logs/attribution/{dataset}/{gated}-sharpened.log",
-    wildcard_constraints:
-        gated=one_of("gated"),
-    conda:
-        "../../envs/fgg.yaml"
-    resources:
-        **needs("sharpened_attribution"),
-    params:
-        experiment=sharpened_experiment,
-        code=code("fgg.attribution.sharpened"),
-    message:
-        "Attributions of {wildcards.dataset}: {wildcards.gated}-sharpened"
-    shell:
-        "python -m fgg.attribution.sharpened --vanilla {input.vanilla} --gated {input.gated}"
-        " --settings {params.experiment:q} --relevance {output.relevance} > {log} 2>&1"
+        " --experiment {params.experiment:q} --settings {params.settings:q} --shard {params.shard}"
+        " --code {params.code} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
 
 
 # Where images are divided into shards: their tables, put together in the order of the images.
@@ -92,22 +73,22 @@ rule merge:
     input:
         tables=expand(
             "results/{{place}}/shards/{number}-of-{count}/{{table}}.parquet",
-            number=range(1, SHARDS + 1),
-            count=SHARDS,
+            number=range(1, study.shards + 1),
+            count=study.shards,
         ),
     output:
         table="results/{place}/{table}.parquet",
     log:
         "logs/merge/{place}/{table}.log",
     wildcard_constraints:
-        place=divided_places(),
-        table="(attributions|faithfulness)/[^/]+|responses",
+        place=study.divided_places(),
+        table="(attributions|faithfulness|scores/[^/]+)/[^/]+|responses",
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("merge"),
+        **study.needs("merge"),
     params:
-        code=code("fgg.jobs.merge"),
+        code=study.code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.table}"
     shell:
@@ -119,13 +100,13 @@ rule merge_gated:
     input:
         relevance=expand(
             "results/{{place}}/shards/{number}-of-{count}/attributions/{{experiment}}.parquet",
-            number=range(1, SHARDS + 1),
-            count=SHARDS,
+            number=range(1, study.shards + 1),
+            count=study.shards,
         ),
         gates=expand(
             "results/{{place}}/shards/{number}-of-{count}/gates/{{experiment}}.parquet",
-            number=range(1, SHARDS + 1),
-            count=SHARDS,
+            number=range(1, study.shards + 1),
+            count=study.shards,
         ),
     output:
         relevance="results/{place}/attributions/{experiment}.parquet",
@@ -133,14 +114,14 @@ rule merge_gated:
     log:
         "logs/merge/{place}/gated/{experiment}.log",
     wildcard_constraints:
-        place=divided_places(),
-        experiment=one_of("gated"),
+        place=study.divided_places(),
+        experiment=study.one_of("gated"),
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("merge"),
+        **study.needs("merge"),
     params:
-        code=code("fgg.jobs.merge"),
+        code=study.code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.relevance} and of its gates"
     shell:
@@ -148,4 +129,4 @@ rule merge_gated:
         " && python -m fgg.jobs.merge {input.gates} --output {output.gates} ) > {log} 2>&1"
 
 
-ruleorder: merge_gated > sharpened_attribution > merge
+ruleorder: merge_gated > merge

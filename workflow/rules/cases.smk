@@ -1,6 +1,6 @@
 rule prototypes:
     input:
-        images=prototype_images,
+        images=study.prototype_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         sae="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
@@ -13,11 +13,13 @@ rule prototypes:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("prototypes"),
-        gpu=gpus,
+        **study.needs("prototypes"),
+        gpu=study.gpus,
     params:
-        settings=settings("cases.prototypes", "cases.prototype_images", *RUN_KEYS),
-        code=code("fgg.cases.prototypes"),
+        settings=study.settings_of(
+            "cases.prototypes", "cases.prototype_images", *RUN_KEYS
+        ),
+        code=study.code("fgg.cases.prototypes"),
     message:
         "Prototypes of the features of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
@@ -28,17 +30,16 @@ rule prototypes:
 
 rule cases:
     input:
-        images=explained_images,
-        others=prototype_images,
+        images=study.explained_images,
+        others=study.prototype_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=gate_saes,
-        prototypes=gate_prototypes,
+        saes=study.gate_saes,
+        prototypes=study.gate_prototypes,
         vanilla="results/{dataset}/attributions/transmm.parquet",
         gated="results/{dataset}/attributions/{experiment}.parquet",
         gates="results/{dataset}/gates/{experiment}.parquet",
-        scores="results/{dataset}/faithfulness/{experiment}.parquet",
-        baseline=baseline_scores,
+        scores=study.case_scores,
     output:
         folder=report(
             directory("results/{dataset}/cases/{experiment}"),
@@ -55,20 +56,21 @@ rule cases:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("cases"),
-        gpu=gpus,
+        **study.needs("cases"),
+        gpu=study.gpus,
     params:
-        experiment=experiment,
-        saes=sae_arguments,
-        settings=settings(
+        experiment=study.experiment,
+        saes=study.sae_arguments,
+        settings=study.settings_of(
             "cases.per_category", "cases.patches", "max_images", *RUN_KEYS
         ),
         baseline=config["baseline"],
-        code=code("fgg.cases.__main__"),
+        metrics=study.metric_names,
+        code=study.code("fgg.cases.__main__"),
     message:
         "Case studies of {wildcards.dataset}: {wildcards.experiment}"
     shell:
         "python -m fgg.cases --model data/models/{wildcards.dataset} --images {input.images}"
-        " --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
+        " --metrics {params.metrics} --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
         " --dataset {wildcards.dataset} --id {wildcards.experiment} --experiment {params.experiment:q}"
         " --baseline {params.baseline} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"

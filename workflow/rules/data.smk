@@ -6,10 +6,10 @@ rule download:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("download"),
+        **study.needs("download"),
     params:
-        row=source_row,
-        code=code("fgg.data.download"),
+        row=study.source_row,
+        code=study.code("fgg.data.download"),
     message:
         "Downloading {wildcards.source}"
     shell:
@@ -18,7 +18,7 @@ rule download:
 
 rule prepare:
     input:
-        downloaded=downloaded_images,
+        downloaded=study.downloaded_images,
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
@@ -29,11 +29,11 @@ rule prepare:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("prepare"),
+        **study.needs("prepare"),
     params:
-        settings=settings("source", "path", "fractions", "max_skipped", "seed"),
-        pictures=pictures,
-        code=code("fgg.data.prepare"),
+        settings=study.settings_of("source", "path", "fractions", "max_skipped", "seed"),
+        pictures=study.pictures,
+        code=study.source_code,
     message:
         "Preparing the images of {wildcards.dataset}"
     shell:

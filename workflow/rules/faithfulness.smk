@@ -1,6 +1,6 @@
 rule responses:
     input:
-        images=explained_images,
+        images=study.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
     output:
@@ -9,15 +9,16 @@ rule responses:
         "logs/responses/{shard}{dataset}.log",
     benchmark:
         "benchmarks/responses/{shard}{dataset}.tsv"
+    priority: 1
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("responses"),
-        gpu=gpus,
+        **study.needs("responses"),
+        gpu=study.gpus,
     params:
-        settings=settings(*RESPONSE_KEYS, "max_images"),
-        shard=shard,
-        code=code("fgg.faithfulness.responses"),
+        settings=study.settings_of(*RESPONSE_KEYS, *RUN_KEYS, "max_images"),
+        shard=study.shard,
+        code=study.code("fgg.faithfulness.responses"),
     message:
         "The model's answers to random patch subsets of {wildcards.dataset} {wildcards.shard}"
     shell:
@@ -27,11 +28,11 @@ rule responses:
 
 rule faithfulness:
     input:
-        images=explained_images,
+        images=study.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/attributions/{experiment}.parquet",
-        responses="results/{dataset}/responses.parquet",
+        responses=study.response_table,
     output:
         faithfulness=piece("results/{dataset}/{shard}faithfulness/{experiment}.parquet"),
     log:
@@ -41,15 +42,48 @@ rule faithfulness:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("faithfulness"),
-        gpu=gpus,
+        **study.needs("faithfulness"),
+        gpu=study.gpus,
     params:
-        settings=settings(*SCORE_KEYS, "max_images"),
-        shard=shard,
-        code=code("fgg.faithfulness.__main__"),
+        responses=study.response_arguments,
+        settings=study.score_settings(),
+        shard=study.shard,
+        code=study.score_code,
     message:
         "Faithfulness of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
         "python -m fgg.faithfulness --model data/models/{wildcards.dataset} --images {input.images}"
-        " --attributions {input.attributions} --responses {input.responses}"
-        " --settings {params.settings:q} --shard {params.shard} --output {output.faithfulness} > {log} 2>&1"
+        " --attributions {input.attributions} {params.responses} --settings {params.settings:q}"
+        " --shard {params.shard} --code {params.code} --output {output.faithfulness} > {log} 2>&1"
+
+
+# A metric of another package has jobs and tables of its own: only they run again when its source changes.
+rule foreign_metric:
+    input:
+        images=study.explained_images,
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        attributions="results/{dataset}/attributions/{experiment}.parquet",
+        responses=study.response_table,
+    output:
+        scores=piece("results/{dataset}/{shard}scores/{metric}/{experiment}.parquet"),
+    log:
+        "logs/foreign_metric/{dataset}/{shard}{metric}/{experiment}.log",
+    benchmark:
+        "benchmarks/foreign_metric/{dataset}/{shard}{metric}/{experiment}.tsv"
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("faithfulness"),
+        gpu=study.gpus,
+    params:
+        responses=study.response_arguments,
+        settings=study.score_settings(),
+        shard=study.shard,
+        code=study.score_code,
+    message:
+        "{wildcards.metric} of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
+    shell:
+        "python -m fgg.faithfulness --model data/models/{wildcards.dataset} --images {input.images}"
+        " --attributions {input.attributions} {params.responses} --settings {params.settings:q}"
+        " --shard {params.shard} --code {params.code} --output {output.scores} > {log} 2>&1"

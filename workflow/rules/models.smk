@@ -4,7 +4,7 @@ rule model:
         val="data/prepared/{dataset}/val.parquet",
         test="data/prepared/{dataset}/test.parquet",
         record="data/prepared/{dataset}/dataset.json",
-        own=model_weights,
+        own=study.model_weights,
     output:
         weights="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
@@ -16,11 +16,11 @@ rule model:
         "../../envs/fgg.yaml"
     threads: 2
     resources:
-        **needs("model"),
-        gpu=gpus,
+        **study.needs("model"),
+        gpu=study.gpus,
     params:
-        settings=settings("model", "preprocess", "seed", "device"),
-        code=code("fgg.models.build_model"),
+        settings=study.settings_of("model", "preprocess", "seed", "device"),
+        code=study.code("fgg.models.build_model"),
     message:
         "Making the model of {wildcards.dataset}"
     shell:
@@ -34,7 +34,7 @@ rule sae:
         record="data/models/{dataset}/model.json",
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
-        own=sae_weights,
+        own=study.sae_weights,
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
@@ -43,14 +43,15 @@ rule sae:
         "logs/sae/{dataset}/layer_{layer}.log",
     benchmark:
         "benchmarks/sae/{dataset}/layer_{layer}.tsv"
+    priority: 3  # before the maps, so that all experiments share the model's looks at the images
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("sae"),
-        gpu=gpus,
+        **study.needs("sae"),
+        gpu=study.gpus,
     params:
-        settings=sae_settings,
-        code=code("fgg.saes.build_sae"),
+        settings=study.sae_settings,
+        code=study.sae_code,
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
     shell:

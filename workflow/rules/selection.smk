@@ -4,6 +4,8 @@ use rule attribution as validation_attribution with:
         images="data/prepared/{dataset}/val.parquet",
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
+        saes=study.gate_saes,
+        maps=study.given_maps,
     output:
         relevance=piece(
             "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
@@ -13,10 +15,10 @@ use rule attribution as validation_attribution with:
     benchmark:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
-        experiment=experiment,
-        settings=settings(*RUN_KEYS, "select.max_images"),
-        shard=shard,
-        code=code("fgg.attribution.__main__"),
+        experiment=study.experiment,
+        settings=study.settings_of(*RUN_KEYS, "select.max_images"),
+        shard=study.shard,
+        code=study.attribution_code,
 
 
 use rule gated_attribution as validation_gated_attribution with:
@@ -24,7 +26,7 @@ use rule gated_attribution as validation_gated_attribution with:
         images="data/prepared/{dataset}/val.parquet",
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=gate_saes,
+        saes=study.gate_saes,
     output:
         relevance=piece(
             "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
@@ -35,11 +37,11 @@ use rule gated_attribution as validation_gated_attribution with:
     benchmark:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
-        experiment=experiment,
-        saes=sae_arguments,
-        settings=settings(*RUN_KEYS, "select.max_images"),
-        shard=shard,
-        code=code("fgg.attribution.__main__"),
+        experiment=study.experiment,
+        saes=study.sae_arguments,
+        settings=study.settings_of(*RUN_KEYS, "select.max_images"),
+        shard=study.shard,
+        code=study.attribution_code,
 
 
 use rule responses as validation_responses with:
@@ -54,9 +56,9 @@ use rule responses as validation_responses with:
     benchmark:
         "benchmarks/validation/responses/{shard}{dataset}.tsv"
     params:
-        settings=settings(*RESPONSE_KEYS, "select.max_images"),
-        shard=shard,
-        code=code("fgg.faithfulness.responses"),
+        settings=study.settings_of(*RESPONSE_KEYS, *RUN_KEYS, "select.max_images"),
+        shard=study.shard,
+        code=study.code("fgg.faithfulness.responses"),
 
 
 use rule faithfulness as validation_faithfulness with:
@@ -65,7 +67,7 @@ use rule faithfulness as validation_faithfulness with:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
-        responses="results/{dataset}/validation/responses.parquet",
+        responses=study.validation_responses,
     output:
         faithfulness=piece(
             "results/{dataset}/validation/{shard}faithfulness/{experiment}.parquet"
@@ -75,15 +77,38 @@ use rule faithfulness as validation_faithfulness with:
     benchmark:
         "benchmarks/validation/faithfulness/{dataset}/{shard}{experiment}.tsv"
     params:
-        settings=settings(*SCORE_KEYS, "select.max_images"),
-        shard=shard,
-        code=code("fgg.faithfulness.__main__"),
+        responses=study.validation_response_arguments,
+        settings=study.score_settings("select.max_images"),
+        shard=study.shard,
+        code=study.score_code,
+
+
+use rule foreign_metric as validation_foreign_metric with:
+    input:
+        images="data/prepared/{dataset}/val.parquet",
+        model="data/models/{dataset}/model.safetensors",
+        record="data/models/{dataset}/model.json",
+        attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
+        responses=study.validation_responses,
+    output:
+        scores=piece(
+            "results/{dataset}/validation/{shard}scores/{metric}/{experiment}.parquet"
+        ),
+    log:
+        "logs/validation/foreign_metric/{dataset}/{shard}{metric}/{experiment}.log",
+    benchmark:
+        "benchmarks/validation/foreign_metric/{dataset}/{shard}{metric}/{experiment}.tsv"
+    params:
+        responses=study.validation_response_arguments,
+        settings=study.score_settings("select.max_images"),
+        shard=study.shard,
+        code=study.score_code,
 
 
 rule selection:
     input:
-        explained=scores,
-        validation=candidate_scores,
+        explained=study.scores,
+        validation=study.candidate_scores,
     output:
         choice="results/selection.csv",
         ranking="results/selection_ranking.csv",
@@ -92,11 +117,11 @@ rule selection:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **needs("selection"),
+        **study.needs("selection"),
     params:
-        experiments=grid_in_order(),
-        settings=as_json({key: config[key] for key in ("baseline", "seed")}),
-        code=code("fgg.comparison.selection"),
+        experiments=study.grids(),
+        settings=study.selection_settings(),
+        code=study.code("fgg.comparison.selection"),
     message:
         "Choosing on the validation split"
     shell:

@@ -4,7 +4,7 @@
         --results results --images data/prepared/elpv/test.parquet --model data/models/elpv --saes data/saes/elpv \
         --dataset elpv --output results/figures
 
-Writes ``{dataset}_{figure}`` for each name in `FIGURES`.
+Writes ``{dataset}_{figure}`` for each name in `fgg.report.contents.figures`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from fgg.catalogue import CONSTRUCTIONS, METRICS
+from fgg.catalogue import CONSTRUCTIONS
+from fgg.comparison.tables import metrics_of
 from fgg.errors import FggError
 from fgg.jobs.command import command
+from fgg.report.contents import figures
+from fgg.report.figures import style
 from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
@@ -26,7 +29,7 @@ from fgg.report.figures.paired_differences import pairs_figure
 from fgg.report.figures.pixel_flipping_curves import curves_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
 from fgg.report.figures.sampling_error import sampling_figure
-from fgg.tables import read_csv, read_table
+from fgg.tables import read_csv, read_settings, read_table
 
 
 @command
@@ -41,23 +44,35 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--saes", required=True, help="folder with layer_{l}/metrics.json")
     parser.add_argument("--seed", type=int, default=0, help="draws the images of the overview")
     parser.add_argument("--dataset", required=True)
+    parser.add_argument(
+        "--figures", nargs="*", default=[], metavar="NAME", help="figures that must be there in any case"
+    )
     parser.add_argument("--output", required=True, help="folder for the figures")
     arguments = parser.parse_args(argv)
     dataset, results, output = arguments.dataset, arguments.results, arguments.output
 
     frame = read_rows(arguments.comparison, dataset)
     hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
-    by_metric = {name: frame[frame["metric"] == name] for name in METRICS}
-    for name, metric in METRICS.items():
+    metrics = metrics_of(read_settings(arguments.comparison), dataset)
+    by_metric = {name: frame[frame["metric"] == name] for name in metrics}
+    per_experiment = by_metric[next(iter(metrics))]  # a row each
+    for name, metric in metrics.items():
         metric_figure(by_metric[name], metric, output)
-    hypotheses_figure(hypotheses[hypotheses["dataset"] == dataset], dataset, output)
-    curves_figure(by_metric["pixel_flipping"], results, output)
-    pairs_figure(frame, results, output)
-    heat_figure(frame, output)
-    sampling_figure(by_metric["faithfulness_correlation"], results, output)
-    gates_figure(by_metric["saco"], results, output)
+    hypotheses_figure(hypotheses[hypotheses["dataset"] == dataset], dataset, output, metrics)
+    pairs_figure(frame, results, output, metrics)
+    heat_figure(frame, output, metrics)
+    if "pixel_flipping" in metrics:
+        curves_figure(by_metric["pixel_flipping"], results, output)
+    if "faithfulness_correlation" in metrics:
+        sampling_figure(by_metric["faithfulness_correlation"], results, output)
+    gates_figure(per_experiment, results, output)
     quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
-    overview_figure(by_metric["saco"], results, arguments.images, arguments.model, arguments.seed, output)
+    overview_figure(per_experiment, results, arguments.images, arguments.model, arguments.seed, output)
+    for name in set(arguments.figures) - set(figures(metrics)):
+        title = f"{dataset}: {name.replace('_', ' ')} was not computed"
+        style.remark(
+            output, f"{dataset}_{name}", title, "Another data set of this run has the metric; this one has not."
+        )
 
 
 def read_rows(path: str | Path, dataset: str) -> pd.DataFrame:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from fgg.catalogue import METRICS, Metric
+from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
 from fgg.report.figures import style
+from fgg.report.metrics_shown import metrics_in
 from fgg.statistics.paired import LEVEL
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
-
-UNITS = {
-    "saco": "SaCo (−1 to 1)",
-    "faithfulness_correlation": "Spearman correlation (−1 to 1)",
-    "pixel_flipping": "area under p(class) (0 to 1)",
-}
 
 
 def arrange(sections: Sequence[tuple[str, list[tuple[str, pd.Series]]]]) -> list[Line]:
@@ -90,7 +85,9 @@ def metric_figure(frame: pd.DataFrame, metric: Metric, folder: str | Path) -> No
         style.save(fig, folder, f"{first['dataset']}_{metric.name}")
 
 
-def hypotheses_figure(frame: pd.DataFrame, dataset: str, folder: str | Path) -> None:
+def hypotheses_figure(
+    frame: pd.DataFrame, dataset: str, folder: str | Path, known: Mapping[str, Metric] | None = None
+) -> None:
     """Every combined gate against its partners, a panel per metric; better is to the right."""
     if frame.empty:
         style.remark(
@@ -100,16 +97,16 @@ def hypotheses_figure(frame: pd.DataFrame, dataset: str, folder: str | Path) -> 
             "The grid of experiments holds no gate by activation × gradient together with something to hold it against.",
         )
         return
-    strength = varies(frame)
+    metrics, strength = metrics_in(frame, known), varies(frame)
     cells = frame.assign(construction="combined")
     parts = []
-    for _, rows in cells[cells["metric"] == next(iter(METRICS))].groupby("experiment", sort=False):
+    for _, rows in cells[cells["metric"] == next(iter(metrics))].groupby("experiment", sort=False):
         partners = [(PARTNER_TITLES[row["against"]], row) for _, row in rows.iterrows()]
         parts.append((f"Gated, {place(rows.iloc[0], strength)}, against", partners))
     lines = arrange(parts)
-    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(METRICS), sharey=True) as (fig, axes):
+    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(metrics), sharey=True, squeeze=False) as (fig, (axes,)):
         ticks(axes, lines)
-        for axis, metric in zip(axes, METRICS.values(), strict=True):
+        for axis, metric in zip(axes, metrics.values(), strict=True):
             own = frame[frame["metric"] == metric.name].set_index(["experiment", "against"])
             axis.set_xlim(*style.limits(0, own["improvement"], *improvement_interval(own, metric)))
             axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
@@ -143,7 +140,7 @@ def unit(metric: Metric, protocol: str) -> str:
     """What the values of a metric are, with their range."""
     if metric.name == "pixel_flipping" and protocol == "thesis":
         return "area under p(class) (0 to steps)"
-    return UNITS[metric.name]
+    return metric.quantity or metric.title
 
 
 def ticks(axes: Sequence, lines: Sequence[Line]) -> None:

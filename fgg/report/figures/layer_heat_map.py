@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import CONSTRUCTIONS, METRICS
+from fgg.catalogue import CONSTRUCTIONS
+from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
 from fgg.report.figures import style
+from fgg.report.metrics_shown import metrics_in
 
 COLUMNS = (
     *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),
@@ -19,7 +22,7 @@ COLUMNS = (
 MAP = "PuOr_r"  # diverging, told apart by the colour-blind; orange is better
 
 
-def heat_figure(frame: pd.DataFrame, folder: str | Path) -> None:
+def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Metric] | None = None) -> None:
     """Per metric a panel: a row per set of layers, a column per construction and control, the improvement in each cell."""
     first = frame.iloc[0]
     name = f"{first['dataset']}_heat_map"
@@ -33,9 +36,10 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path) -> None:
         text = "The grid of experiments holds no gate."
         style.remark(folder, name, f"{first['dataset']}: no gates to compare", text)
         return
-    height = len(METRICS) * (0.28 * len(rows) + 0.42) + 1.15
-    with style.figure(height, nrows=len(METRICS), sharex=True, squeeze=False) as (fig, axes):
-        for axis, metric in zip(axes[:, 0], METRICS.values(), strict=True):
+    metrics = metrics_in(frame, known)
+    height = len(metrics) * (0.28 * len(rows) + 0.42) + 1.15
+    with style.figure(height, nrows=len(metrics), sharex=True, squeeze=False) as (fig, axes):
+        for axis, metric in zip(axes[:, 0], metrics.values(), strict=True):
             own = gated[gated["metric"] == metric.name].drop_duplicates(["row", "column"])
             values = own.pivot(index="row", columns="column", values="improvement").reindex(index=rows, columns=columns)
             sure = own.pivot(index="row", columns="column", values="significant").reindex(index=rows, columns=columns)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import METRICS, Metric
+from fgg.comparison.scores import experiment_scores
+from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import group, label
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import arrange, sections, ticks
-from fgg.tables import read_table
+from fgg.report.metrics_shown import metrics_in
 
 MOST_DOTS = 400  # of a line; more images are shown by as many quantiles
 FEW = 40  # images, up to which dots are larger
 EDGES = (1, 99)  # percentiles of the gated experiments, between which the axis runs
 
 
-def pairs_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
+def pairs_figure(
+    frame: pd.DataFrame, results: str | Path, folder: str | Path, known: Mapping[str, Metric] | None = None
+) -> None:
     """Per metric a panel, per experiment a line of dots: by how much each image is better than with the baseline."""
     first = frame.iloc[0]
     name = f"{first['dataset']}_paired_differences"
@@ -28,11 +32,12 @@ def pairs_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
         text = f"The grid of experiments holds {first['baseline']} alone, so there is no difference from it."
         style.remark(folder, name, f"{first['dataset']}: no paired differences", text)
         return
-    scores = _scores(frame, results)
-    lines = arrange(sections(others[others["metric"] == next(iter(METRICS))].assign(n=first["n_images"])))
-    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(METRICS), sharey=True) as (fig, axes):
+    metrics = metrics_in(frame, known)
+    scores = _scores(frame, results, metrics)
+    lines = arrange(sections(others[others["metric"] == next(iter(metrics))].assign(n=first["n_images"])))
+    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(metrics), sharey=True, squeeze=False) as (fig, (axes,)):
         ticks(axes, lines)
-        for axis, metric in zip(axes, METRICS.values(), strict=True):
+        for axis, metric in zip(axes, metrics.values(), strict=True):
             own = others[others["metric"] == metric.name].set_index("experiment")
             gains = {one: _gain(scores, one, first["baseline"], metric) for one in own.index}
             axis.set_xlim(*_limits(own, gains))
@@ -59,12 +64,9 @@ def pairs_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
         style.save(fig, folder, name)
 
 
-def _scores(frame: pd.DataFrame, results: str | Path) -> dict[str, pd.DataFrame]:
-    place = Path(results) / frame["dataset"].iloc[0] / "faithfulness"
-    return {
-        name: read_table(place / f"{name}.parquet", columns=["image_id", *METRICS]).to_pandas().set_index("image_id")
-        for name in dict.fromkeys(frame["experiment"])
-    }
+def _scores(frame: pd.DataFrame, results: str | Path, metrics: Mapping[str, Metric]) -> dict[str, pd.DataFrame]:
+    place = Path(results) / frame["dataset"].iloc[0]
+    return {name: experiment_scores(place, name, metrics) for name in dict.fromkeys(frame["experiment"])}
 
 
 def _gain(scores: dict[str, pd.DataFrame], name: str, baseline: str, metric: Metric) -> np.ndarray:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.models.checkpoints import ZIP_START, damaged_part
-from fgg.saes.sae import TENSORS
+from fgg.saes.formats.registry import sae_format
+from fgg.saes.sae import TENSORS, build_sae
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.pt"
 KEYS = (
@@ -43,6 +44,12 @@ CHOICES = {
 # A gated SAE of Prisma has an encoder's bias that nothing reads.
 UNREAD = {"standard": (), "gated": ("b_enc",)}
 TORCHSCRIPT_MARK = b"constants.pkl"
+
+
+@sae_format(name="Prisma checkpoint", files="config.json and a .pt file, that file, or n_images_*.pt alone", place=2)
+def prisma(path: Path) -> Any | None:
+    """The SAE of a Prisma checkpoint: any file, or a folder with config.json. Raises FggError as `load_prisma`."""
+    return load_prisma(path) if path.is_file() or (path / CONFIG_FILE).is_file() else None
 
 
 def load_prisma(path: str | Path) -> Any:
@@ -75,8 +82,6 @@ def load_prisma(path: str | Path) -> Any:
 
 
 def _build(config: Mapping[str, Any], tensors: Any) -> Any:
-    from fgg.saes.sae import build_sae
-
     config = ONCE | dict(config)
     _check_config(config)
     architecture = config["architecture"]

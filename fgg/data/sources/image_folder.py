@@ -1,129 +1,21 @@
-"""Where images come from: a registry of sources, each a function from settings to a `Source`.
-
-A source only lists its images. Bytes are read when asked for, so that a list of a million images
-is light, and a file that cannot be read is met where it is counted (`fgg.data.prepare`).
-"""
+"""Images in folders, one per class."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fgg.data.rows import image_bytes
+from fgg.data.sources.records import SPLITS, SUFFIXES, Record, Source
+from fgg.data.sources.registry import source
 from fgg.errors import FggError
 
-SPLITS = ("train", "val", "test")
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join(SUFFIXES)})"
 
 
-@dataclass(frozen=True)
-class Record:
-    """One image. ``path`` is relative to the source, ``split`` is None where the source has no splits.
-
-    ``row`` is the image's row in ``file``, where that is a Parquet table.
-    """
-
-    image_id: str
-    path: str
-    label_name: str
-    split: str | None
-    file: Path
-    row: int | None = None
-
-    @property
-    def data(self) -> bytes:
-        """The file's bytes, read anew each time. Raises OSError."""
-        return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
-
-
-@dataclass(frozen=True)
-class Source:
-    """The images of a source, what was set aside unread (``path``, ``reason``, ``images`` if several), and its facts.
-
-    ``classes`` are the names in the order that a model outside knows; None: alphabetically. Of such a source, a class
-    may be missing in a split.
-    """
-
-    records: list[Record]
-    skipped: list[dict[str, Any]] = field(default_factory=list)
-    version: str | None = None
-    citation: str | None = None
-    licence: str | None = None
-    checksum: str | None = None  # of the annotations; the images' own is in dataset.json
-    classes: list[str] | None = None
-
-
-SOURCES: dict[str, Callable[[Mapping[str, Any]], Source]] = {}
-
-
-def source(name: str) -> Callable:
-    """Register a source under a name; a name taken raises ValueError."""
-
-    def register(function: Callable[[Mapping[str, Any]], Source]) -> Callable:
-        if name in SOURCES:
-            raise ValueError(f"there are two sources named {name!r}")
-        SOURCES[name] = function
-        return function
-
-    return register
-
-
-def open_source(settings: Mapping[str, Any]) -> Source:
-    """The source that ``settings["source"]`` names.
-
-    Raises:
-        FggError: the name is unknown, or the source cannot be used as it is.
-    """
-    from fgg.data import studies  # noqa: F401 - registers its sources, which rest on this module
-
-    name = settings["source"]
-    if name not in SOURCES:
-        raise FggError(f"source {name!r} is unknown; choose from: {', '.join(sorted(SOURCES))}")
-    return SOURCES[name](settings)
-
-
-@source("elpv")
-def elpv(settings: Mapping[str, Any]) -> Source:
-    """2,624 solar cells, from the files of the installed package ``elpv-dataset``.
-
-    Its ``load_dataset`` decodes all images at once, hence the files. The annotation is a probability
-    of a defect and the kind of cell; from 0.5 on, a cell counts as defective.
-
-    Raises:
-        FggError: the package is not installed, or lacks its annotations.
-    """
-    spec = importlib.util.find_spec("elpv_dataset")
-    labels = Path(spec.origin).parent / "data" / "labels.csv" if spec and spec.origin else None
-    if labels is None or not labels.is_file():
-        place = labels or "the package elpv_dataset"
-        raise FggError(f"{place} is missing; reinstall it: pip install --force-reinstall elpv-dataset")
-    text = labels.read_bytes()
-    records = []
-    for line in text.decode().splitlines():
-        path, probability, kind = line.split()
-        state = "defective" if float(probability) >= 0.5 else "functional"
-        records.append(Record(Path(path).stem, path, f"{kind}-{state}", None, labels.parent / path))
-    return Source(
-        records,
-        version=importlib.metadata.version("elpv-dataset"),
-        citation=(
-            "Buerhop-Lutz et al. 2018, A Benchmark for Visual Identification of Defective Solar Cells "
-            "in Electroluminescence Imagery"
-        ),
-        licence="CC BY-NC-SA 4.0",
-        checksum=hashlib.sha256(text).hexdigest(),
-    )
-
-
-@source("image_folder")
+@source(name="image_folder")
 def image_folder(settings: Mapping[str, Any]) -> Source:
     """The images of ``settings["path"]``: DIR/<class>/*, or DIR/{train,val,test}/<class>/*.
 

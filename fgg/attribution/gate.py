@@ -1,0 +1,129 @@
+"""The gate of TransMM: its settings, and how a model's capture and the SAEs give its scores and the gated relevance.
+
+The method itself, as pure functions of tensors, is `fgg.gating`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg import gating
+from fgg.attribution import controls
+from fgg.catalogue import CONSTRUCTIONS
+from fgg.errors import FggError
+from fgg.models.capture import Captured
+from fgg.models.vit import at_patches, readout
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A feature-gradient gate of TransMM.
+
+    Attributes:
+        layers: gated blocks, from 0: several, or one; kept as a sorted tuple.
+        construction: ``combined``, ``activation_only``, ``gradient_only`` or ``no_sae``.
+        clamp_max: largest gate, above 1; the smallest is its inverse.
+        alpha: steepness, above 0.
+        shuffle_decoder: control: feature gradients through a decoder with shuffled rows (combined only).
+        shuffle_seed: seed of that order.
+
+    Raises:
+        FggError: a value out of range.
+    """
+
+    layers: tuple[int, ...]
+    construction: str = "combined"
+    clamp_max: float = 10.0
+    alpha: float = 1.0
+    shuffle_decoder: bool = False
+    shuffle_seed: int = 12345
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", _layers(self.layers))
+        if not self.layers or len(set(self.layers)) < len(self.layers):
+            raise FggError(f"gate.layers: {self.layers} must name at least one layer, each once")
+        if self.construction not in CONSTRUCTIONS:
+            raise FggError(
+                f"gate.construction: {self.construction!r} is unknown; choose from {', '.join(CONSTRUCTIONS)}"
+            )
+        if not 1 < self.clamp_max < math.inf:
+            raise FggError(f"gate.clamp_max: {self.clamp_max} must be above 1, and finite")
+        if not 0 < self.alpha < math.inf:
+            raise FggError(f"gate.alpha: {self.alpha} must be above 0, and finite")
+        if self.shuffle_decoder and self.construction != "combined":
+            raise FggError("gate.shuffle_decoder: a shuffled decoder is a control of the combined construction only")
+
+    @property
+    def needs_sae(self) -> bool:
+        """Whether the score is made of an SAE's features."""
+        return CONSTRUCTIONS[self.construction].needs_sae
+
+    @property
+    def gradient_layers(self) -> tuple[int, ...]:
+        """The layers whose residual gradient the score reads."""
+        return self.layers if CONSTRUCTIONS[self.construction].needs_gradient else ()
+
+
+def _layers(layers: Any) -> tuple[int, ...]:
+    """One layer or several as a sorted tuple."""
+    found = tuple(layers) if isinstance(layers, Iterable) else (layers,)
+    if not all(isinstance(layer, Integral) and not isinstance(layer, bool) for layer in found):
+        raise FggError(f"gate.layers: {layers!r} must be a whole number from 0 or several, such as 2 or (1, 2)")
+    return tuple(sorted(map(int, found)))
+
+
+def gated(
+    model: VisionTransformer,
+    captured: Captured,
+    gate: Gate,
+    saes: Mapping[int, Any],
+    control: str | None,
+    image_ids: Sequence[str],
+    seed: int,
+) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
+    """Gated TransMM, or a control of it.
+
+    Args:
+        captured: with the attention gradients, and the residuals and their gradients at the gated layers.
+        control: ``permuted_gate``, ``sharpened`` or None.
+        image_ids: key the permuted gate, with ``seed``.
+
+    Returns:
+        The relevance of the patches (B, N); layer -> gates as applied, (B, N); layer -> gate scores, (B, N).
+    """
+    row = readout(model, captured.cams[0])
+    scores = {layer: gate_score(model, captured, layer, gate, saes.get(layer)) for layer in gate.layers}
+    gates = {layer: gating.gate(scores[layer], gate.clamp_max, gate.alpha) for layer in gate.layers}
+    if control == "permuted_gate":
+        for layer in gate.layers:
+            order = controls.permutation(image_ids, gates[layer].shape[1], layer, seed)
+            gates[layer] = gates[layer].gather(1, torch.from_numpy(order).to(row.device))
+    relevance = at_patches(model, gating.relevance(captured.cams, row, gates))
+    if control == "sharpened":
+        vanilla = at_patches(model, gating.relevance(captured.cams, row))
+        relevance = torch.from_numpy(controls.sharpen(vanilla.cpu().numpy(), relevance.cpu().numpy())).to(row.device)
+    return relevance, gates, scores
+
+
+def gate_score(model: VisionTransformer, captured: Captured, layer: int, gate: Gate, sae: Any | None) -> Tensor:
+    """The gate score s at a layer, (B, N), from a capture with that layer's residuals."""
+    residual = at_patches(model, captured.residuals[layer])
+    gradient = captured.gradients.get(layer)
+    gradient = torch.zeros_like(residual) if gradient is None else at_patches(model, gradient)
+    codes = decoder = None
+    if gate.needs_sae:
+        with torch.no_grad():
+            decoder = sae.W_dec.detach()
+            if gate.construction != "gradient_only":
+                codes = sae.encode(residual)
+            if gate.shuffle_decoder:
+                decoder = decoder[gating.shuffle(len(decoder), gate.shuffle_seed).to(decoder.device)]
+    return gating.score(gate.construction, residual, gradient, codes, decoder)

@@ -1,0 +1,65 @@
+"""The scores of a dataset, read from the tables of the faithfulness stage: this package's metrics, and those of others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from fgg.errors import FggError
+from fgg.faithfulness.registry import Metric
+from fgg.tables import read_table
+
+Scores = dict[str, pd.DataFrame]
+COMMON = ("image_id", "label", "predicted", "relevance_ties")
+
+
+def read_scores(place: str | Path, experiments: Sequence[str], baseline: str, metrics: Mapping[str, Metric]) -> Scores:
+    """The scores of a dataset, experiment -> frame indexed by image id, all in the same order.
+
+    Args:
+        place: the folder with ``faithfulness/{experiment}.parquet`` and ``scores/{metric}/{experiment}.parquet``.
+
+    Raises:
+        FggError: a table is missing or damaged, an image id occurs twice, or the images differ.
+    """
+    scores = {name: experiment_scores(Path(place), name, metrics) for name in experiments}
+    if baseline not in scores:
+        raise FggError(f"the baseline {baseline!r} is not among the experiments: {', '.join(experiments)}")
+    for name, frame in scores.items():
+        _check_images(f"experiment {name!r}", frame, repr(baseline), scores[baseline], f"faithfulness/{name}.parquet")
+    return scores
+
+
+def experiment_scores(place: Path, name: str, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """The scores of one experiment, indexed and sorted by image id. Raises FggError as `read_scores`."""
+    parts = []
+    if own := [entry for entry in metrics.values() if entry.own]:
+        parts.append(_read(place / "faithfulness" / f"{name}.parquet", name, own))
+    for entry in metrics.values():
+        if not entry.own:
+            parts.append(_read(place / "scores" / entry.name / f"{name}.parquet", name, [entry]))
+            what = f"the metric {entry.name!r} of experiment {name!r}"
+            _check_images(what, parts[-1], "its other scores", parts[0], f"scores/{entry.name}/{name}.parquet")
+    first, *others = parts
+    return first.join([part.drop(columns=[*COMMON[1:]]) for part in others]) if others else first
+
+
+def _read(path: Path, name: str, metrics: Sequence[Metric]) -> pd.DataFrame:
+    columns = [own for entry in metrics for own in (entry.name, entry.error_column) if own]
+    frame = read_table(path, columns=[*COMMON, *columns]).to_pandas()
+    twice = frame["image_id"].duplicated().sum()
+    if twice:
+        raise FggError(f"experiment {name!r}: {twice} image ids of {path} occur more than once; delete the file")
+    return frame.set_index("image_id").sort_index()
+
+
+def _check_images(what: str, frame: pd.DataFrame, partner: str, reference: pd.DataFrame, file: str) -> None:
+    ids = reference.index
+    missing, extra = len(ids.difference(frame.index)), len(frame.index.difference(ids))
+    if missing or extra:
+        raise FggError(
+            f"{what} has not the images of {partner}: {missing} of its {len(ids)} image ids are missing and {extra} are "
+            f"foreign; delete {file} and run the workflow again"
+        )

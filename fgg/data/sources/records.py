@@ -1,0 +1,83 @@
+"""What a source lists: its images, and what it knows of them.
+
+A source only lists its images. Bytes are read when asked for, so that a list of a million images is light, and a file that
+cannot be read is met where it is counted (`fgg.data.prepare`).
+"""
+
+from __future__ import annotations
+
+import functools
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+SPLITS = ("train", "val", "test")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image. ``path`` is relative to the source, ``split`` is None where the source has no splits.
+
+    ``row`` is the image's row in ``file``, where that is a Parquet table.
+    """
+
+    image_id: str
+    path: str
+    label_name: str
+    split: str | None
+    file: Path
+    row: int | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The file's bytes, read anew each time. Raises OSError."""
+        return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The images of a source, what was set aside unread (``path``, ``reason``, ``images`` if several), and its facts.
+
+    ``classes`` are the names in the order that a model outside knows; None: alphabetically. Of such a source, a class
+    may be missing in a split.
+    """
+
+    records: list[Record]
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+    version: str | None = None
+    citation: str | None = None
+    licence: str | None = None
+    checksum: str | None = None  # of the annotations; the images' own is in dataset.json
+    classes: list[str] | None = None
+
+
+def image_bytes(shard: Path, row: int) -> bytes:
+    """The encoded image of a row; nothing where the row has none. Raises OSError for a shard that cannot be read."""
+    try:
+        starts = _starts(shard)
+        group = bisect_right(starts, row) - 1
+        return _group(shard, group)[row - starts[group]]
+    except pa.ArrowException as error:
+        raise OSError(None, str(error), str(shard)) from None
+
+
+@functools.lru_cache(maxsize=512)
+def _starts(shard: Path) -> tuple[int, ...]:
+    """The first row of each row group."""
+    with pq.ParquetFile(shard) as file:
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    return tuple(accumulate(sizes[:-1], initial=0))
+
+
+@functools.lru_cache(maxsize=1)
+def _group(shard: Path, group: int) -> tuple[bytes, ...]:
+    """All images of a row group; the last one asked for is kept, since images are asked for in order."""
+    with pq.ParquetFile(shard) as file:
+        images = file.read_row_group(group, columns=["image.bytes"])["image"].to_pylist()
+    return tuple((image or {}).get("bytes") or b"" for image in images)

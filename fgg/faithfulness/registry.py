@@ -1,0 +1,195 @@
+"""The faithfulness metrics: what each is called, where it comes from, which direction is better. Imports no torch.
+
+A metric is one function in a file of this folder, or ``module:function`` of another package, decorated with `metric`.
+Its parameters name what it is given:
+
+- ``model``: the VisionTransformer; ``images``: float (B, C, H, W); ``relevance``: float (B, N); ``target``: int64 (B,);
+- ``engine``: a `fgg.faithfulness.perturbation.Perturber` of the images, the fast way to perturbed images' logits;
+- ``responses``: the model's answers to random patch subsets, where ``needs`` asks for them;
+- ``image_ids``, ``seed``: keys of everything random; ``protocol``; any other parameter is a setting and has a default.
+
+It returns scores (B,), or a table {column: values of B rows} in which the scores bear the metric's name.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fgg import registry
+from fgg.errors import FggError
+
+NEEDS = {"responses": "logit drops to random patch subsets, computed once per data set"}
+GIVEN = ("model", "images", "relevance", "target", "engine", "responses", "image_ids", "seed", "protocol")
+_STATED = (
+    *("name", "title", "citation", "higher_is_better", "lowest", "highest", "quantity", "definition", "assumes"),
+    *("short", "passes", "needs", "settings", "columns", "default", "place"),
+)
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A faithfulness metric.
+
+    Attributes:
+        name: as configuration and tables write it.
+        title: as figures write it.
+        citation: the paper.
+        higher_is_better: its direction.
+        lowest, highest: its range; None where it has no end.
+        quantity: the label of an axis.
+        definition: what it measures, in half a sentence.
+        assumes: what must hold for a score to mean something.
+        passes: forward passes per image and experiment, in words.
+        needs: names of `NEEDS`.
+        settings: JSON schema of each key of its block in the configuration.
+        columns: what the other columns hold that it gives.
+        default: computed unless the configuration says null.
+        place: among the metrics, in tables and figures.
+        short: the title where there is little room.
+        declaration: the function.
+    """
+
+    name: str
+    title: str
+    citation: str
+    declaration: registry.Declaration
+    higher_is_better: bool = True
+    lowest: float | None = None
+    highest: float | None = None
+    quantity: str = ""
+    definition: str = ""
+    assumes: str = ""
+    passes: str = ""
+    needs: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    columns: Mapping[str, str] = field(default_factory=dict)
+    default: bool = False
+    place: int = 1000
+    short: str = ""
+
+    @property
+    def sign(self) -> int:
+        """+1 where higher is better, else -1."""
+        return 1 if self.higher_is_better else -1
+
+    @property
+    def direction(self) -> str:
+        """Which direction is better, in words."""
+        return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
+    def own(self) -> bool:
+        """Whether it is a metric of this package, which one table per experiment holds together."""
+        return self.declaration.module.startswith(f"{__package__}.")
+
+    @property
+    def reference(self) -> str:
+        """How the configuration names it: ``name``, or ``module:function`` for a function of another package."""
+        return self.name if self.own else f"{self.declaration.module}:{self.declaration.function}"
+
+    @property
+    def error_column(self) -> str | None:
+        """The column with each score's standard error from drawing at random; None where nothing is drawn."""
+        name = f"{self.name}_se"
+        return name if name in self.columns else None
+
+
+def metric(
+    *,
+    title: str,
+    citation: str,
+    higher_is_better: bool,
+    name: str | None = None,
+    lowest: float | None = None,
+    highest: float | None = None,
+    quantity: str = "",
+    definition: str = "",
+    assumes: str = "",
+    passes: str = "",
+    needs: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    default: bool = False,
+    place: int = 1000,
+    short: str = "",
+) -> Callable[[Function], Function]:
+    """State what a metric is; the function stays as it is. See `Metric`; the name defaults to the function's."""
+    return lambda function: function
+
+
+@functools.cache
+def metrics() -> dict[str, Metric]:
+    """The metrics of this package by name, in their place.
+
+    Raises:
+        ValueError: two of them share a name.
+    """
+    found = [_metric(own) for own in registry.declarations(Path(__file__).parent, str(__package__), "metric")]
+    table = {entry.name: entry for entry in sorted(found, key=lambda entry: (entry.place, entry.name))}
+    if len(table) != len(found):
+        raise ValueError(f"two metrics share a name: {[entry.name for entry in found]}")
+    return table
+
+
+def find_metric(name: str) -> Metric:
+    """A metric by its name, or a function of another package by ``module:function``.
+
+    Raises:
+        FggError: there is none, or it states something that a metric cannot state.
+    """
+    if registry.is_reference(name):
+        return _metric(registry.declaration(name, "metric"))
+    if name not in metrics():
+        raise FggError(f"metric {name!r} is unknown; choose from {', '.join(metrics())}, or give module:function")
+    return metrics()[name]
+
+
+def chosen(names: Iterable[str]) -> dict[str, Metric]:
+    """The metrics of these names or references, by name: this package's in their place, then the others as given.
+
+    Raises:
+        FggError: an unknown one, or two with one name.
+    """
+    found = [find_metric(name) for name in names]
+    found.sort(key=lambda entry: (not entry.own, entry.place if entry.own else 0))
+    table = {entry.name: entry for entry in found}
+    if len(table) != len(found):
+        names = sorted(entry.name for entry in found)
+        raise FggError(
+            f"two metrics are named alike: {', '.join(names)}; give one of them another name with @metric(name=…)"
+        )
+    return table
+
+
+def defaults() -> list[str]:
+    """The names of the metrics that are computed unless the configuration says null."""
+    return [name for name, entry in metrics().items() if entry.default]
+
+
+def switched_on(settings: Mapping[str, Any]) -> list[str]:
+    """The names in a configuration's ``metrics`` whose entry is not null."""
+    return [name for name, own in settings.items() if own is not None]
+
+
+def _metric(own: registry.Declaration) -> Metric:
+    stated = dict(own.statement)
+    where = f"{own.module}:{own.function}"
+    if unknown := [key for key in stated if key not in _STATED]:
+        raise FggError(f"{where}: @metric knows no {', '.join(unknown)}; it takes {', '.join(_STATED)}")
+    if wrong := [need for need in stated.get("needs", ()) if need not in NEEDS]:
+        raise FggError(f"{where}: needs {', '.join(wrong)} is not there to be had; choose from {', '.join(NEEDS)}")
+    if strange := [name for name in own.required if name not in GIVEN]:
+        raise FggError(
+            f"{where}: a metric is given {', '.join(GIVEN)}, by these names; its parameter {', '.join(strange)} is "
+            "none of them, and needs a default"
+        )
+    stated["needs"] = tuple(stated.get("needs", ()))
+    name = stated.pop("name", None) or own.function
+    title = stated.pop("title", None) or name.replace("_", " ")
+    return Metric(name, title, stated.pop("citation", None) or own.about, own, **stated)

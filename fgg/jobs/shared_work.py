@@ -1,0 +1,241 @@
+"""Jobs that work through the same images share the work, piece by piece. Imports no torch.
+
+The workflow has one job per experiment, so that a new experiment computes itself and nothing else. But the experiments of a
+data set read the same images by the same model, and starting a process and looking at an image cost more than one map or
+score. So the jobs of one run on one machine keep a folder: whoever takes up a piece of the images (some whole batches)
+computes it for every experiment that still lacks it, and leaves the results there. A job whose pieces are all there puts
+them together and is done; it has not even imported PyTorch. What a killed job has finished is kept.
+
+A piece's results are known by the key of their task, which is made of everything that their numbers depend on. A piece is
+held by a lock of the operating system, which goes with its process. Without the folder a job computes its own pieces alone:
+the tables are the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from fgg.errors import FggError
+from fgg.jobs.merge import join_tables, write_empty
+from fgg.progress import Progress
+from fgg.tables import as_table, atomic, read_made_from, read_table, write_table
+
+FOLDER = "FGG_SHARED"  # environment variable: the folder that the jobs of a run share
+PIECES = 16  # of the images, about, so that a large data set does not become a mass of small files
+
+Columns = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one job makes.
+
+    Attributes:
+        what: its name for people.
+        outputs: name -> table to write.
+        settings: kept in the tables' metadata.
+        made_from: whatever else the numbers depend on: a hash of the code, checksums of the files read.
+    """
+
+    what: str
+    outputs: Mapping[str, Path]
+    settings: Mapping[str, Any]
+    made_from: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Equal for equal numbers."""
+        text = json.dumps([sorted(self.outputs), self.settings, self.made_from], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    @property
+    def done(self) -> bool:
+        """Whether the tables are there, made from the same things."""
+        try:
+            made = [read_made_from(path) for path in self.outputs.values()]
+        except FggError:
+            return False
+        return all(own == {**self.made_from, "key": self.key} for own in made)
+
+
+class Worker(Protocol):
+    """Computes pieces; made only where something is to be computed."""
+
+    @property
+    def images(self) -> int:
+        """How many there are."""
+
+    @property
+    def batch(self) -> int:
+        """How many are computed together."""
+
+    def compute(self, piece: slice, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, Columns]]:
+        """Key of a task -> output -> columns for the images of a piece; what could not be computed is left out."""
+
+
+def fulfil(
+    own: Task, group: str, companions: Callable[[], Sequence[Task]], worker: Callable[[Sequence[Task]], Worker]
+) -> None:
+    """Compute a task's tables, together with the jobs that share its images, and write them.
+
+    Args:
+        group: equal for tasks with the same model, images, batches and shard.
+        companions: gives the other tasks of the group that this job should compute along.
+        worker: makes what computes the tasks it is given, of which the first is this job's own.
+    """
+    shared = os.environ.get(FOLDER)
+    shelf: _Memory | _Shelf = _Shelf(Path(shared) / group) if shared else _Memory()
+    pieces = shelf.pieces()
+    if pieces is None or not all(shelf.has(own.key, piece) for piece in pieces):
+        tasks = [own, *(companions() if shared else ())]
+        pieces = _work(own, tasks, worker(tasks), shelf)
+    for name, path in own.outputs.items():
+        if not pieces:
+            write_empty(path, own.settings, {**own.made_from, "key": own.key})
+            continue
+        table = join_tables([shelf.get(own.key, piece, name) for piece in pieces])
+        write_table(path, table, own.settings, {**own.made_from, "key": own.key})
+    shelf.discard(own.key)
+
+
+def _work(own: Task, tasks: Sequence[Task], worker: Worker, shelf: _Memory | _Shelf) -> list[slice]:
+    pieces = cut(worker.images, worker.batch)
+    shelf.note(pieces)
+    what = own.what if len(tasks) == 1 else f"{own.what} and {len(tasks) - 1} more"
+    with Progress([], worker.images, what) as bar:
+        for wait in (False, True):  # first what nobody is at work on, then what is left
+            for piece in pieces:
+                with shelf.hold(piece, wait) as held:
+                    if not held or shelf.has(own.key, piece):
+                        continue
+                    missing = [task for task in tasks if not shelf.has(task.key, piece)]
+                    for key, outputs in worker.compute(piece, missing).items():
+                        shelf.put(key, piece, outputs)
+                    bar.update(piece.stop - piece.start)
+    return pieces
+
+
+def cut(images: int, batch: int) -> list[slice]:
+    """Pieces of whole batches, about `PIECES` of them."""
+    batches = -(-images // batch)
+    length = batch * -(-batches // PIECES) if batches else batch
+    return [slice(start, min(start + length, images)) for start in range(0, images, length)]
+
+
+class _Memory:
+    """A job's own pieces."""
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[str, int, str], pa.Table] = {}
+
+    def pieces(self) -> list[slice] | None:
+        return None
+
+    def note(self, pieces: Sequence[slice]) -> None:
+        pass
+
+    @contextlib.contextmanager
+    def hold(self, piece: slice, wait: bool) -> Iterator[bool]:
+        yield not wait
+
+    def has(self, key: str, piece: slice) -> bool:
+        return any(own[:2] == (key, piece.start) for own in self._tables)
+
+    def put(self, key: str, piece: slice, outputs: Mapping[str, Columns]) -> None:
+        for name, columns in outputs.items():
+            self._tables[key, piece.start, name] = as_table(columns)
+
+    def get(self, key: str, piece: slice, name: str) -> pa.Table:
+        return self._tables[key, piece.start, name]
+
+    def discard(self, key: str) -> None:
+        pass
+
+
+class _Shelf:
+    """Pieces in a folder: ``{key}/{start}`` is there when all outputs of a piece are, ``{key}/{start}.{output}.parquet``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def pieces(self) -> list[slice] | None:
+        """The pieces that the group's jobs have agreed on; None where none has begun."""
+        try:
+            return [slice(*each) for each in json.loads((self._folder / "pieces.json").read_text(encoding="utf-8"))]
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def note(self, pieces: Sequence[slice]) -> None:
+        with atomic(self._folder / "pieces.json") as temporary:
+            temporary.write_text(json.dumps([(piece.start, piece.stop) for piece in pieces]), encoding="utf-8")
+
+    @contextlib.contextmanager
+    def hold(self, piece: slice, wait: bool) -> Iterator[bool]:
+        """Whether the piece is this process' alone, inside the block. Where locks do not work, it is taken as free."""
+        with (self._folder / f"{piece.start}.lock").open("a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                yield False
+                return
+            except OSError:
+                pass  # no locks here: at worst a piece is computed twice
+            yield True
+
+    def has(self, key: str, piece: slice) -> bool:
+        return (self._folder / key / str(piece.start)).is_file()
+
+    def put(self, key: str, piece: slice, outputs: Mapping[str, Columns]) -> None:
+        for name, columns in outputs.items():
+            write_table(self._folder / key / f"{piece.start}.{name}.parquet", columns, {})
+        (self._folder / key / str(piece.start)).touch()
+
+    def get(self, key: str, piece: slice, name: str) -> pa.Table:
+        return read_table(self._folder / key / f"{piece.start}.{name}.parquet")
+
+    def discard(self, key: str) -> None:
+        shutil.rmtree(self._folder / key, ignore_errors=True)
+
+
+def group_of(*parts: Any) -> str:
+    """The name of a group: equal for equal parts."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file; remembered for the run as long as its size and date stay.
+
+    Raises:
+        FggError: it does not exist.
+    """
+    try:
+        facts = path.stat()
+    except FileNotFoundError:
+        raise FggError(f"{path} does not exist; run the workflow to make it") from None
+    return _checksum(path.resolve(), facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _checksum(path: Path, size: int, changed: int) -> str:
+    shared = os.environ.get(FOLDER)
+    note = Path(shared, "checksums", group_of(str(path), size, changed)) if shared else None
+    if note is not None and note.is_file() and (known := note.read_text(encoding="ascii")):
+        return known
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if note is not None:
+        with atomic(note) as temporary:
+            temporary.write_text(found, encoding="ascii")
+    return found

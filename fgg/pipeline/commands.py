@@ -1,0 +1,56 @@
+"""The command lines of the jobs that share work, as their rules write them; a test compares the two. Imports no torch."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fgg.pipeline.study import Study
+
+
+def _images(study: Study, wildcards: SimpleNamespace, place: str) -> str:
+    return f"data/prepared/{wildcards.dataset}/val.parquet" if place else study.explained_images(wildcards)
+
+
+def _limit(place: str) -> str:
+    return "select.max_images" if place else "max_images"
+
+
+def attribution_command(study: Study, dataset: str, experiment: str, place: str, shard: str) -> list[str]:
+    """The arguments of ``python -m fgg.attribution``.
+
+    Args:
+        place: where under the dataset's results: nothing, or ``validation/``.
+        shard: the wildcard: nothing, or ``shards/1-of-4/``.
+    """
+    from fgg.pipeline.study import RUN_KEYS, has_gates
+
+    wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
+    settings = study.grid[dataset][experiment]
+    folder = f"results/{dataset}/{place}{shard}"
+    saes = [f"{layer}=data/saes/{dataset}/layer_{layer}" for layer in study.gate_layers(wildcards)]
+    return [
+        *("--model", f"data/models/{dataset}", "--images", _images(study, wildcards, place)),
+        *(word for sae in saes for word in ("--sae", sae)),
+        *("--experiment", study.experiment(wildcards)),
+        *("--settings", study.settings_of(*RUN_KEYS, _limit(place))(wildcards)),
+        *("--shard", study.shard(wildcards), "--code", study.attribution_code(wildcards)),
+        *("--relevance", f"{folder}attributions/{experiment}.parquet"),
+        *(("--gates", f"{folder}gates/{experiment}.parquet") if has_gates(settings) else ()),
+    ]
+
+
+def faithfulness_command(study: Study, dataset: str, experiment: str, place: str, shard: str) -> list[str]:
+    """The arguments of ``python -m fgg.faithfulness`` for this package's metrics."""
+    wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
+    folder = f"results/{dataset}/{place}"
+    responses = study.validation_responses(wildcards) if place else study.response_table(wildcards)
+    return [
+        *("--model", f"data/models/{dataset}", "--images", _images(study, wildcards, place)),
+        *("--attributions", f"{folder}attributions/{experiment}.parquet"),
+        *(word for path in responses for word in ("--responses", path)),
+        *("--settings", study.score_settings(_limit(place))(wildcards)),
+        *("--shard", study.shard(wildcards), "--code", study.score_code(wildcards)),
+        *("--output", f"{folder}{shard}faithfulness/{experiment}.parquet"),
+    ]

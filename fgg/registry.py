@@ -1,0 +1,134 @@
+"""Entries that state what they are: functions whose decorator says name, title and the like, found without running them.
+
+A decorated function is one file's whole contribution: an attribution method, a metric, a source of images, a format of
+SAEs. What its decorator states must be literals, so that it can be read from the source. A dry run, the configuration's
+check and the tables thus know every entry without importing PyTorch, and an entry of somebody else's package is read in
+the same way. Its function is imported where it is called.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any
+
+from fgg.errors import FggError
+
+REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")  # mypkg.maps:my_method
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A decorated function as its source states it.
+
+    Attributes:
+        module: the function's module.
+        function: its name.
+        statement: the decorator's keyword arguments; empty for a function without the decorator.
+        parameters: the names of its parameters.
+        required: those without a default.
+        about: the first sentence of its docstring.
+    """
+
+    module: str
+    function: str
+    statement: Mapping[str, Any]
+    parameters: tuple[str, ...]
+    required: tuple[str, ...]
+    about: str
+
+    def load(self) -> Callable[..., Any]:
+        """Import the function."""
+        return getattr(import_module(self.module), self.function)
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name has the form ``module:function``."""
+    return bool(REFERENCE.fullmatch(name))
+
+
+def declarations(folder: Path, package: str, decorator: str) -> Iterator[Declaration]:
+    """What the modules directly in a package's folder declare, in the order of their names."""
+    for file in sorted(folder.glob("*.py")):
+        if f"@{decorator}" in (text := file.read_text(encoding="utf-8")):
+            yield from (own for own in _read(text, f"{package}.{file.stem}", decorator) if own.statement)
+
+
+def declaration(reference: str, decorator: str) -> Declaration:
+    """What a function of another package, ``module:function``, declares; its decorator may be absent.
+
+    Raises:
+        FggError: no such module or function, source that is not Python, or a decorator that states no literals.
+    """
+    module, _, function = reference.partition(":")
+    file = source_file(module)
+    if file is None:
+        raise FggError(
+            f"{reference}: there is no module {module!r} in the working folder or on Python's path; install it, put it "
+            "into the folder that the command runs in, or name its folder in PYTHONPATH"
+        )
+    try:
+        found = {own.function: own for own in _read(file.read_text(encoding="utf-8"), module, decorator)}
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise FggError(f"{reference}: {file} is not valid Python ({error})") from None
+    if function not in found:
+        known = f"; it has {', '.join(found)}" if found else ""
+        raise FggError(f"{reference}: {file} has no function {function!r}{known}")
+    return found[function]
+
+
+def source_file(module: str) -> Path | None:
+    """The file of a module, found without running its package; None where there is none, or no Python source."""
+    places: Any = None
+    if (here := str(Path.cwd())) not in sys.path and "" not in sys.path:
+        places = [here, *sys.path]
+    name = ""
+    spec = None
+    for part in module.split("."):
+        name = f"{name}.{part}".lstrip(".")
+        spec = PathFinder.find_spec(name, places)
+        if spec is None:
+            return None
+        places = spec.submodule_search_locations or []
+    file = Path(spec.origin) if spec and spec.origin else None
+    return file if file and file.suffix == ".py" and file.is_file() else None
+
+
+@functools.cache
+def _read(text: str, module: str, decorator: str) -> tuple[Declaration, ...]:
+    found = []
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef):
+            arguments = node.args
+            positional = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+            required = positional[: len(positional) - len(arguments.defaults)]
+            keywords = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+            required += [each.arg for each, default in keywords if default is None]
+            names = (*positional, *(each.arg for each in arguments.kwonlyargs))
+            about = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+            found.append(
+                Declaration(module, node.name, _statement(node, module, decorator), names, tuple(required), about)
+            )
+    return tuple(found)
+
+
+def _statement(node: ast.FunctionDef, module: str, decorator: str) -> dict[str, Any]:
+    for each in node.decorator_list:
+        call = each.func if isinstance(each, ast.Call) else each
+        name = call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "")
+        if name == decorator and isinstance(each, ast.Call):
+            try:
+                return {own.arg: ast.literal_eval(own.value) for own in each.keywords if own.arg}
+            except ValueError:
+                raise FggError(
+                    f"{module}:{node.name}: @{decorator} is read without running the module, so its arguments must be "
+                    "plain literals: text, numbers, True, False, None, and lists, tuples and dictionaries of these"
+                ) from None
+    return {}

@@ -1,0 +1,41 @@
+"""What a report has: its figures and its pages. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fgg.faithfulness.registry import Metric
+
+
+def figures(metrics: Mapping[str, Metric]) -> dict[str, str]:
+    """The figures of a dataset with these metrics, in the order of the report: name of the file -> title."""
+    found = {"overview": "Overview of the maps"}
+    found |= {name: metric.title for name, metric in metrics.items()}
+    found |= {
+        "hypotheses": "Hypotheses",
+        "paired_differences": "Paired differences",
+        "heat_map": "Layers and constructions",
+    }
+    if "pixel_flipping" in metrics:
+        found["pixel_flipping_curves"] = "Pixel Flipping curves"
+    found |= {"gates": "Gates", "sae_quality": "Quality of the SAEs"}
+    if "faithfulness_correlation" in metrics:
+        found["sampling_error"] = "Error of Faithfulness Correlation"
+    return found
+
+
+def pages() -> dict[str, tuple[str, str]]:
+    """The pages: name of the file -> category and title. Some are there only where they are switched on."""
+    return {
+        "README": ("Headline", "Results in words"),
+        "summary": ("Tables", "Summary"),
+        "hypotheses": ("Tables", "Hypotheses"),
+        "comparison": ("Tables", "All statistics"),
+        "selection": ("Tables", "Selection"),
+        "selection_ranking": ("Tables", "Selection, all candidates"),
+        "sanity": ("Tables", "Sanity checks"),
+        "cases": ("Tables", "Case studies, patch by patch"),
+        "features": ("Tables", "Features"),
+        "configuration": ("Run", "Configuration"),
+        "versions": ("Run", "Versions and machine"),
+    }

@@ -1,0 +1,104 @@
+rule figures:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        faithfulness=study.scores_of_dataset,
+        attributions=study.maps_of_dataset,
+        gates=study.gates_of_dataset,
+        responses=study.responses_of_dataset,
+        images=study.explained_images,
+        model="data/models/{dataset}/model.json",
+        saes=study.sae_measures,
+    output:
+        # The report shows pictures in their own size: as SVG they fit a screen.
+        vectors=[
+            report(
+                f"results/figures/{{dataset}}_{figure}.svg",
+                caption=f"../report/{study.caption(figure)}.rst",
+                category="Figures",
+                subcategory="{dataset}",
+                labels={"figure": title, "dataset": "{dataset}"},
+            )
+            for figure, title in study.figures().items()
+        ],
+        pictures=[
+            f"results/figures/{{dataset}}_{figure}.png" for figure in study.figures()
+        ],
+    log:
+        "logs/figures/{dataset}.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("figures"),
+    params:
+        seed=config["seed"],
+        names=list(study.figures()),
+        metrics=study.metrics_in_words,
+        code=study.code("fgg.report.figures.__main__"),
+    message:
+        "Figures of {wildcards.dataset}"
+    shell:
+        "python -m fgg.report.figures --comparison {input.table} --hypotheses {input.hypotheses}"
+        " --results results --images {input.images} --model data/models/{wildcards.dataset}"
+        " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
+        " --figures {params.names}"
+        " --output results/figures > {log} 2>&1"
+
+
+rule readme:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
+        data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
+        saes=study.all_sae_measures,
+    output:
+        text="results/README.md",
+    log:
+        "logs/readme.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("readme"),
+    params:
+        splits=study.splits(),
+        code=study.code("fgg.report.results_readme"),
+    message:
+        "Writing the results in words"
+    shell:
+        "python -m fgg.report.results_readme --comparison {input.table} --hypotheses {input.hypotheses}"
+        " --data data --splits {params.splits:q} --output {output.text} > {log} 2>&1"
+
+
+rule pages:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        readme="results/README.md",
+        extra=study.extra_tables,
+        cases=study.case_studies,
+    output:
+        pages=[
+            report(
+                f"results/{name}.html",
+                caption="../report/page.rst",
+                category=category,
+                labels={"page": title},
+            )
+            for name, (category, title) in study.pages().items()
+        ],
+    log:
+        "logs/pages.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("pages"),
+    params:
+        names=list(study.pages()),
+        configuration=study.whole_configuration,
+        code=study.code("fgg.report.pages"),
+    message:
+        "Writing the pages of the report"
+    shell:
+        "python -m fgg.report.pages --results results --pages {params.names} --cases {input.cases}"
+        " --configuration {params.configuration:q} --output results > {log} 2>&1"
