@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+import fgg
 from fgg import plot
-from fgg.catalogue import METHODS
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 from fgg.tables import matrix, read_json, read_settings, read_table
@@ -72,8 +72,8 @@ def main() -> None:
 
 def title(experiment: str) -> str:
     """A short title of an experiment's id."""
-    if experiment in METHODS:
-        return METHODS[experiment].title
+    if experiment in fgg.methods():
+        return fgg.methods()[experiment].title
     kind, _, rest = experiment.partition("-l")
     return f"{kind}, layers {rest.split('-')[0].replace('.', ' + ')}" if rest else experiment
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from fgg.attribution.registry import methods
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
+from fgg.faithfulness.registry import metrics
 from fgg.jobs.command import command
 
 if TYPE_CHECKING:
@@ -47,7 +49,10 @@ def main(argv: list[str] | None = None) -> None:
         parser.print_help()
         return
     try:
-        explain(arguments)
+        if arguments.part == "explain":
+            explain(arguments)
+        else:
+            print("\n".join(LISTS[arguments.part]()))
         sys.stdout.flush()
     except BrokenPipeError:  # such as `fgg explain … | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -65,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="explain images: prediction, SAE features, and a picture of the maps", description=ABOUT,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    parts.add_parser("methods", help="list the attribution methods", description="List the attribution methods.")
+    parts.add_parser("metrics", help="list the faithfulness metrics", description="List the faithfulness metrics.")
     part.add_argument(
         "images", nargs="+", metavar="IMAGE", help="image file, or an image_id of the dataset; several may be given"
     )
@@ -110,6 +117,27 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="(default: %(default)s)")
     what.add_argument("--seed", type=int, default=0, help="of the random method (default: %(default)s)")
     return parser
+
+
+def list_methods() -> Iterator[str]:
+    """Lines about every attribution method: its name, where it comes from, what it assumes and costs."""
+    for name, entry in methods().items():
+        yield f"{name:<26}{entry.title}: {entry.citation}"
+        if entry.assumes:
+            yield f"{'':<26}assumes that {entry.assumes}"
+        yield f"{'':<26}{entry.forward_passes} forward and {entry.backward_passes} backward passes per image"
+
+
+def list_metrics() -> Iterator[str]:
+    """Lines about every metric: its name, where it comes from, its direction and range, what it assumes and costs."""
+    for name, entry in metrics().items():
+        yield f"{name:<26}{entry.title}: {entry.citation}"
+        yield f"{'':<26}{entry.definition} {entry.direction}; {entry.quantity}"
+        yield f"{'':<26}assumes that {entry.assumes}"
+        yield f"{'':<26}forward passes: {entry.passes}"
+
+
+LISTS = {"methods": list_methods, "metrics": list_metrics}
 
 
 def explain(arguments: argparse.Namespace) -> None:

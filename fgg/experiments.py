@@ -142,6 +142,11 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
     return merged
 
 
+def has_gates(settings: Mapping[str, Any]) -> bool:
+    """Whether an experiment writes a table of gates; the sharpened control has none of its own."""
+    return "gate" in settings and settings["control"] != "sharpened"
+
+
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """An experiment's settings as table cells; layers (1, 2) become ``1+2``, and what a method lacks is None."""
     gate = settings.get("gate")

@@ -103,9 +103,9 @@ def test_leaving_is_not_an_error(error):
 
 
 def test_a_real_command_ends_with_1_and_one_line(tmp_path):
-    arguments = ["--vanilla", str(tmp_path / "none.parquet"), "--gated", "y", "--settings", "{}", "--relevance", "z"]
+    arguments = [str(tmp_path / "none.parquet"), "--output", "z"]
     done = subprocess.run(
-        [sys.executable, "-m", "fgg.attribution.sharpened", *arguments],
+        [sys.executable, "-m", "fgg.jobs.merge", *arguments],
         capture_output=True,
         text=True,
         cwd=tmp_path,

@@ -8,7 +8,8 @@ import torch
 from pictures import draw
 from zoo import make_images, make_sae
 
-from fgg.attribution import __main__ as attribution
+from fgg.attribution.__main__ import Job
+from fgg.attribution.__main__ import run as attribute
 from fgg.data.prepare import prepare
 from fgg.data.preprocess import Preprocess
 from fgg.models import model_files
@@ -70,7 +71,8 @@ def make(folder: Path) -> Path:
         ("rollout", {"method": "rollout"}, {}),
         (GATED, {"method": "transmm", "gate": {"layers": list(LAYERS), "construction": "combined"}}, saes),
     ):
-        attribution.run(home, prepared / "test.parquet", needed, experiment, SETTINGS, results / f"{name}.parquet")
+        images, relevance = prepared / "test.parquet", results / f"{name}.parquet"
+        attribute(Job(home, images, experiment, SETTINGS, relevance, saes=needed))
     return folder
 
 

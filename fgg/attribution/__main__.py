@@ -17,7 +17,7 @@ from typing import Any
 from fgg.attribution.registry import methods
 from fgg.degeneracy import measured, note
 from fgg.jobs import shared_work
-from fgg.jobs.command import add_arguments, command
+from fgg.jobs.command import add_arguments, command, started
 from fgg.jobs.plan import planned
 from fgg.jobs.shards import WHOLE, Shard
 from fgg.jobs.shared_work import Task, checksum, group_of
@@ -117,6 +117,7 @@ def run(job: Job) -> None:
     def worker(tasks: Sequence[Task]) -> Any:
         from fgg.attribution.job import Attributor
 
+        started()
         return Attributor({own.key: jobs[own.key] for own in tasks})
 
     shared_work.fulfil(task, job.group, companions, worker)

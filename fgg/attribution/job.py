@@ -40,6 +40,8 @@ class Attributor:
         jobs: by the key of their task; the first is this process' own, whose faults end it.
     """
 
+    together = True  # one pass of the model serves all
+
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         torch.set_num_threads(JOB_THREADS)
         warnings.simplefilter("ignore", MeaninglessGate)

@@ -15,7 +15,7 @@ from typing import Any
 
 from fgg.faithfulness.registry import chosen, switched_on
 from fgg.jobs import shared_work
-from fgg.jobs.command import add_arguments, command
+from fgg.jobs.command import add_arguments, command, started
 from fgg.jobs.plan import planned
 from fgg.jobs.shards import WHOLE, Shard
 from fgg.jobs.shared_work import Task, checksum, group_of
@@ -90,6 +90,7 @@ def run(job: Job) -> None:
     def worker(tasks: Sequence[Task]) -> Any:
         from fgg.faithfulness.job import Scorer
 
+        started()
         return Scorer({own.key: jobs[own.key] for own in tasks})
 
     shared_work.fulfil(task, job.group, companions, worker)

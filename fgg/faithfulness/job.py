@@ -35,6 +35,8 @@ class Scorer:
         jobs: by the key of their task; the first is this process' own, whose faults end it.
     """
 
+    together = False  # every experiment asks for perturbed images of its own
+
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         torch.set_num_threads(JOB_THREADS)
         self._own, own = next(iter(jobs.items()))
@@ -55,6 +57,7 @@ class Scorer:
                     f"{own.responses} holds other images than {own.images}; run the workflow again to rebuild it"
                 )
         self._answered = None if answered is None else answered[self._rows]
+        self._at_hand: tuple[slice | None, list[tuple[slice, Perturber]]] = (None, [])
         self._explained: dict[str, pa.Table] = {}
         for key, job in jobs.items():
             try:
@@ -79,9 +82,7 @@ class Scorer:
         keys = [task.key for task in tasks if task.key in self._explained]
         parts: dict[str, list[dict[str, Tensor]]] = {key: [] for key in keys}
         with arithmetic(self._settings["precision"], self._device):
-            for start in range(piece.start, piece.stop, self.batch):
-                rows = slice(start, min(start + self.batch, piece.stop))
-                engine = Perturber(self._model, self._split.tensors(self._preprocess, rows).to(self._device))
+            for rows, engine in self._engines(piece):
                 for key in keys:
                     parts[key].append(self._scores(engine, key, rows))
         found = {}
@@ -90,6 +91,18 @@ class Scorer:
             kept = {name: self._explained[key][name][piece].combine_chunks() for name in KEPT}
             found[key] = {"faithfulness": {**kept, **ordered(columns)}}
         return found
+
+    def _engines(self, piece: slice) -> list[tuple[slice, Perturber]]:
+        """The batches of a piece with their engines, kept for the next task."""
+        if self._at_hand[0] != piece:
+            starts = range(piece.start, piece.stop, self.batch)
+            batches = [slice(start, min(start + self.batch, piece.stop)) for start in starts]
+            tensors = (self._split.tensors(self._preprocess, rows).to(self._device) for rows in batches)
+            self._at_hand = (
+                piece,
+                [(rows, Perturber(self._model, own)) for rows, own in zip(batches, tensors, strict=True)],
+            )
+        return self._at_hand[1]
 
     def _scores(self, engine: Perturber, key: str, rows: slice) -> dict[str, Tensor]:
         """The columns of a batch."""

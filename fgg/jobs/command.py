@@ -28,11 +28,11 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
-        start = process_age() if "FGG_TIMING" in os.environ else None
+        started()
         try:
             main(argv)
-            if start is not None:
-                print(f"start-up took {start:.2f} s of {process_age():.2f} s")
+            if "FGG_TIMING" in os.environ and _start is not None:
+                print(f"start-up took {_start:.2f} s of {process_age():.2f} s")
         except FggError as error:
             message = str(error)
         except MemoryError:
@@ -49,6 +49,15 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
         return 1
 
     return run
+
+
+_start: float | None = None  # seconds until the work began
+
+
+def started() -> None:
+    """Note that what came so far was the start of the process; a command that imports later calls it once more."""
+    global _start
+    _start = process_age()
 
 
 def process_age() -> float | None:

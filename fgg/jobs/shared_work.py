@@ -1,10 +1,11 @@
 """Jobs that work through the same images share the work, piece by piece. Imports no torch.
 
 The workflow has one job per experiment, so that a new experiment computes itself and nothing else. But the experiments of a
-data set read the same images by the same model, and starting a process and looking at an image cost more than one map or
-score. So the jobs of one run on one machine keep a folder: whoever takes up a piece of the images (some whole batches)
-computes it for every experiment that still lacks it, and leaves the results there. A job whose pieces are all there puts
-them together and is done; it has not even imported PyTorch. What a killed job has finished is kept.
+data set read the same images by the same model, and starting a process, decoding an image and running the model cost more
+than one map. So the jobs of one run on one machine keep a folder. A job takes up a piece of the images (some whole batches),
+computes it for all experiments that still lack it, and leaves the results there; then it takes up the next piece that no
+other job is at work on. A job whose pieces are all there puts them together and is done; it has not even imported PyTorch.
+What a killed job has finished is kept.
 
 A piece's results are known by the key of their task, which is made of everything that their numbers depend on. A piece is
 held by a lock of the operating system, which goes with its process. Without the folder a job computes its own pieces alone:
@@ -79,7 +80,11 @@ class Worker(Protocol):
 
     @property
     def batch(self) -> int:
-        """How many are computed together."""
+        """How many are computed at once."""
+
+    @property
+    def together(self) -> bool:
+        """Whether tasks gain by being computed at the same time; if not, several jobs divide them among themselves."""
 
     def compute(self, piece: slice, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, Columns]]:
         """Key of a task -> output -> columns for the images of a piece; what could not be computed is left out."""
@@ -99,7 +104,7 @@ def fulfil(
     shelf: _Memory | _Shelf = _Shelf(Path(shared) / group) if shared else _Memory()
     pieces = shelf.pieces()
     if pieces is None or not all(shelf.has(own.key, piece) for piece in pieces):
-        tasks = [own, *(companions() if shared else ())]
+        tasks = [own, *(other for other in (companions() if shared else ()) if other.key != own.key)]
         pieces = _work(own, tasks, worker(tasks), shelf)
     for name, path in own.outputs.items():
         if not pieces:
@@ -114,16 +119,17 @@ def _work(own: Task, tasks: Sequence[Task], worker: Worker, shelf: _Memory | _Sh
     pieces = cut(worker.images, worker.batch)
     shelf.note(pieces)
     what = own.what if len(tasks) == 1 else f"{own.what} and {len(tasks) - 1} more"
-    with Progress([], worker.images, what) as bar:
-        for wait in (False, True):  # first what nobody is at work on, then what is left
-            for piece in pieces:
-                with shelf.hold(piece, wait) as held:
-                    if not held or shelf.has(own.key, piece):
-                        continue
-                    missing = [task for task in tasks if not shelf.has(task.key, piece)]
-                    for key, outputs in worker.compute(piece, missing).items():
+    groups = [("", tasks)] if worker.together else [(f".{task.key}", [task]) for task in tasks]
+    with Progress([], worker.images * len(tasks), what) as bar:
+        for wait in (False, True):  # first what nobody is at work on, then what this job still lacks
+            for piece, (name, group) in ((piece, group) for piece in pieces for group in groups):
+                if wait and (own not in group or shelf.has(own.key, piece)):
+                    continue
+                with shelf.hold(f"{piece.start}{name}", wait) as held:
+                    missing = [task for task in group if held and not shelf.has(task.key, piece)]
+                    for key, outputs in (worker.compute(piece, missing) if missing else {}).items():
                         shelf.put(key, piece, outputs)
-                    bar.update(piece.stop - piece.start)
+                    bar.update(len(missing) * (piece.stop - piece.start))
     return pieces
 
 
@@ -147,7 +153,7 @@ class _Memory:
         pass
 
     @contextlib.contextmanager
-    def hold(self, piece: slice, wait: bool) -> Iterator[bool]:
+    def hold(self, name: str, wait: bool) -> Iterator[bool]:
         yield not wait
 
     def has(self, key: str, piece: slice) -> bool:
@@ -182,9 +188,9 @@ class _Shelf:
             temporary.write_text(json.dumps([(piece.start, piece.stop) for piece in pieces]), encoding="utf-8")
 
     @contextlib.contextmanager
-    def hold(self, piece: slice, wait: bool) -> Iterator[bool]:
-        """Whether the piece is this process' alone, inside the block. Where locks do not work, it is taken as free."""
-        with (self._folder / f"{piece.start}.lock").open("a", encoding="utf-8") as file:
+    def hold(self, name: str, wait: bool) -> Iterator[bool]:
+        """Whether what is named is this process' alone, inside the block. Where locks do not work, everything is free."""
+        with (self._folder / f"{name}.lock").open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fgg.pipeline.study import Study
+from fgg.experiments import candidates, has_gates
+from fgg.pipeline.inputs import Inputs
+from fgg.pipeline.study import RUN_KEYS, Study
 
 
-def _images(study: Study, wildcards: SimpleNamespace, place: str) -> str:
-    return f"data/prepared/{wildcards.dataset}/val.parquet" if place else study.explained_images(wildcards)
+def plan(study: Study, inputs: Inputs) -> dict[str, list[list[str]]]:
+    """Stage -> the arguments of its jobs, for `fgg.jobs.plan`."""
+    places = ["", "validation/"] if study.config["select"]["enabled"] else [""]
+    shards = [f"shards/{n}-of-{study.shards}/" for n in range(1, study.shards + 1)] if study.shards > 1 else [""]
+    found: dict[str, list[list[str]]] = {"attribution": [], "faithfulness": []}
+    for dataset, grid in study.grid.items():
+        for place in places:
+            for name in [study.config["baseline"], *candidates(grid)] if place else grid:
+                for shard in shards:
+                    found["attribution"].append(attribution_command(study, inputs, dataset, name, place, shard))
+                    if any(entry.own for entry in study.metrics[dataset].values()):
+                        found["faithfulness"].append(faithfulness_command(study, inputs, dataset, name, place, shard))
+    return found
+
+
+def _images(inputs: Inputs, wildcards: SimpleNamespace, place: str) -> str:
+    return f"data/prepared/{wildcards.dataset}/val.parquet" if place else inputs.explained_images(wildcards)
 
 
 def _limit(place: str) -> str:
     return "select.max_images" if place else "max_images"
 
 
-def attribution_command(study: Study, dataset: str, experiment: str, place: str, shard: str) -> list[str]:
+def attribution_command(
+    study: Study, inputs: Inputs, dataset: str, experiment: str, place: str, shard: str
+) -> list[str]:
     """The arguments of ``python -m fgg.attribution``.
 
     Args:
         place: where under the dataset's results: nothing, or ``validation/``.
         shard: the wildcard: nothing, or ``shards/1-of-4/``.
     """
-    from fgg.pipeline.study import RUN_KEYS, has_gates
-
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
     settings = study.grid[dataset][experiment]
     folder = f"results/{dataset}/{place}{shard}"
     saes = [f"{layer}=data/saes/{dataset}/layer_{layer}" for layer in study.gate_layers(wildcards)]
     return [
-        *("--model", f"data/models/{dataset}", "--images", _images(study, wildcards, place)),
+        *("--model", f"data/models/{dataset}", "--images", _images(inputs, wildcards, place)),
         *(word for sae in saes for word in ("--sae", sae)),
         *("--experiment", study.experiment(wildcards)),
         *("--settings", study.settings_of(*RUN_KEYS, _limit(place))(wildcards)),
@@ -41,13 +56,15 @@ def attribution_command(study: Study, dataset: str, experiment: str, place: str,
     ]
 
 
-def faithfulness_command(study: Study, dataset: str, experiment: str, place: str, shard: str) -> list[str]:
+def faithfulness_command(
+    study: Study, inputs: Inputs, dataset: str, experiment: str, place: str, shard: str
+) -> list[str]:
     """The arguments of ``python -m fgg.faithfulness`` for this package's metrics."""
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
     folder = f"results/{dataset}/{place}"
-    responses = study.validation_responses(wildcards) if place else study.response_table(wildcards)
+    responses = inputs.validation_responses(wildcards) if place else inputs.response_table(wildcards)
     return [
-        *("--model", f"data/models/{dataset}", "--images", _images(study, wildcards, place)),
+        *("--model", f"data/models/{dataset}", "--images", _images(inputs, wildcards, place)),
         *("--attributions", f"{folder}attributions/{experiment}.parquet"),
         *(word for path in responses for word in ("--responses", path)),
         *("--settings", study.score_settings(_limit(place))(wildcards)),

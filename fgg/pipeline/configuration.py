@@ -29,7 +29,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
     Raises:
         FggError: listing every fault as ``key: what was found, what is allowed``.
     """
-    rules = _rules(Path(schema))
+    rules = schema_rules(Path(schema))
     refuse(unfit(config))
     filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
     faults = [explain(error) for error in _Validator(rules).iter_errors(filled)]
@@ -43,7 +43,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
 
 
 @functools.cache
-def _rules(schema: Path) -> Any:
+def schema_rules(schema: Path) -> Any:
     """The schema, with what the registries know in the places that name them."""
     return _filled(yaml.safe_load(schema.read_text(encoding="utf-8")))
 

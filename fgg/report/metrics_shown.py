@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def metrics_in(frame: pd.DataFrame, known: Mapping[str, Metric] | None = None) -> dict[str, Metric]:
-    """The metrics of a frame with the columns ``metric`` and ``higher_is_better``, in its order.
+    """The metrics of a frame with the column ``metric``, and perhaps ``higher_is_better``, in its order.
 
     Args:
         known: metrics of other packages by name; those that are not known are called by their name.
     """
     found = {}
-    for name, higher in frame[["metric", "higher_is_better"]].drop_duplicates("metric").itertuples(index=False):
+    for row in frame.drop_duplicates("metric").to_dict("records"):
+        name = str(row["metric"])
         own = (known or {}).get(name) or metrics().get(name)
-        title = str(name).replace("_", " ")
-        found[name] = own or Metric(name, title, "", Declaration("", name, {}, (), (), ""), bool(higher))
+        unknown = Declaration("", name, {}, (), (), "")
+        found[name] = own or Metric(name, name.replace("_", " "), "", unknown, bool(row.get("higher_is_better", True)))
     return found

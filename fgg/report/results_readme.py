@@ -23,6 +23,7 @@ from fgg.jobs.command import command, json_object
 from fgg.report.contents import figures
 from fgg.report.figures.sae_quality import quality
 from fgg.report.headline import words
+from fgg.report.metrics_shown import metrics_in
 from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
 
 POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
@@ -64,16 +65,18 @@ def readme(
     hypotheses: pd.DataFrame,
     data: Path,
     splits: Mapping[str, str],
-    metrics: Mapping[str, Mapping[str, Metric]],
+    metrics: Mapping[str, Mapping[str, Metric]] | None = None,
 ) -> Iterator[str]:
     """Lines of Markdown: the headline, what was run, what is missing, where to look.
 
     Args:
         data: folder with prepared/, models/ and saes/.
         splits: dataset -> the split that is explained.
-        metrics: dataset -> name -> metric.
+        metrics: dataset -> name -> metric; None takes them from the table.
     """
     frame = comparison[comparison["stratum"] == "all"]
+    if metrics is None:
+        metrics = {str(dataset): metrics_in(rows) for dataset, rows in frame.groupby("dataset", sort=False)}
     origins = {str(dataset): _origin(str(dataset), rows, data) for dataset, rows in frame.groupby("dataset")}
     yield from ("# Results", "", "## Headline", "")
     for dataset, rows in frame.groupby("dataset", sort=False):

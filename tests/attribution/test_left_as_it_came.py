@@ -9,7 +9,7 @@ from torch import nn
 
 import fgg
 from fgg.attribution.attribute import attribute
-from fgg.catalogue import METHODS
+from fgg.attribution.registry import methods
 from fgg.errors import FggError
 from fgg.models.capture import capture
 from fgg.models.layer_diagnosis import diagnose
@@ -53,7 +53,7 @@ def subsets(count=4):
 
 
 CALLS = {
-    **{m: lambda model, images, saes, m=m: attribute(model, images, m).relevance for m in METHODS},
+    **{m: lambda model, images, saes, m=m: attribute(model, images, m).relevance for m in methods()},
     "gated": lambda model, images, saes: attribute(model, images, gate=GATE, saes=saes).relevance,
     "no_sae": lambda model, images, saes: attribute(model, images, gate=fgg.Gate((0,), "no_sae")).relevance,
     "permuted": lambda model, images, saes: (

@@ -8,7 +8,8 @@ import torch
 import fgg
 from fgg import gating
 from fgg.attribution import controls
-from fgg.catalogue import CONSTRUCTIONS, METHODS
+from fgg.attribution.registry import methods
+from fgg.catalogue import CONSTRUCTIONS
 from fgg.models.capture import capture
 from fgg.randomness import content_id
 
@@ -130,7 +131,7 @@ def test_what_the_model_said(model, images):
     """Whatever is explained, the prediction is the model's, in eval mode."""
     with torch.no_grad():
         logits = model(images)
-    for method in METHODS:
+    for method in methods():
         out = fgg.attribute(model, images, method, target=1)
         torch.testing.assert_close(out.logits, logits, atol=1e-5, rtol=0)
         assert out.predicted.tolist() == logits.argmax(-1).tolist()
@@ -210,7 +211,7 @@ def test_sharpened(model, images, target, vanilla, seen, saes):
 def everything(model, images, saes, target=None, **options):
     """Each method, gate and control: name -> attribution."""
     options["target"] = target
-    out = {method: fgg.attribute(model, images, method, **options) for method in METHODS}
+    out = {method: fgg.attribute(model, images, method, **options) for method in methods()}
     for gate in GATES:
         out[name_of(gate)] = fgg.attribute(model, images, gate=gate, saes=saes, **options)
     for control in ("permuted_gate", "sharpened"):
@@ -283,7 +284,7 @@ def test_no_images_give_no_rows(plain, pictures):
 # ---------------------------------------------------------------- sizes other than the model's own
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 def test_images_of_another_size(method, make_model):
     model = make_model(dynamic_img_size=True, img_size=24)
     images = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))

@@ -5,7 +5,7 @@ import torch
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, ResPostBlock
 
 import fgg
-from fgg.catalogue import METHODS
+from fgg.attribution.registry import methods
 from fgg.errors import FggError
 from fgg.models.capture import capture
 
@@ -83,7 +83,7 @@ def test_a_gate_without_sae_needs_none(call):
     assert call(gate=fgg.Gate((0,), "no_sae"), saes=None).relevance.isfinite().all()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", methods())
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite(value, method, make_model, pictures):
     model = make_model()

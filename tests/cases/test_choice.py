@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 
 from fgg.cases import choice
-from fgg.catalogue import METRICS
 from fgg.errors import FggError
+from fgg.faithfulness.registry import chosen, defaults
+
+METRICS = chosen(defaults())
 
 NAN = math.nan
 
@@ -34,7 +36,7 @@ def slow_composite(gains):
 
 def test_a_gain_is_positive_where_the_gate_is_better():
     scores, baseline = table(seed=1), table(seed=2)
-    gains = choice.gains(scores, baseline.iloc[::-1])
+    gains = choice.gains(scores, baseline.iloc[::-1], METRICS)
     for name, metric in METRICS.items():
         better = scores[name] > baseline[name] if metric.higher_is_better else scores[name] < baseline[name]
         assert ((gains[name] > 0) == better).all()
@@ -43,7 +45,7 @@ def test_a_gain_is_positive_where_the_gate_is_better():
 
 def test_other_images_are_refused():
     with pytest.raises(FggError, match="other images"):
-        choice.gains(table(4), table(5))
+        choice.gains(table(4), table(5), METRICS)
 
 
 def test_composites_are_means_of_the_defined_z_scores():

@@ -13,13 +13,16 @@ import pytest
 import tiny_dataset as tiny
 from PIL import Image
 
-from fgg.attribution import __main__ as attribution
+from fgg.attribution.__main__ import Job
+from fgg.attribution.__main__ import run as attribute
 from fgg.cases import __main__ as command
 from fgg.cases import prototypes
 from fgg.cases.drawing import Album, Prototypes
-from fgg.catalogue import METRICS
 from fgg.data.load import load_split
+from fgg.faithfulness.registry import chosen, defaults
 from fgg.tables import matrix, read_table, write_table
+
+METRICS = chosen(defaults())
 
 GATE = {"layers": [0, 1], "construction": "combined", "clamp_max": 10.0, "alpha": 1.0, "shuffle_decoder": False}
 EXPERIMENT = {"method": "transmm", "gate": GATE, "control": None}
@@ -35,7 +38,8 @@ def dataset(tmp_path_factory):
     results, model = folder / "results/tiny", folder / "data/models/tiny"
     saes = {layer: folder / f"data/saes/tiny/layer_{layer}" for layer in tiny.LAYERS}
     test, maps = folder / "data/prepared/tiny/test.parquet", results / "attributions" / f"{tiny.GATED}.parquet"
-    attribution.run(model, test, saes, EXPERIMENT, tiny.SETTINGS, maps, results / "gates" / f"{tiny.GATED}.parquet")
+    gates = results / "gates" / f"{tiny.GATED}.parquet"
+    attribute(Job(model, test, EXPERIMENT, tiny.SETTINGS, maps, gates, saes))
     ids = read_table(maps)["image_id"].to_pylist()
     draw = np.random.default_rng(0)
     for name in ("transmm", tiny.GATED):
@@ -61,6 +65,7 @@ def make(folder, output, results=None, experiment=EXPERIMENT):
     for layer in tiny.LAYERS:
         arguments += ["--sae", f"{layer}={folder}/data/saes/tiny/layer_{layer}"]
     arguments += ["--results", results or folder / "results/tiny", "--dataset", "tiny", "--id", tiny.GATED]
+    arguments += ["--metrics", *METRICS]
     arguments += ["--experiment", json.dumps(experiment), "--baseline", "transmm", "--settings", json.dumps(SETTINGS)]
     return command.main([str(argument) for argument in [*arguments, "--output", output]])
 

@@ -11,7 +11,8 @@ from fgg.cases import pictures
 from fgg.cases.layout import Patch, end_of, start_of, tile
 from fgg.cases.pictures import Case, Change, Names
 
-NAMES = Names("gated, layer 0, activation × gradient", "TransMM", "val")
+SHORT = {"saco": "SaCo", "faithfulness_correlation": "Faithf. Corr.", "pixel_flipping": "Pixel Flipping"}
+NAMES = Names("gated, layer 0, activation × gradient", "TransMM", "val", SHORT)
 ROW = {
     "image_id": "a/very/long/path/" * 6 + "price_$5_and_$6", "category": "random", "rank": 1, "layer": 0,
     "true_class": "great white shark, white shark, man-eater, Carcharodon carcharias", "predicted_class": "$\\frac$",

@@ -12,13 +12,16 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from fgg.catalogue import METRICS
 from fgg.comparison import tables
 from fgg.comparison.__main__ import main
+from fgg.comparison.scores import read_scores
 from fgg.comparison.summary import main as summarise
 from fgg.errors import FggError
 from fgg.experiments import experiment_id
+from fgg.faithfulness.registry import chosen, defaults
 from fgg.tables import read_settings, read_table, write_table
+
+METRICS = chosen(defaults())
 
 CONTRACT_COLUMNS = """
 dataset experiment method layers construction clamp_max alpha shuffle_decoder control metric higher_is_better n
@@ -30,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def run(results, settings, output, *more):
-    arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings), "--results", str(results)]
+    arguments = ["--datasets", "toy", "--settings", json.dumps(settings), "--results", str(results)]
     code = main([*arguments, "--output", str(output), *more])
     return code or summarise(
         ["--comparison", str(output / "comparison.parquet"), "--output", str(output / "summary.csv")]
@@ -226,7 +229,7 @@ def test_settings_that_lack_something_are_an_error(results, capsys):
     assert run(folder, {k: v for k, v in settings.items() if k != "seed"}, folder) == 1
     assert "--settings lacks seed" in capsys.readouterr().err
     with pytest.raises(FggError, match="baseline 'lrp'"):
-        tables.read_scores(folder / "toy" / "faithfulness", ["transmm"], "lrp")
+        read_scores(folder / "toy", ["transmm"], "lrp", METRICS)
 
 
 def test_other_predictions_are_noted(results):

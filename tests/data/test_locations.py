@@ -9,7 +9,7 @@ from fgg.data import locations
 from fgg.data.locations import Row, fetched, hub_rows, local, local_settings, locate, of_layer, read_sources
 from fgg.data.sources.registry import sources
 from fgg.errors import FggError
-from fgg.pipeline.input_files import missing_files, own_files
+from fgg.pipeline.user_files import missing_files, own_files
 
 TABLE = Path(__file__).parents[2] / "workflow" / "sources.csv"
 COLUMNS = ["name", "kind", "address", "files", "unpack", "sha256", "size", "licence", "citation"]

@@ -41,14 +41,14 @@ def test_perturbed_rows_are_halved_until_they_fit(model, images, capsys):
 
 def test_attribution_batches_are_halved_until_they_fit(model, images, monkeypatch, capsys):
     expected = attribution.attribute(model, images).relevance
-    real = attribution._attribute_batch
+    real = attribution.attribute_several
 
     def small(model, images, *rest):
         if len(images) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(model, images, *rest)
 
-    monkeypatch.setattr(attribution, "_attribute_batch", small)
+    monkeypatch.setattr(attribution, "attribute_several", small)
     found = attribution.attribute(model, images, batch_size=6)
     torch.testing.assert_close(found.relevance, expected, rtol=0, atol=1e-6)
     assert "going on with 1 images per batch instead of 3" in capsys.readouterr().err
@@ -58,6 +58,6 @@ def test_one_image_that_does_not_fit_is_an_error(model, images, monkeypatch):
     def never(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(attribution, "_attribute_batch", never)
+    monkeypatch.setattr(attribution, "attribute_several", never)
     with pytest.raises(FggError, match="out of GPU memory with one image at a time"):
         attribution.attribute(model, images)

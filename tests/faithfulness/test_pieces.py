@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_dataset import METRICS, RUN, untrained
 
+from fgg.attribution.__main__ import Job as Attribution
 from fgg.attribution.__main__ import run as attribute
+from fgg.faithfulness.__main__ import Job as Scoring
 from fgg.faithfulness.__main__ import run as score
 from fgg.faithfulness.responses import run as respond
 from fgg.tables import matrix, read_table
@@ -23,9 +25,10 @@ def work_through(folder: Path, model: Path, images: Path, batch_size: int) -> di
     """Attribute, ask and score the images of a file; relevance and scores by image id, in its order."""
     settings = {**RUN, "batch_size": batch_size}
     relevance, gates, answers, scores = (folder / name for name in ("r.parquet", "g.parquet", "a.parquet", "s.parquet"))
-    attribute(model, images, {}, EXPERIMENT, settings, relevance, gates)
+    attribute(Attribution(model, images, EXPERIMENT, settings, relevance, gates))
     respond(model, images, {**METRICS["faithfulness_correlation"], **settings}, answers)
-    score(model, images, relevance, answers, {"metrics": METRICS, "protocol": "corrected", **settings}, scores)
+    asked = {"metrics": METRICS, "protocol": "corrected", **settings}
+    score(Scoring(model, images, relevance, asked, scores, answers))
     table = read_table(scores)
     found = {name: np.asarray(table[name]) for name in ("saco", "faithfulness_correlation", "pixel_flipping")}
     return {"id": np.asarray(table["image_id"]), "relevance": matrix(read_table(relevance), "relevance"), **found}

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pictures import draw
 from tiny_dataset import METRICS, RUN, untrained
 
+from fgg.attribution.__main__ import Job as Attribution
 from fgg.attribution.__main__ import run as attribute
 from fgg.errors import FggError
+from fgg.faithfulness.__main__ import Job as Scoring
 from fgg.faithfulness.__main__ import run as score
 from fgg.faithfulness.responses import run as respond
 from fgg.jobs.merge import main, merge, write_empty
@@ -79,7 +81,9 @@ def work(prepared: Path, folder: Path, count: int) -> dict[str, bytes]:
         gates = f"{name}-gates.parquet" if "gate" in experiment else None
 
         def explain(shard, piece, experiment=experiment, gates=gates):
-            attribute(model, images, {}, experiment, settings, piece, gates and piece.parent / gates, shard)
+            attribute(
+                Attribution(model, images, experiment, settings, piece, gates and piece.parent / gates, {}, shard)
+            )
 
         relevance = merged(f"{name}.parquet", explain)
         made.append(relevance)
@@ -87,7 +91,7 @@ def work(prepared: Path, folder: Path, count: int) -> dict[str, bytes]:
             made.append(merged(gates, lambda shard, piece: piece))
 
         def rate(shard, piece, relevance=relevance):
-            score(model, images, relevance, answers, scored, piece, shard)
+            score(Scoring(model, images, relevance, scored, piece, answers, shard))
 
         made.append(merged(f"{name}-scores.parquet", rate))
     return {path.name: path.read_bytes() for path in made}
@@ -104,7 +108,7 @@ def test_tables_are_the_same_bytes_for_any_number_of_shards(prepared, tmp_path):
     sizes = [len(read_table(tmp_path / "12" / f"{number}" / "gated.parquet")) for number in range(1, 13)]
     assert sum(sizes) == 27 and sizes.count(0) == 5 and set(sizes) == {0, 3, 4}
     # One shard through the merge is what the undivided command writes.
-    attribute(model, images, {}, EXPERIMENTS["gated"], settings, tmp_path / "r", tmp_path / "g", WHOLE)
+    attribute(Attribution(model, images, EXPERIMENTS["gated"], settings, tmp_path / "r", tmp_path / "g", {}, WHOLE))
     assert (tmp_path / "r").read_bytes() == whole["gated.parquet"]
     assert (tmp_path / "g").read_bytes() == whole["gated-gates.parquet"]
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from fgg.errors import FggError
 from fgg.experiments import dataset_config, experiment_id, experiments, needs_sae
-from fgg.pipeline.configuration import check, known_depth
+from fgg.pipeline.configuration import check, known_depth, schema_rules
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow" / "schemas" / "config.schema.yaml"
-RULES = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+RULES = schema_rules(SCHEMA)
 
 # Objects that take keys of any name.
 OPEN = {
@@ -26,6 +26,7 @@ OPEN = {
     "datasets.*.model.zero_shot.class_names": "the classes are the user's",
     "datasets.*.experiments": "overrides: checked after they are merged",
     "datasets.*.metrics": "overrides: checked after they are merged",
+    "experiments.external": "the names are the user's",
 }
 
 
@@ -311,11 +312,10 @@ def test_a_baseline_that_is_not_run():
     assert ids(changed("baseline", "gated-l2-combined-c10-a1"))
 
 
-def test_sharpened_needs_transmm():
-    config = changed("experiments.baselines", ["rollout"], changed("baseline", "rollout"))
-    assert "'sharpened' starts from transmm; add it to `baselines`" in fault(config)
-    config["experiments"]["controls"] = ["permuted_gate"]
-    assert ids(config)
+def test_the_sharpened_control_needs_no_experiment_beside_it():
+    assert "gated-l2-combined-c10-a1-sharpened" in ids(
+        changed("experiments.baselines", ["rollout"], changed("baseline", "rollout"))
+    )
 
 
 def test_an_image_folder_needs_a_path():
@@ -364,7 +364,7 @@ def test_overrides_are_merged_key_by_key():
         ("experiments", None, ["datasets.elpv.experiments: nothing is given"]),
         ("metrics", {"saco": {"bin": 3}}, ["datasets.elpv.metrics.saco", "(did you mean 'bins'?)"]),
         ("metrics", {"saco": {"bins": "3"}}, ["datasets.elpv.metrics.saco.bins: '3'"]),
-        ("metrics", {"saco": None}, ["datasets.elpv.metrics.saco: nothing is given"]),
+        ("metrics", {"saco": 3}, ["datasets.elpv.metrics.saco: 3"]),
     ],
 )
 def test_overrides_are_checked_after_merging(part, value, parts):

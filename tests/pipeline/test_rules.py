@@ -15,9 +15,9 @@ import pytest
 from fgg import degeneracy
 from fgg.pipeline.code_hashes import code_hash
 from fgg.pipeline.environment import accelerators, use_environment
-from fgg.pipeline.input_files import folder_digest, missing_files, own_files
 from fgg.pipeline.job_settings import as_json, pick
 from fgg.pipeline.study import known_layers, warn_degenerate
+from fgg.pipeline.user_files import folder_digest, missing_files, own_files
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -122,7 +122,11 @@ def test_every_way_of_importing_counts(toy, tmp_path, line, covered):
 def test_the_hash_of_a_command_covers_what_python_would_find():
     """Against the standard library's own search for imports."""
     text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    commands = set(re.findall(r'code\("([\w.]+)"\)', text))
+    commands = set(re.findall(r"python -m (fgg[\w.]*)", text))
+    commands = {
+        name if (ROOT / name.replace(".", "/")).with_suffix(".py").is_file() else f"{name}.__main__"
+        for name in commands
+    }
     assert len(commands) > 15
     for command in commands:
         finder = ModuleFinder(path=[str(ROOT)])
@@ -171,6 +175,7 @@ def test_gpus_of_a_job(monkeypatch):
 
 
 def test_jobs_find_this_python_and_the_package(monkeypatch):
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setenv("PATH", "elsewhere")
     monkeypatch.setenv("PYTHONPATH", "mine")
     use_environment("there")
@@ -256,7 +261,9 @@ def test_warnings_name_the_experiments(capsys):
         "fgg.catalogue",
         "fgg.degeneracy",
         "fgg.errors",
-        "fgg.attribution.sharpened",
+        "fgg.attribution.__main__",
+        "fgg.faithfulness.__main__",
+        "fgg.attribution.registry",
     ],
 )
 def test_light_modules_import_no_torch(module):

@@ -9,7 +9,9 @@ from fgg.attribution.attribute import attribute
 from fgg.attribution.gate import Gate
 from fgg.cases import choice, features
 from fgg.cases.prototypes import collect
-from fgg.catalogue import METRICS
+from fgg.faithfulness.registry import chosen, defaults
+
+METRICS = chosen(defaults())
 
 
 @pytest.fixture(scope="module")
@@ -88,5 +90,5 @@ def test_composites(read, close):
     names = dict(zip(METRICS, ("delta_saco", "delta_faith", "delta_pixel"), strict=True))
     for name, record in read("comparison/per_image_improvement.json").items():
         gated = pd.DataFrame({metric: record[stored] for metric, stored in names.items()})
-        gains = choice.gains(gated, gated * 0)
+        gains = choice.gains(gated, gated * 0, METRICS)
         close(choice.composite(gains), record["composite_improvement"], atol=1e-10, what=name)

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fgg.catalogue import METRICS
 from fgg.comparison.__main__ import main
-from fgg.experiments import experiments
-from fgg.report import experiment_names
+from fgg.experiments import experiments, flat
+from fgg.faithfulness.registry import chosen, defaults
+from fgg.report import contents, experiment_names
 from fgg.report.figures import __main__ as figures
 from fgg.report.figures import (
     dot_plots,
@@ -25,6 +25,8 @@ from fgg.report.figures import (
     style,
 )
 from fgg.tables import matrix, read_table, write_json, write_table
+
+METRICS = chosen(defaults())
 
 LONG = "a class name that is far too long for the head of a narrow column"
 MANY = {
@@ -80,7 +82,7 @@ def draw(folder, output, dataset="toy"):
 
 def compare(folder, settings, grid):
     settings["experiments"] = {"toy": grid}
-    arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings)]
+    arguments = ["--datasets", "toy", "--settings", json.dumps(settings)]
     assert main([*arguments, "--results", str(folder), "--output", str(folder)]) == 0
 
 
@@ -97,7 +99,7 @@ def compared(tmp_path_factory, write_scores, few_resamples):
 def test_figures_are_written_and_the_same_data_give_the_same_bytes(compared, tmp_path):
     assert draw(compared, tmp_path / "a") == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        f"toy_{name}.{suffix}" for name in experiment_names.FIGURES for suffix in ("png", "svg")
+        f"toy_{name}.{suffix}" for name in contents.figures(METRICS) for suffix in ("png", "svg")
     }
     frame = figures.read_rows(compared / "comparison.parquet", "toy")
     one = frame[frame["metric"] == "faithfulness_correlation"]
@@ -121,7 +123,7 @@ def test_a_lone_baseline_can_be_drawn_and_what_cannot_be_drawn_is_said(results, 
     assert set(said) == {f"toy_{name}" for name in reasons}
     assert all(len(text) > 30 for text in said.values())
     written = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert written == {f"toy_{name}" for name in experiment_names.FIGURES} - set(said)
+    assert written == {f"toy_{name}" for name in contents.figures(METRICS)} - set(said)
 
 
 def test_a_remark_is_a_picture_of_its_own(tmp_path):
@@ -136,9 +138,7 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     rows = []
     for name, own in grid.items():
         template = name if name in few.index else "gated-l2-combined-c10-a1"
-        rows += [
-            {**row, "experiment": name, **experiment_names.flat(own)} for row in few.loc[template].to_dict("records")
-        ]
+        rows += [{**row, "experiment": name, **flat(own)} for row in few.loc[template].to_dict("records")]
         target = tmp_path / f"toy/faithfulness/{name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((compared / f"toy/faithfulness/{template}.parquet").read_bytes())
@@ -189,8 +189,7 @@ def test_limits_hold_the_values():
 
 def test_labels_are_for_people(results):
     texts = {
-        name: experiment_names.label(experiment_names.flat(settings))
-        for name, settings in results[1]["experiments"]["toy"].items()
+        name: experiment_names.label(flat(settings)) for name, settings in results[1]["experiments"]["toy"].items()
     }
     assert texts["gated-l1.2-combined-c10-a1"] == "gated, layers 1+2, activation × gradient"
     assert texts["gated-l2-combined-c10-a1-shuffled"] == "control, layer 2, shuffled decoder"
@@ -207,7 +206,7 @@ def test_the_improvement_is_drawn_in_the_good_direction(compared):
 
 def test_differences_per_image_are_positive_where_better(compared):
     frame = figures.read_rows(compared / "comparison.parquet", "toy")
-    scores = paired_differences._scores(frame, compared)
+    scores = paired_differences._scores(frame, compared, METRICS)
     for metric in METRICS.values():
         gain = paired_differences._gain(scores, "gradcam", "transmm", metric)
         row = frame[(frame["experiment"] == "gradcam") & (frame["metric"] == metric.name)].iloc[0]

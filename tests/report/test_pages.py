@@ -33,7 +33,7 @@ def run(tmp_path_factory, write_scores, few_resamples):
     write_json(data / "prepared/toy/dataset.json", counts, {})
     measured = {"explained_variance": 0.9, "l0": 4.0, "dead_share": None, "features": 32, "tokens": 640}
     write_json(data / "saes/toy/layer_2/metrics.json", {**measured, "dead_share": 0.25}, {})
-    arguments = ["--datasets", '["toy"]', "--settings", json.dumps(settings), "--results", str(folder)]
+    arguments = ["--datasets", "toy", "--settings", json.dumps(settings), "--results", str(folder)]
     places = ["--models", str(data / "models"), "--data", str(data / "prepared")]
     assert main([*arguments, *places, "--output", str(folder)]) == 0
     return folder

@@ -16,10 +16,12 @@ import yaml
 from browser import opened
 from pictures import draw
 
-from fgg.report.experiment_names import FIGURES, PAGES
+from fgg.faithfulness.registry import chosen, defaults
+from fgg.report.contents import figures, pages
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
+METRICS = chosen(defaults())
 pytestmark = pytest.mark.dag
 
 
@@ -124,7 +126,7 @@ def test_models_saes_and_figures_are_there(finished):
     assert set(record["accuracy"]) == {"train", "val", "test"}
     measured = json.loads((finished / "data/saes/tiny/layer_1/metrics.json").read_text())
     assert measured["l0"] <= 4
-    for figure in FIGURES:
+    for figure in figures(METRICS):
         for suffix in ("png", "svg"):
             assert (finished / f"results/figures/tiny_{figure}.{suffix}").stat().st_size > 5000
     sanity = pd.read_csv(finished / "results/sanity.csv")
@@ -160,7 +162,7 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
     plan = planned(finished, changed(tmp_path, experiments__gated__alpha=[2]))
     assert plan == {
         "gated_attribution": 6,  # combined, shuffled, permuted, no_sae, and two randomised
-        "sharpened_attribution": 1,
+        "attribution": 1,  # sharpened
         "faithfulness": 7,
         "validation_gated_attribution": 1,
         "validation_faithfulness": 1,
@@ -234,6 +236,7 @@ def test_from_scratch_again_without_the_workflow_gives_the_same_bytes(finished, 
         f"results/tiny/faithfulness/gated-l1-combined-c10-a1{suffix}.parquet"
         for suffix in ("", "-permuted", "-sharpened")
     ]
+    names.append("results/tiny/attributions/transmm.parquet")
     one_process.run(
         one_process.commands(snakemake(tmp_path, *names, "--dry-run", "--printshellcmds")).values(), tmp_path
     )
@@ -242,13 +245,34 @@ def test_from_scratch_again_without_the_workflow_gives_the_same_bytes(finished, 
         "data/models/tiny/model.safetensors",
         "data/models/tiny/model.json",
         "data/saes/tiny/layer_1/sae_weights.safetensors",
-        "results/tiny/attributions/transmm.parquet",
         "results/tiny/gates/gated-l1-combined-c10-a1.parquet",
         "results/tiny/responses.parquet",
     ]
     for name in names:
         first, second = ((folder / name).read_bytes() for folder in (finished, tmp_path))
         assert hashlib.sha256(first).digest() == hashlib.sha256(second).digest(), name
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+def test_the_plan_names_the_jobs_as_the_rules_do(tmp_path, monkeypatch, shards):
+    """Jobs compute for the plan's jobs under the keys that these then look for."""
+    from snakemake.utils import update_config
+
+    from fgg.pipeline.commands import plan
+    from fgg.pipeline.inputs import Inputs
+    from fgg.pipeline.study import Study
+
+    draw(tmp_path / "pictures")
+    own = changed(tmp_path, shards=shards)
+    said = snakemake(tmp_path, "results/summary.csv", "--dry-run", "--printshellcmds", config=own)
+    commands = one_process.commands(said).values()
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    update_config(config, yaml.safe_load(own.read_text()))
+    monkeypatch.chdir(tmp_path)
+    study = Study(config)
+    for stage, jobs in plan(study, Inputs(study)).items():
+        asked = sorted(arguments for module, *arguments in commands if module == f"fgg.{stage}")
+        assert len(asked) == shards * 12 and sorted(jobs) == asked
 
 
 @pytest.mark.parametrize(
@@ -281,7 +305,7 @@ def test_from_scratch_again_without_the_workflow_gives_the_same_bytes(finished, 
     ids=["against the schema", "against each other", "no experiments"],
 )
 def test_a_bad_configuration_ends_before_any_job_with_all_its_faults(keys, messages, tmp_path):
-    """Every other fault: tests/test_config.py."""
+    """Every other fault: tests/pipeline/test_configuration.py."""
     text = snakemake(tmp_path, "--dry-run", "results/summary.csv", config=changed(tmp_path, **keys), check=False)
     assert not [message for message in messages if message not in text], text
     assert "Traceback" not in text
@@ -296,12 +320,12 @@ def report(finished) -> Path:
 
 def test_the_report_is_one_offline_file(report):
     text = report.read_text(encoding="utf-8")
-    assert "SaCo (-1 to 1, <strong>higher is better</strong>)" in text
+    assert "SaCo (higher is better): do more relevant bins of patches cause larger drops" in text
     assert len(text) > 1_000_000
     assert "Case studies" in text
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
-    for name in (*FIGURES, *PAGES):
+    for name in (*figures(METRICS), *pages()):
         assert f"results/figures/tiny_{name}.svg" in text or f"results/{name}.html" in text, name
 
 

@@ -1,10 +1,10 @@
 rule attribution:
     input:
-        images=study.explained_images,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=study.gate_saes,
-        maps=study.given_maps,
+        saes=inputs.gate_saes,
+        maps=inputs.given_maps,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
     log:
@@ -35,10 +35,10 @@ rule attribution:
 
 rule gated_attribution:
     input:
-        images=study.explained_images,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=study.gate_saes,
+        saes=inputs.gate_saes,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
         gates=piece("results/{dataset}/{shard}gates/{experiment}.parquet"),

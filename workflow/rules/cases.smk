@@ -1,6 +1,6 @@
 rule prototypes:
     input:
-        images=study.prototype_images,
+        images=inputs.prototype_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         sae="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
@@ -30,16 +30,16 @@ rule prototypes:
 
 rule cases:
     input:
-        images=study.explained_images,
-        others=study.prototype_images,
+        images=inputs.explained_images,
+        others=inputs.prototype_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=study.gate_saes,
-        prototypes=study.gate_prototypes,
+        saes=inputs.gate_saes,
+        prototypes=inputs.gate_prototypes,
         vanilla="results/{dataset}/attributions/transmm.parquet",
         gated="results/{dataset}/attributions/{experiment}.parquet",
         gates="results/{dataset}/gates/{experiment}.parquet",
-        scores=study.case_scores,
+        scores=inputs.case_scores,
     output:
         folder=report(
             directory("results/{dataset}/cases/{experiment}"),

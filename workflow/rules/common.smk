@@ -6,7 +6,9 @@ from pathlib import Path
 from fgg.errors import FggError
 from fgg.jobs.plan import note_plan
 from fgg.pipeline import runs
+from fgg.pipeline.commands import plan
 from fgg.pipeline.environment import use_environment
+from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.study import RESPONSE_KEYS, RUN_KEYS, Study
 
 # Jobs run in the environment that Snakemake runs in, and find the package from any folder.
@@ -22,7 +24,7 @@ try:
             *(Path(file).parent for file in workflow.configfiles),
         ],
     )
-    config = study.config
+    config, inputs = study.config, Inputs(study)
     if workflow.is_main_process:
         study.warn()
         if remark := runs.enter(Path.cwd()):
@@ -72,7 +74,7 @@ onstart:
     try:
         runs.claim(Path.cwd())
         if workflow.local_exec:
-            note_plan(runs.SHARED, study.plan())
+            note_plan(runs.SHARED, plan(study, inputs))
     except FggError as error:
         raise WorkflowError(str(error))
 

@@ -1,6 +1,6 @@
 rule comparison:
     input:
-        faithfulness=study.scores,
+        faithfulness=inputs.scores,
         models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
         data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
     output:
@@ -26,7 +26,7 @@ rule comparison:
 
 rule sanity:
     input:
-        attributions=study.checked_attributions,
+        attributions=inputs.checked_attributions,
     output:
         table="results/sanity.csv",
     log:
@@ -52,10 +52,10 @@ rule summary:
         figures=expand(
             "results/figures/{dataset}_hypotheses.png", dataset=study.datasets
         ),
-        extra=study.extra_tables,
-        cases=study.case_studies,
+        extra=inputs.extra_tables,
+        cases=inputs.case_studies,
         readme="results/README.md",
-        pages=[f"results/{name}.html" for name in study.pages()],
+        pages=[f"results/{name}.html" for name in inputs.pages()],
     output:
         report(
             "results/summary.csv",

@@ -18,7 +18,7 @@ rule download:
 
 rule prepare:
     input:
-        downloaded=study.downloaded_images,
+        downloaded=inputs.downloaded_images,
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",

@@ -1,6 +1,6 @@
 rule responses:
     input:
-        images=study.explained_images,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
     output:
@@ -28,11 +28,11 @@ rule responses:
 
 rule faithfulness:
     input:
-        images=study.explained_images,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/attributions/{experiment}.parquet",
-        responses=study.response_table,
+        responses=inputs.response_table,
     output:
         faithfulness=piece("results/{dataset}/{shard}faithfulness/{experiment}.parquet"),
     log:
@@ -45,7 +45,7 @@ rule faithfulness:
         **study.needs("faithfulness"),
         gpu=study.gpus,
     params:
-        responses=study.response_arguments,
+        responses=inputs.response_arguments,
         settings=study.score_settings(),
         shard=study.shard,
         code=study.score_code,
@@ -60,11 +60,11 @@ rule faithfulness:
 # A metric of another package has jobs and tables of its own: only they run again when its source changes.
 rule foreign_metric:
     input:
-        images=study.explained_images,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/attributions/{experiment}.parquet",
-        responses=study.response_table,
+        responses=inputs.response_table,
     output:
         scores=piece("results/{dataset}/{shard}scores/{metric}/{experiment}.parquet"),
     log:
@@ -77,7 +77,7 @@ rule foreign_metric:
         **study.needs("faithfulness"),
         gpu=study.gpus,
     params:
-        responses=study.response_arguments,
+        responses=inputs.response_arguments,
         settings=study.score_settings(),
         shard=study.shard,
         code=study.score_code,

@@ -4,7 +4,7 @@ rule model:
         val="data/prepared/{dataset}/val.parquet",
         test="data/prepared/{dataset}/test.parquet",
         record="data/prepared/{dataset}/dataset.json",
-        own=study.model_weights,
+        own=inputs.model_weights,
     output:
         weights="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
@@ -34,7 +34,7 @@ rule sae:
         record="data/models/{dataset}/model.json",
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
-        own=study.sae_weights,
+        own=inputs.sae_weights,
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",

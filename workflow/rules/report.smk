@@ -2,27 +2,27 @@ rule figures:
     input:
         table="results/comparison.parquet",
         hypotheses="results/hypotheses.csv",
-        faithfulness=study.scores_of_dataset,
-        attributions=study.maps_of_dataset,
-        gates=study.gates_of_dataset,
-        responses=study.responses_of_dataset,
-        images=study.explained_images,
+        faithfulness=inputs.scores_of_dataset,
+        attributions=inputs.maps_of_dataset,
+        gates=inputs.gates_of_dataset,
+        responses=inputs.responses_of_dataset,
+        images=inputs.explained_images,
         model="data/models/{dataset}/model.json",
-        saes=study.sae_measures,
+        saes=inputs.sae_measures,
     output:
         # The report shows pictures in their own size: as SVG they fit a screen.
         vectors=[
             report(
                 f"results/figures/{{dataset}}_{figure}.svg",
-                caption=f"../report/{study.caption(figure)}.rst",
+                caption=f"../report/{inputs.caption(figure)}.rst",
                 category="Figures",
                 subcategory="{dataset}",
                 labels={"figure": title, "dataset": "{dataset}"},
             )
-            for figure, title in study.figures().items()
+            for figure, title in inputs.figures().items()
         ],
         pictures=[
-            f"results/figures/{{dataset}}_{figure}.png" for figure in study.figures()
+            f"results/figures/{{dataset}}_{figure}.png" for figure in inputs.figures()
         ],
     log:
         "logs/figures/{dataset}.log",
@@ -32,8 +32,8 @@ rule figures:
         **study.needs("figures"),
     params:
         seed=config["seed"],
-        names=list(study.figures()),
-        metrics=study.metrics_in_words,
+        names=list(inputs.figures()),
+        metrics=inputs.metrics_in_words,
         code=study.code("fgg.report.figures.__main__"),
     message:
         "Figures of {wildcards.dataset}"
@@ -51,7 +51,7 @@ rule readme:
         hypotheses="results/hypotheses.csv",
         models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
         data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
-        saes=study.all_sae_measures,
+        saes=inputs.all_sae_measures,
     output:
         text="results/README.md",
     log:
@@ -75,8 +75,8 @@ rule pages:
         table="results/comparison.parquet",
         hypotheses="results/hypotheses.csv",
         readme="results/README.md",
-        extra=study.extra_tables,
-        cases=study.case_studies,
+        extra=inputs.extra_tables,
+        cases=inputs.case_studies,
     output:
         pages=[
             report(
@@ -85,7 +85,7 @@ rule pages:
                 category=category,
                 labels={"page": title},
             )
-            for name, (category, title) in study.pages().items()
+            for name, (category, title) in inputs.pages().items()
         ],
     log:
         "logs/pages.log",
@@ -94,7 +94,7 @@ rule pages:
     resources:
         **study.needs("pages"),
     params:
-        names=list(study.pages()),
+        names=list(inputs.pages()),
         configuration=study.whole_configuration,
         code=study.code("fgg.report.pages"),
     message:

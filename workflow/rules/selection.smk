@@ -4,8 +4,8 @@ use rule attribution as validation_attribution with:
         images="data/prepared/{dataset}/val.parquet",
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=study.gate_saes,
-        maps=study.given_maps,
+        saes=inputs.gate_saes,
+        maps=inputs.given_maps,
     output:
         relevance=piece(
             "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
@@ -26,7 +26,7 @@ use rule gated_attribution as validation_gated_attribution with:
         images="data/prepared/{dataset}/val.parquet",
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
-        saes=study.gate_saes,
+        saes=inputs.gate_saes,
     output:
         relevance=piece(
             "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
@@ -67,7 +67,7 @@ use rule faithfulness as validation_faithfulness with:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
-        responses=study.validation_responses,
+        responses=inputs.validation_responses,
     output:
         faithfulness=piece(
             "results/{dataset}/validation/{shard}faithfulness/{experiment}.parquet"
@@ -77,7 +77,7 @@ use rule faithfulness as validation_faithfulness with:
     benchmark:
         "benchmarks/validation/faithfulness/{dataset}/{shard}{experiment}.tsv"
     params:
-        responses=study.validation_response_arguments,
+        responses=inputs.validation_response_arguments,
         settings=study.score_settings("select.max_images"),
         shard=study.shard,
         code=study.score_code,
@@ -89,7 +89,7 @@ use rule foreign_metric as validation_foreign_metric with:
         model="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
-        responses=study.validation_responses,
+        responses=inputs.validation_responses,
     output:
         scores=piece(
             "results/{dataset}/validation/{shard}scores/{metric}/{experiment}.parquet"
@@ -99,7 +99,7 @@ use rule foreign_metric as validation_foreign_metric with:
     benchmark:
         "benchmarks/validation/foreign_metric/{dataset}/{shard}{metric}/{experiment}.tsv"
     params:
-        responses=study.validation_response_arguments,
+        responses=inputs.validation_response_arguments,
         settings=study.score_settings("select.max_images"),
         shard=study.shard,
         code=study.score_code,
@@ -107,8 +107,8 @@ use rule foreign_metric as validation_foreign_metric with:
 
 rule selection:
     input:
-        explained=study.scores,
-        validation=study.candidate_scores,
+        explained=inputs.scores,
+        validation=inputs.candidate_scores,
     output:
         choice="results/selection.csv",
         ranking="results/selection_ranking.csv",

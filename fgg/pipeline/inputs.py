@@ -1,0 +1,192 @@
+"""The files that jobs read and that runs make: input functions and targets for the Snakefile. Imports no torch.
+
+Methods that rules use as input functions or params take Snakemake's wildcards, of which they read attributes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fgg.catalogue import SANITY
+from fgg.data.locations import contents, fetched
+from fgg.data.sources.registry import sources
+from fgg.experiments import EXTERNAL, candidates, case_experiments, has_gates, prototype_split
+from fgg.pipeline.study import Study
+from fgg.pipeline.user_files import own_files
+from fgg.report.contents import figures, pages
+
+
+class Inputs:
+    """The files of a study."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def response_arguments(self, wildcards: Any) -> list[str]:
+        """The option that names the table of responses, where a metric needs it."""
+        return [f"--responses {path}" for path in self.response_table(wildcards)]
+
+    def explained_images(self, wildcards: Any) -> str:
+        """The split that is explained."""
+        return f"data/prepared/{wildcards.dataset}/{self._study.settings[wildcards.dataset]['split']}.parquet"
+
+    def prototype_images(self, wildcards: Any) -> str:
+        """The split that prototypes come from."""
+        return f"data/prepared/{wildcards.dataset}/{prototype_split(self._study.config, wildcards.dataset)}.parquet"
+
+    def downloaded_images(self, wildcards: Any) -> list[str]:
+        """What says that a dataset's images are downloaded, where they are."""
+        own = self._study.settings[wildcards.dataset]
+        return [contents(own["source"])] if sources()[own["source"]].downloaded and not own["path"] else []
+
+    def model_weights(self, wildcards: Any) -> list[str]:
+        """The files that a model is made of."""
+        model = self._study.settings[wildcards.dataset]["model"]
+        clip = (model["zero_shot"] or {}).get("open_clip", "")
+        texts = clip if clip and (fetched(clip) or Path(clip).is_dir()) else "pretrained"
+        return own_files(model["weights"]) + own_files(texts)
+
+    def sae_weights(self, wildcards: Any) -> list[str]:
+        """The files that a layer's SAE is made of."""
+        return own_files(self._study.settings[wildcards.dataset]["sae"]["weights"], [wildcards.layer])
+
+    def gate_saes(self, wildcards: Any) -> list[str]:
+        """The weights of these SAEs."""
+        place = f"data/saes/{wildcards.dataset}"
+        return [f"{place}/layer_{layer}/sae_weights.safetensors" for layer in self._study.gate_layers(wildcards)]
+
+    def gate_prototypes(self, wildcards: Any) -> list[str]:
+        """The prototypes of these SAEs' features."""
+        place = f"results/{wildcards.dataset}/prototypes"
+        return [f"{place}/layer_{layer}.parquet" for layer in self._study.gate_layers(wildcards)]
+
+    def given_maps(self, wildcards: Any) -> list[str]:
+        """The file of an external experiment's maps."""
+        own = self._study.grid[wildcards.dataset].get(wildcards.experiment, {})
+        return [own["maps"]] if own.get("method") == EXTERNAL else []
+
+    def response_table(self, wildcards: Any) -> list[str]:
+        """The model's answers to random subsets, where a metric of the job needs them."""
+        needed = any("responses" in entry.needs for entry in self._study.scored(wildcards))
+        return [f"results/{wildcards.dataset}/responses.parquet"] * needed
+
+    def validation_responses(self, wildcards: Any) -> list[str]:
+        """The same of the validation split."""
+        needed = bool(self.response_table(wildcards))
+        return [f"results/{wildcards.dataset}/validation/responses.parquet"] * needed
+
+    def validation_response_arguments(self, wildcards: Any) -> list[str]:
+        """The option that names them."""
+        return [f"--responses {path}" for path in self.validation_responses(wildcards)]
+
+    def responses_of_dataset(self, wildcards: Any) -> list[str]:
+        """The model's answers to random subsets, where any metric needs them."""
+        needed = any("responses" in entry.needs for entry in self._study.metrics[wildcards.dataset].values())
+        return [f"results/{wildcards.dataset}/responses.parquet"] * needed
+
+    def scores_of_dataset(self, wildcards: Any) -> list[str]:
+        """The scores of all experiments of a dataset."""
+        return [
+            path for name in self._study.grid[wildcards.dataset] for path in self._score_tables(wildcards.dataset, name)
+        ]
+
+    def scores(self, wildcards: Any = None) -> list[str]:
+        """The scores of all experiments of all datasets."""
+        return [
+            path
+            for dataset, grid in self._study.grid.items()
+            for name in grid
+            for path in self._score_tables(dataset, name)
+        ]
+
+    def candidate_scores(self, wildcards: Any = None) -> list[str]:
+        """The scores on the validation split that a selection needs."""
+        return [
+            path
+            for dataset, grid in self._study.grid.items()
+            for name in [self._study.config["baseline"], *candidates(grid)]
+            for path in self._score_tables(f"{dataset}/validation", name)
+        ]
+
+    def _score_tables(self, place: str, experiment: str) -> list[str]:
+        """The tables of an experiment's scores: that of this package's metrics, and one for each other metric."""
+        own = self._study.metrics[place.split("/")[0]].values()
+        together = [f"results/{place}/faithfulness/{experiment}.parquet"] * any(entry.own for entry in own)
+        return together + [f"results/{place}/scores/{m.name}/{experiment}.parquet" for m in own if not m.own]
+
+    def case_scores(self, wildcards: Any) -> list[str]:
+        """The scores of an experiment with case studies, and of the baseline."""
+        names = dict.fromkeys((wildcards.experiment, self._study.config["baseline"]))
+        return [path for name in names for path in self._score_tables(wildcards.dataset, name)]
+
+    def maps_of_dataset(self, wildcards: Any) -> list[str]:
+        """The maps of all experiments of a dataset."""
+        return [
+            f"results/{wildcards.dataset}/attributions/{name}.parquet" for name in self._study.grid[wildcards.dataset]
+        ]
+
+    def gates_of_dataset(self, wildcards: Any) -> list[str]:
+        """The gates of all experiments of a dataset that have some of their own."""
+        grid = self._study.grid[wildcards.dataset]
+        return [f"results/{wildcards.dataset}/gates/{name}.parquet" for name, own in grid.items() if has_gates(own)]
+
+    def sae_measures(self, wildcards: Any) -> list[str]:
+        """What was measured of the SAEs that a dataset's experiments read."""
+        return [
+            f"data/saes/{wildcards.dataset}/layer_{n}/metrics.json" for n in self._study.sae_layers(wildcards.dataset)
+        ]
+
+    def all_sae_measures(self, wildcards: Any = None) -> list[str]:
+        """The same of all datasets."""
+        return [
+            f"data/saes/{name}/layer_{n}/metrics.json"
+            for name in self._study.datasets
+            for n in self._study.sae_layers(name)
+        ]
+
+    def checked_attributions(self, wildcards: Any = None) -> list[str]:
+        """The maps of the sanity checks, and of what they are checks of."""
+        return [
+            f"results/{dataset}/attributions/{name}.parquet"
+            for dataset, grid in self._study.grid.items()
+            for checked, own in grid.items()
+            if own.get("control") in SANITY
+            for name in (checked, checked.removesuffix(f"-{SANITY[own['control']]}"))
+        ]
+
+    def case_studies(self, wildcards: Any = None) -> list[str]:
+        """The folders of all case studies."""
+        return [
+            f"results/{dataset}/cases/{name}"
+            for dataset in self._study.datasets
+            for name in case_experiments(self._study.config, dataset)
+        ]
+
+    # ---- targets
+
+    def extra_tables(self, wildcards: Any = None) -> list[str]:
+        """Tables of what is switched on in the configuration."""
+        checks = ["results/sanity.csv"] * bool(self.checked_attributions())
+        return checks + ["results/selection.csv"] * self._study.config["select"]["enabled"]
+
+    def figures(self, dataset: str | None = None) -> dict[str, str]:
+        """The figures of a dataset, or of any: name of the file -> title."""
+        names = [dataset] if dataset else self._study.datasets
+        return {name: title for own in names for name, title in figures(self._study.metrics[own]).items()}
+
+    def caption(self, figure: str) -> str:
+        """The file of a figure's caption: metrics share one."""
+        return "metric" if any(figure in own for own in self._study.metrics.values()) else figure
+
+    def metrics_in_words(self, wildcards: Any) -> str:
+        """What the metrics of a dataset ask, for a caption."""
+        own = self._study.metrics[wildcards.dataset].values()
+        return "; ".join(f"{entry.title} ({entry.direction}): {entry.definition or entry.citation}" for entry in own)
+
+    def pages(self) -> dict[str, tuple[str, str]]:
+        """The pages of the report that this configuration gives: name of the file -> category and title."""
+        left_out = ["sanity"] * (not self.checked_attributions())
+        left_out += ["selection", "selection_ranking"] * (not self._study.config["select"]["enabled"])
+        left_out += ["cases", "features"] * (not self.case_studies())
+        return {name: own for name, own in pages().items() if name not in left_out}
