@@ -26,6 +26,7 @@ MODULES = sorted((ROOT / "fgg").rglob("*.py"))
 RULE_FILES = sorted((ROOT / "workflow" / "rules").glob("*.smk"))
 # Where the name to import is not the name to install.
 INSTALLED_AS = {
+    "markdown_it": "markdown-it-py",
     "PIL": "pillow",
     "yaml": "pyyaml",
     "sklearn": "scikit-learn",

@@ -1,11 +1,20 @@
-"""Controls that a gated map must beat before its gate may be credited. Imports no torch."""
+"""Controls that a gated map must beat before its gate may be credited, and models and SAEs that have learnt nothing.
+
+A map that stays the same when what was learnt is lost explains nothing that was learnt (Adebayo et al. 2018, Sanity Checks
+for Saliency Maps).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+from timm.models.vision_transformer import VisionTransformer
 
+from fgg.models import model_files
 from fgg.randomness import generator
 
 
@@ -54,3 +63,23 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         raised = np.where(vanilla > 0, largest * (vanilla / largest) ** power[:, None], 0.0)
         return np.where(np.isnan(power)[:, None], np.nan, raised).astype(np.float32)
+
+
+def randomized_model(record: Mapping[str, Any], seed: int) -> VisionTransformer:
+    """The architecture of a model.json with fresh weights, keyed by the seed, in eval mode."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "randomized_model").integers(2**62)))
+        return model_files.blank(record)
+
+
+def randomized_sae(sae: Any, seed: int, layer: int) -> Any:
+    """A copy of an SAE whose weight matrices have their entries shuffled, keyed by (seed, layer).
+
+    The distribution of the weights stays, and so do the biases; what the features stand for is lost.
+    """
+    shuffled = copy.deepcopy(sae)
+    for name in ("W_enc", "W_dec"):
+        weight = getattr(shuffled, name)
+        order = torch.from_numpy(generator(seed, "randomized_sae", layer, name).permutation(weight.numel()))
+        weight.data = weight.data.flatten()[order.to(weight.device)].view(weight.shape)
+    return shuffled

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgg.attribution import external, randomisation
+from fgg.attribution import controls, external
 from fgg.attribution.attribute import Attribution, Wanted, attribute_several, join
 from fgg.attribution.gate import Gate
 from fgg.attribution.registry import find_method
@@ -109,7 +109,7 @@ class Attributor:
                 check_sae(saes[layer], self._model, layer)
         if control == "randomized_sae":
             seed = job.settings["seed"]
-            saes = {layer: randomisation.randomized_sae(sae, seed, layer) for layer, sae in saes.items()}
+            saes = {layer: controls.randomized_sae(sae, seed, layer) for layer, sae in saes.items()}
         return Wanted(find_method("transmm"), gate=gate, saes=saes, control=control)
 
     def _attempt(self, key: str, action: Any) -> None:
@@ -153,7 +153,7 @@ class Attributor:
 
     def _random_model(self) -> Any:
         if self._randomised is None:
-            model = randomisation.randomized_model(self._record, self._settings["seed"])
+            model = controls.randomized_model(self._record, self._settings["seed"])
             self._randomised = model.to(self._device)
         return self._randomised
 

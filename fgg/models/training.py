@@ -11,6 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.transforms.v2 import functional as transforms
 
 from fgg.errors import FggError
 from fgg.models.vit import grid_size, load_model
@@ -133,15 +134,16 @@ def augment(images: Tensor, settings: Mapping[str, Any], generator: torch.Genera
         return torch.rand(shape, generator=generator).to(device)
 
     if settings["flips"]:
-        images = torch.where(draw(batch, 1, 1, 1) < 0.5, images.flip(3), images)
-        images = torch.where(draw(batch, 1, 1, 1) < 0.5, images.flip(2), images)
+        images = torch.where(draw(batch, 1, 1, 1) < 0.5, transforms.horizontal_flip(images), images)
+        images = torch.where(draw(batch, 1, 1, 1) < 0.5, transforms.vertical_flip(images), images)
     if settings["shift"]:
         most = settings["shift"]
-        down, right = (draw(2, batch) * (2 * most + 1)).long()
-        rows = (torch.arange(height, device=device) + down[:, None] - most).clamp(0, height - 1)
-        columns = (torch.arange(width, device=device) + right[:, None] - most).clamp(0, width - 1)
-        images = images.gather(2, rows[:, None, :, None].expand_as(images))
-        images = images.gather(3, columns[:, None, None, :].expand_as(images))
+        places = (draw(2, batch) * (2 * most + 1)).long().T.tolist()
+        padded = transforms.pad(images, [most], padding_mode="edge")
+        shifted = (
+            transforms.crop(image, top, left, height, width) for image, (top, left) in zip(padded, places, strict=True)
+        )
+        images = torch.stack(list(shifted))
     if settings["contrast"]:
         images = images * (1 + settings["contrast"] * (2 * draw(batch, 1, 1, 1) - 1))
     return images

@@ -18,6 +18,12 @@ def code_hash(module: str, folder: str) -> str:
     return _hash(module, Path(folder), lambda name: True)
 
 
+def folder_hash(folder: Path) -> str:
+    """A hash of the files in a folder of the package that are no modules, such as templates."""
+    texts = [file.name.encode() + file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()]
+    return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
+
+
 def foreign_hash(module: str) -> str:
     """The same of a module of another package, and of what it imports from its own folder or package.
 

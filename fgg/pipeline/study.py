@@ -28,7 +28,7 @@ from fgg.experiments import (
     needs_sae,
 )
 from fgg.faithfulness.registry import Metric, chosen, switched_on
-from fgg.pipeline.code_hashes import code_hash, foreign_hash, importable_root
+from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash, importable_root
 from fgg.pipeline.config_messages import refuse
 from fgg.pipeline.configuration import check, known_depth
 from fgg.pipeline.environment import accelerators, add_to_path, doubled
@@ -194,6 +194,10 @@ class Study:
         """The code that prepares a dataset's images."""
         source = sources()[self.settings[wildcards.dataset]["source"]]
         return self.code("fgg.data.prepare", source.declaration.module)
+
+    def page_code(self, wildcards: Any = None) -> str:
+        """The code that writes pages, with their templates."""
+        return self.code("fgg.report.pages") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
 
     def sae_code(self, wildcards: Any = None) -> str:
         """The code that makes an SAE, with all the forms that it may come in."""

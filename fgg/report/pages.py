@@ -10,7 +10,6 @@ Only ``versions.html`` depends on the machine.
 from __future__ import annotations
 
 import argparse
-import html
 import json
 import os
 import platform
@@ -27,7 +26,7 @@ import yaml
 from fgg.comparison.summary import SETTINGS, summary
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import pages
-from fgg.report.html import document, markdown, table_page, text_page
+from fgg.report.html import markdown, render, table_page, text_page
 from fgg.tables import atomic, read_csv, read_table
 
 TEXTS = ("dataset", "experiment", "layers", "partner", "feature", "image_id", "true_class", "predicted_class")
@@ -154,10 +153,9 @@ def page(name: str, results: Path, cases: list[Path], configuration: Any) -> str
 def configuration_page(title: str, configuration: Any) -> str:
     """All settings as they are after defaults were filled in."""
     text = "The settings of this run, with the defaults of all keys that the configuration left out."
-    shown = html.escape(
-        yaml.safe_dump(json.loads(json.dumps(configuration)), sort_keys=False, default_flow_style=None, width=100)
-    )
-    return document(title, f"<h1>{html.escape(title)}</h1>\n{markdown(text)}\n<pre>{shown}</pre>")
+    plain = json.loads(json.dumps(configuration))
+    shown = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    return render("settings", title=title, about=markdown(text), settings=shown)
 
 
 def versions_page(title: str) -> str:

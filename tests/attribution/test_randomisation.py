@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fgg.attribution.randomisation import randomized_model, randomized_sae
+from fgg.attribution.controls import randomized_model, randomized_sae
 from fgg.saes.sae import build_sae
 
 RECORD = {

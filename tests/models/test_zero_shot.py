@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 import fgg
-from fgg.attribution.randomisation import randomized_model
+from fgg.attribution.controls import randomized_model
 from fgg.errors import FggError
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models import build_model, model_files, zero_shot

@@ -96,7 +96,7 @@ rule pages:
     params:
         names=list(inputs.pages()),
         configuration=study.whole_configuration,
-        code=study.code("fgg.report.pages"),
+        code=study.page_code,
     message:
         "Writing the pages of the report"
     shell:

@@ -1,0 +1,39 @@
+const table = document.querySelector("table.sortable"), body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+const value = (row, i) => row.cells[i].dataset.v;
+heads.forEach((head, i) => {
+  const sort = () => {
+    const down = head.getAttribute("aria-sort") === "ascending", number = head.classList.contains("n");
+    const rows = [...body.rows];
+    rows.sort((a, b) => {
+      const x = value(a, i), y = value(b, i);
+      if (x === "" || y === "") return (x === "") - (y === "");
+      const order = number ? x - y : x.localeCompare(y, "en", { numeric: true });
+      return down ? -order : order;
+    });
+    body.append(...rows);
+    heads.forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", down ? "descending" : "ascending");
+  };
+  head.addEventListener("click", sort);
+  head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
+});
+const field = document.querySelector("#filter"), count = document.querySelector(".count"), all = body.rows.length;
+field.addEventListener("input", () => {
+  const words = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+  let shown = 0;
+  for (const row of body.rows) {
+    const text = [...row.cells].map(cell => cell.textContent.toLowerCase());
+    const fits = words.every(word => text.some(cell => cell.includes(word)));
+    row.hidden = !fits; shown += fits;
+  }
+  count.textContent = `${shown} of ${all} rows`;
+});
+document.querySelector("#save").addEventListener("click", () => {
+  const quote = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const lines = [heads.map(head => head.dataset.name), ...[...body.rows].filter(row => !row.hidden)
+    .map(row => heads.map((_, i) => value(row, i)))].map(cells => cells.map(quote).join(","));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
+  link.download = document.querySelector("#save").dataset.name;
+  link.click();
+});
