@@ -229,7 +229,9 @@ def checksum(path: Path) -> str:
     try:
         facts = path.stat()
     except FileNotFoundError:
-        raise FggError(f"{path} does not exist; run the workflow to make it") from None
+        raise FggError(f"{path} does not exist; check the path, or run the workflow to make it") from None
+    if path.is_dir():
+        raise FggError(f"{path} is a folder, where a file is needed; move it away and run the workflow again")
     return _checksum(path.resolve(), facts.st_size, facts.st_mtime_ns)
 
 

@@ -48,14 +48,16 @@ class Study:
 
     Args:
         config: as Snakemake gives it.
-        local: whether jobs run on this machine.
+        local: tells whether jobs run on this machine, which Snakemake knows only after it has read the rules.
         places: folders in which modules of the user's own are looked for, before Python's path.
 
     Raises:
         FggError: the configuration has faults; all are listed.
     """
 
-    def __init__(self, config: Mapping[str, Any], local: bool = True, places: Sequence[str | Path] = ()) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], local: Callable[[], bool] = lambda: True, places: Sequence[str | Path] = ()
+    ) -> None:
         for place in places:
             if str(place) not in sys.path:
                 sys.path.append(str(place))
@@ -173,7 +175,7 @@ class Study:
 
     def gpus(self, wildcards: Any) -> int:
         """The GPUs that a job of the models asks for."""
-        return accelerators(self.config["device"], self.local)
+        return accelerators(self.config["device"], self.local())
 
     def needs(self, rule: str) -> dict[str, Callable[..., int]]:
         """Memory and time of a rule's jobs, from workflow/resources.yaml."""

@@ -170,11 +170,11 @@ def test_a_command_that_may_not_have_more_memory_says_so(copy):
     folder, commands = copy
     arguments = commands["attribution/tiny/transmm"][1:]
     limited = (
-        "import resource, sys, torch; import fgg.attribution.__main__ as command;"
+        "import resource, sys, torch; import fgg.attribution.job as job; import fgg.attribution.__main__ as command;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20));"
-        "real = command.store.load;"
-        "command.store.load = lambda *given: (torch.empty(2**28), real(*given))[1];"
+        "real = job.model_files.load;"
+        "job.model_files.load = lambda *given: (torch.empty(2**28), real(*given))[1];"
         "sys.exit(command.main(sys.argv[1:]))"
     )
     done = subprocess.run(
@@ -215,7 +215,7 @@ def _fails(error):
 
 
 def test_a_file_larger_than_the_limit_is_told(tmp_path):
-    code = "import sys; from fgg.errors import command; from fgg.tables import write_table; import numpy as np\n"
+    code = "import sys; from fgg.jobs.command import command; from fgg.tables import write_table; import numpy as np\n"
     code += "sys.exit(command(lambda argv: write_table(sys.argv[1], {'x': np.random.rand(10**5)}, {}))([]))"
 
     def limit() -> None:

@@ -157,5 +157,5 @@ def test_checksums_follow_the_content(shared, tmp_path):
     assert first == checksum(file)
     file.write_bytes(b"three")
     assert checksum(file) != first
-    with pytest.raises(FggError, match="does not exist; run the workflow"):
+    with pytest.raises(FggError, match="does not exist; check the path, or run the workflow"):
         checksum(tmp_path / "none")

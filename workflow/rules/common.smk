@@ -17,7 +17,7 @@ use_environment(workflow.basedir)
 try:
     study = Study(
         config,
-        local=workflow.local_exec,
+        local=lambda: workflow.local_exec,
         places=[
             Path.cwd(),
             workflow.workdir_init,
