@@ -1,4 +1,4 @@
-"""How sure is Faithfulness Correlation? Its Monte-Carlo error against the number of random subsets.
+"""The sampling error of Faithfulness Correlation: its Monte-Carlo error against the number of random subsets.
 
     python examples/sampling_error.py --dataset elpv --output sampling-error.png
 

@@ -194,7 +194,7 @@ def test_a_mark_outlines_its_patch():
 
 def test_compare_draws_four():
     axes = plot.compare(RAMP, MAP, 10 * MAP, patch=2)
-    assert [axis.get_title() for axis in axes] == ["image", "TransMM", "gated", "gated − TransMM"]
+    assert [axis.get_title() for axis in axes] == ["image", "TransMM", "gated", "gated minus TransMM"]
     assert [axis.images[-1].get_clim()[1] for axis in axes[1:3]] == [MAP.max(), 10 * MAP.max()]
     assert [len(axis.patches) for axis in axes] == [1] * 4 and axes[0].patches[0].get_width() == 15
     shared = plot.compare(RAMP, MAP, 10 * MAP, one_scale=True)

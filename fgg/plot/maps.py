@@ -193,7 +193,7 @@ def compare(
     show(image, four[0], title="image", preprocess=preprocess)
     overlay(image, before, four[1], title=names[0], vmax=most, **shared)
     overlay(image, after, four[2], title=names[1], vmax=most, **shared)
-    difference(image, before, after, four[3], title=f"{names[1]} − {names[0]}", **shared)
+    difference(image, before, after, four[3], title=f"{names[1]} minus {names[0]}", **shared)
     if patch is not None:
         for ax in four:
             mark(ax, patch, shared["grid"])

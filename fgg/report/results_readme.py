@@ -152,7 +152,7 @@ def _accuracy(record: Mapping[str, Any], split: str) -> str:
     own = (record.get("accuracy") or {}).get(split)
     if not own or own.get("accuracy") is None:
         return f"accuracy on the split {split} not measured"
-    text = f"right on {100 * own['accuracy']:.1f} % of the split {split}"
+    text = f"accuracy on the split {split}: {100 * own['accuracy']:.1f} %"
     beside = [
         ("majority_accuracy", "the most frequent class"),
         ("logistic_regression_accuracy", "a linear model on pixels"),
@@ -200,15 +200,15 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
     reached, trivial = own.get("accuracy"), own.get("majority_accuracy")
     if reached is not None and trivial is not None and reached < trivial:
         yield (
-            f"the model is right on {100 * reached:.1f} % of the images, the most frequent class on {100 * trivial:.1f} %: "
-            "are its classes in this order, and its images scaled so?"
+            f"the model's accuracy is {100 * reached:.1f} %, below the {100 * trivial:.1f} % of always naming the most frequent class: "
+            "check the order of its classes and the scaling of its images"
         )
     for layer, measured in origin.saes.items():
         explained = measured["explained_variance"]
         if explained is not None and explained < POOR:
             yield (
-                f"the SAE of layer {layer} explains {100 * explained:.0f} % of the variance: is it of this model and layer? "
-                "Its features say little"
+                f"the SAE of layer {layer} explains {100 * explained:.0f} % of the variance: check that it belongs to this model and layer; "
+                "its features say little"
             )
 
 

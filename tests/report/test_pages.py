@@ -50,7 +50,7 @@ def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
     text = write(run)
     assert "combined gates are better than TransMM" in text
     assert "- images: 40 of the 50 of the split test, source image_folder, 2 classes (cat, dog)" in text
-    assert "weights: trained here; right on 87.5 % of the split test (the most frequent class 50.0 %)" in text
+    assert "weights: trained here; accuracy on the split test: 87.5 % (the most frequent class 50.0 %)" in text
     assert (
         "- SAE of layer 2: 32 features, explained variance 0.9, L0 4, dead features 25 %, on 640 held-out patches"
         in text
@@ -75,12 +75,12 @@ def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
         (
             "models/toy/model.json",
             {"accuracy": {"test": {"accuracy": 0.02, "majority_accuracy": 0.5}}},
-            "the model is right on 2.0 % of the images, the most frequent class on 50.0 %: are its classes in this order",
+            "the model's accuracy is 2.0 %, below the 50.0 % of always naming the most frequent class: check the order of its classes",
         ),
         (
             "saes/toy/layer_2/metrics.json",
             {"explained_variance": 0.024},
-            "the SAE of layer 2 explains 2 % of the variance: is it of this model and layer?",
+            "the SAE of layer 2 explains 2 % of the variance: check that it belongs to this model and layer",
         ),
     ],
 )

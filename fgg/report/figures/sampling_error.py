@@ -1,4 +1,4 @@
-"""How sure Faithfulness Correlation is: its error from drawing random subsets, beside the spread between images.
+"""The sampling error of Faithfulness Correlation: from drawing random subsets, beside the spread between images.
 
 Made from the run's own answers of the model: they are cut into trials, and the score's spread between trials is its
 error. A difference of two experiments has an error of its own, since both see the same subsets.
@@ -62,7 +62,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         left.set_xticks(ticks, [str(tick) for tick in ticks])
         _plain(left.yaxis)
         left.minorticks_off()
-        left.set_title("One image's score\n↓ lower is surer")
+        left.set_title("One image's score\n↓ lower is more precise")
         left.legend(loc="lower left", fontsize=7.5)
         right.set_yticks(-np.arange(len(lines)), lines)
         right.set_ylim(-len(lines) + 0.4, 0.6)
@@ -70,9 +70,9 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         _plain(right.xaxis)
         right.grid(axis="y", color=style.FAINT, linewidth=0.6)
         right.tick_params(axis="y", length=0)
-        right.set_title("Where the uncertainty comes from\n← surer")
+        right.set_title("Where the uncertainty comes from\n← more precise")
         handles, texts = right.get_legend_handles_labels()
-        fig.suptitle(f"{first['dataset']}: how sure is Faithfulness Correlation? {images} images", weight="bold")
+        fig.suptitle(f"{first['dataset']}: sampling error of Faithfulness Correlation, {images} images", weight="bold")
         note = (
             f"Hollow: this run, {settings['trials']} × {settings['runs']} subsets of {settings['subset_size']} patches. "
             "Both scores of a difference see the same subsets."
@@ -123,8 +123,8 @@ def _quantities(frame: pd.DataFrame, base: Path) -> dict:
     if len(others):
         chosen = others.iloc[0]
         own = scores(chosen["experiment"])
-        named = f"gate, {place(chosen, varies(frame))}," if chosen["construction"] else label(chosen)
-        found[f"{named} − {baseline}"] = lambda runs: own(runs) - reference(runs)
+        named = f"gated TransMM, {place(chosen, varies(frame))}," if chosen["construction"] else label(chosen)
+        found[f"{named} minus {baseline}"] = lambda runs: own(runs) - reference(runs)
     return found
 
 
