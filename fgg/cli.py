@@ -124,7 +124,7 @@ def list_methods() -> Iterator[str]:
     for name, entry in methods().items():
         yield f"{name:<26}{entry.title}: {entry.citation}"
         if entry.assumes:
-            yield f"{'':<26}assumes that {entry.assumes}"
+            yield f"{'':<26}assumes: {entry.assumes}"
         yield f"{'':<26}{entry.forward_passes} forward and {entry.backward_passes} backward passes per image"
 
 
@@ -133,7 +133,7 @@ def list_metrics() -> Iterator[str]:
     for name, entry in metrics().items():
         yield f"{name:<26}{entry.title}: {entry.citation}"
         yield f"{'':<26}{entry.definition} {entry.direction}; {entry.quantity}"
-        yield f"{'':<26}assumes that {entry.assumes}"
+        yield f"{'':<26}assumes: {entry.assumes}"
         yield f"{'':<26}forward passes: {entry.passes}"
 
 

@@ -46,9 +46,9 @@ UNREAD = {"standard": (), "gated": ("b_enc",)}
 TORCHSCRIPT_MARK = b"constants.pkl"
 
 
-@sae_format(name="Prisma checkpoint", files="config.json and a .pt file, that file, or n_images_*.pt alone", place=2)
+@sae_format(name="Prisma checkpoint", files="config.json and a .pt file, that file, or n_images_*.pt alone", place=900)
 def prisma(path: Path) -> Any | None:
-    """The SAE of a Prisma checkpoint: any file, or a folder with config.json. Raises FggError as `load_prisma`."""
+    """The SAE of a Prisma checkpoint: a folder with config.json, or any file that no other form has claimed. Raises FggError."""
     return load_prisma(path) if path.is_file() or (path / CONFIG_FILE).is_file() else None
 
 

@@ -23,7 +23,7 @@ class SaeFormat:
     declaration: registry.Declaration
 
 
-def sae_format(*, name: str, files: str, place: int = 1000) -> Callable:
+def sae_format(*, name: str, files: str, place: int = 500) -> Callable:
     """State what a form of SAE files is called, by which files it is known, and its place among those that are tried."""
     return lambda function: function
 
@@ -32,5 +32,5 @@ def sae_format(*, name: str, files: str, place: int = 1000) -> Callable:
 def sae_formats() -> tuple[SaeFormat, ...]:
     """The forms, in the order in which they are tried."""
     found = list(registry.declarations(Path(__file__).parent, str(__package__), "sae_format"))
-    found.sort(key=lambda own: (own.statement.get("place", 1000), own.statement["name"]))
+    found.sort(key=lambda own: (own.statement.get("place", 500), own.statement["name"]))
     return tuple(SaeFormat(own.statement["name"], own.statement["files"], own) for own in found)
