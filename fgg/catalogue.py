@@ -29,6 +29,8 @@ CONSTRUCTIONS: dict[str, Construction] = {
     )
 }
 
+EXTERNAL = "external"  # the method of maps that are given
+
 CONTROLS: dict[str, str] = {
     "permuted_gate": "permuted",  # the same gate values on shuffled patches
     "sharpened": "sharpened",  # TransMM raised to the power that gives it the gated map's spread

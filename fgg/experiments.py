@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fgg.attribution.registry import find_method
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
-EXTERNAL = "external"  # the method of maps that are given
 
 
 def dataset_config(config: Config, dataset: str) -> Config:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fgg.errors import FggError, parse_json
-from fgg.jobs.liveness import alive, check_wanted
+from fgg.liveness import alive, check_wanted
 
 SCHEMA_VERSION = 1
 

@@ -157,7 +157,8 @@ def test_every_command_of_a_rule_knows_its_options():
         used = set(re.findall(r"(?<= )--[a-z-]+", shell)) | ({"--sae"} if "{params.saes}" in shell else set())
         used |= {"--responses"} if "{params.responses}" in shell else set()
         known, required = set(), set()
-        for node in ast.walk(tree(file)):
+        files = [file, *(file.parent.glob("job.py") if file.name == "__main__.py" else ())]
+        for node in (node for each in files for node in ast.walk(tree(each))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                 option = ast.literal_eval(node.args[0])
                 known.add(option)
@@ -278,7 +279,7 @@ def test_nothing_in_the_package_knows_snakemake():
 
 
 def test_dependence_runs_one_way():
-    order = ["data", "models", "saes", "attribution", "faithfulness", "comparison", "cases"]
+    order = ["jobs", "data", "models", "saes", "attribution", "faithfulness", "comparison", "report", "cases", "explain"]
     against = set()
     for path in MODULES:
         place = path.relative_to(ROOT).as_posix()
@@ -293,6 +294,24 @@ def test_dependence_runs_one_way():
         node.module for node in ast.walk(tree(ROOT / "fgg" / "gating.py")) if isinstance(node, ast.ImportFrom)
     }
     assert not [name for name in torch_only if name.startswith("fgg")], "the method depends on torch alone"
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    """Neither at their head nor later, nor for types alone."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    imported = {}
+    for name, path in names.items():
+        found = set()
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        imported[name] = (found & set(names)) - {name}
+    left = set(names)
+    while free := {name for name in left if not imported[name] & left}:
+        left -= free
+    assert not left
 
 
 # ---- the public interface

@@ -8,8 +8,8 @@ import torch
 from pictures import draw
 from zoo import make_images, make_sae
 
-from fgg.attribution.__main__ import Job
 from fgg.attribution.__main__ import run as attribute
+from fgg.attribution.job import Job
 from fgg.data.prepare import prepare
 from fgg.data.preprocess import Preprocess
 from fgg.models import model_files

@@ -29,7 +29,7 @@ from fgg.errors import FggError
 from fgg.experiments import flat
 from fgg.faithfulness.registry import Metric, chosen
 from fgg.jobs.command import add_arguments, command
-from fgg.jobs.liveness import check_wanted
+from fgg.liveness import check_wanted
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size

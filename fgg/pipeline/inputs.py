@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgg.catalogue import SANITY
+from fgg.catalogue import EXTERNAL, SANITY
 from fgg.data.locations import contents, fetched
 from fgg.data.sources.registry import sources
-from fgg.experiments import EXTERNAL, candidates, case_experiments, has_gates, prototype_split
+from fgg.experiments import candidates, case_experiments, has_gates, prototype_split
 from fgg.pipeline.study import Study
 from fgg.pipeline.user_files import own_files
 from fgg.report.contents import figures, pages

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fgg.errors import FggError
-from fgg.jobs.liveness import RUN
+from fgg.liveness import RUN
 
 FOLDER = Path(".snakemake")
 SHARED = FOLDER / "fgg" / "shared"  # what the jobs of a run share (fgg.jobs.shared_work)

@@ -17,10 +17,10 @@ import yaml
 
 from fgg import degeneracy
 from fgg.attribution.registry import find_method
+from fgg.catalogue import EXTERNAL
 from fgg.data.locations import hub_rows, local_settings, of_layer, read_sources
 from fgg.data.sources.registry import sources
 from fgg.experiments import (
-    EXTERNAL,
     Config,
     dataset_config,
     experiments,

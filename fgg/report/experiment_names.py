@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fgg.attribution.registry import find_method
-from fgg.catalogue import CONSTRUCTIONS
+from fgg.catalogue import CONSTRUCTIONS, EXTERNAL
 from fgg.errors import FggError
-from fgg.experiments import EXTERNAL
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,8 +13,8 @@ import pytest
 import tiny_dataset as tiny
 from PIL import Image
 
-from fgg.attribution.__main__ import Job
 from fgg.attribution.__main__ import run as attribute
+from fgg.attribution.job import Job
 from fgg.cases import __main__ as command
 from fgg.cases import prototypes
 from fgg.cases.drawing import Album, Prototypes

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_dataset import METRICS, RUN, untrained
 
-from fgg.attribution.__main__ import Job as Attribution
 from fgg.attribution.__main__ import run as attribute
-from fgg.faithfulness.__main__ import Job as Scoring
+from fgg.attribution.job import Job as Attribution
 from fgg.faithfulness.__main__ import run as score
+from fgg.faithfulness.job import Job as Scoring
 from fgg.faithfulness.responses import run as respond
 from fgg.tables import matrix, read_table
 

@@ -286,7 +286,11 @@ CASES = {
         EXPLAIN, changed_json(MODEL, lambda r: r.__setitem__("architecture", "vit_x")), ["timm has no model 'vit_x'"]
     ),
     # SAEs
-    "missing SAE": Case(EXPLAIN_GATED, removed("data/saes/tiny/layer_0"), ["layer_0/sae_weights.safetensors does not exist", "check the path"]),
+    "missing SAE": Case(
+        EXPLAIN_GATED,
+        removed("data/saes/tiny/layer_0"),
+        ["layer_0/sae_weights.safetensors does not exist", "check the path"],
+    ),
     "damaged cfg.json": Case(EXPLAIN_GATED, cut(SAE), ["layer_0 cannot be read as a sae-lens SAE"]),
     "truncated SAE": Case(EXPLAIN_GATED, cut(CODES), ["layer_0 cannot be read as a sae-lens SAE"]),
     "NaN in an SAE": Case(

@@ -170,7 +170,7 @@ def test_a_command_that_may_not_have_more_memory_says_so(copy):
     folder, commands = copy
     arguments = commands["attribution/tiny/transmm"][1:]
     limited = (
-        "import resource, sys, torch; import fgg.attribution.job as job; import fgg.attribution.__main__ as command;"
+        "import resource, sys, torch; import fgg.attribution.attributor as job; import fgg.attribution.__main__ as command;"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize();"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20));"
         "real = job.model_files.load;"

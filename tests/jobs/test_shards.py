@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from pictures import draw
 from tiny_dataset import METRICS, RUN, untrained
 
-from fgg.attribution.__main__ import Job as Attribution
 from fgg.attribution.__main__ import run as attribute
+from fgg.attribution.job import Job as Attribution
 from fgg.errors import FggError
-from fgg.faithfulness.__main__ import Job as Scoring
 from fgg.faithfulness.__main__ import run as score
+from fgg.faithfulness.job import Job as Scoring
 from fgg.faithfulness.responses import run as respond
 from fgg.jobs.merge import main, merge, write_empty
 from fgg.jobs.shards import WHOLE, Shard
