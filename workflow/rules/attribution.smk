@@ -13,7 +13,7 @@ rule attribution:
         "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
         experiment=study.one_of("plain"),
-    priority: 2  # all maps before the scores: the experiments are then scored together
+    priority: 2  # maps before scores, so that the experiments are scored together
     conda:
         "../../envs/fgg.yaml"
     resources:
@@ -48,7 +48,7 @@ rule gated_attribution:
         "benchmarks/attribution/{dataset}/{shard}{experiment}.tsv"
     wildcard_constraints:
         experiment=study.one_of("gated"),
-    priority: 2  # all maps before the scores: the experiments are then scored together
+    priority: 2  # maps before scores, so that the experiments are scored together
     conda:
         "../../envs/fgg.yaml"
     resources:
@@ -68,7 +68,7 @@ rule gated_attribution:
         " --code {params.code} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
 
 
-# Where images are divided into shards: their tables, put together in the order of the images.
+# If the images are divided into shards: merges the tables of the shards, in the order of the images.
 rule merge:
     input:
         tables=expand(
@@ -95,7 +95,7 @@ rule merge:
         "python -m fgg.jobs.merge {input.tables} --output {output.table} > {log} 2>&1"
 
 
-# Relevance and gates come from one job, and so they do here: nothing else may ask for the gates.
+# One job makes relevance and gates, so one job merges both. It can be that no other job requests the gates.
 rule merge_gated:
     input:
         relevance=expand(

@@ -1,4 +1,4 @@
-# What the rules share. The ideas are in fgg/pipeline, where unit tests reach them; here Snakemake meets them.
+# What the rules share. The logic is in fgg/pipeline, where unit tests can reach it. This file connects it to Snakemake.
 import re
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from fgg.pipeline.environment import use_environment
 from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.study import RESPONSE_KEYS, RUN_KEYS, Study
 
-# Jobs run in the environment that Snakemake runs in, and find the package from any folder.
+# Jobs use the environment in which Snakemake runs, and can import the package from any folder.
 use_environment(workflow.basedir)
 
 try:
@@ -43,7 +43,8 @@ wildcard_constraints:
     shard=f"shards/[0-9]+-of-{study.shards}/" if study.shards > 1 else "(?:)",
 
 
-# Light ones, and downloads, which nodes of a cluster could not make: they run beside snakemake itself.
+# These rules run next to snakemake itself: light ones, and downloads, for which the nodes of a cluster may lack internet
+# access.
 localrules:
     download,
     merge,
@@ -56,12 +57,12 @@ localrules:
 
 
 def piece(path):
-    """An output with the wildcard shard, which is empty where nothing is divided; shards go after their merge."""
+    """An output with the wildcard shard, which is empty without shards. Snakemake deletes shards after their merge."""
     return temp(path) if study.shards > 1 else path
 
 
 def case_names(wildcards):
-    """What the report's list tells of a file: a case's picture, a feature's page, or a table."""
+    """Labels of a file in the report's list: a picture of a case, a page of a feature, or a table."""
     kind = wildcards.get("kind", "table")
     return {
         "layer": wildcards.get("layer", "all"),

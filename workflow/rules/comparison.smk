@@ -45,7 +45,7 @@ rule sanity:
         " --output {output.table} > {log} 2>&1"
 
 
-# The table to read comes last: when it is there, everything else is.
+# The summary is made last: when it exists, everything else exists too.
 rule summary:
     input:
         table="results/comparison.parquet",

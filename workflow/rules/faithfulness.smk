@@ -57,7 +57,7 @@ rule faithfulness:
         " --shard {params.shard} --code {params.code} --output {output.faithfulness} > {log} 2>&1"
 
 
-# A metric of another package has jobs and tables of its own: only they run again when its source changes.
+# A metric of another package has its own jobs and tables. When its source changes, only they are made again.
 rule foreign_metric:
     input:
         images=inputs.explained_images,

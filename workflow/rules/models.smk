@@ -43,7 +43,7 @@ rule sae:
         "logs/sae/{dataset}/layer_{layer}.log",
     benchmark:
         "benchmarks/sae/{dataset}/layer_{layer}.tsv"
-    priority: 3  # before the maps, so that all experiments share the model's looks at the images
+    priority: 3  # before the maps, so that all experiments share the model's passes over the images
     conda:
         "../../envs/fgg.yaml"
     resources:

@@ -10,7 +10,7 @@ rule figures:
         model="data/models/{dataset}/model.json",
         saes=inputs.sae_measures,
     output:
-        # The report shows pictures in their own size: as SVG they fit a screen.
+        # The report shows pictures in their original size. SVG files fit the screen.
         vectors=[
             report(
                 f"results/figures/{{dataset}}_{figure}.svg",

@@ -1,4 +1,4 @@
-# The candidates of `select` on the validation split: the rules of the explained split, on other images.
+# The candidates of `select` on the validation split. These rules are those of the explained split, with other images.
 use rule attribution as validation_attribution with:
     input:
         images="data/prepared/{dataset}/val.parquet",
