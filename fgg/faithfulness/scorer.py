@@ -24,6 +24,7 @@ from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.tables import matrix, read_table
 
 KEPT = ("image_id", "label", "predicted", "confidence")
+MOST_MAP_BYTES = 2**28  # of the maps of other experiments that one process keeps in memory
 
 
 class Scorer:
@@ -56,37 +57,44 @@ class Scorer:
                 )
         self._answered = None if answered is None else answered[self._rows]
         self._at_hand: tuple[slice | None, list[tuple[slice, Perturber]]] = (None, [])
+        self._jobs, self._ids, self._said = (
+            dict(jobs),
+            split.image_ids,
+            None if answered is None else answered["predicted"],
+        )
         self._explained: dict[str, pa.Table] = {}
-        for key, job in jobs.items():
-            try:
-                self._explained[key] = self._maps(job, split.image_ids, answered)
-            except FggError as error:
-                if key == self._own:
-                    raise
-                print(f"note: left to its own job: {job.output} ({error})", file=sys.stderr)
+        self._maps(self._own)
 
-    def _maps(self, job: Job, image_ids: list[str], answered: pa.Table | None) -> pa.Table:
+    def _maps(self, key: str) -> pa.Table:
         """A job's attributions; raises FggError where they are those of other images or another model."""
-        path = job.attributions
+        if key in self._explained:
+            return self._explained[key]
+        job, path = self._jobs[key], self._jobs[key].attributions
         explained = read_table(path, [*KEPT, "relevance"])
-        if explained["image_id"].to_pylist() != image_ids:
+        if explained["image_id"].to_pylist() != self._ids:
             raise FggError(f"{path} holds other images than {job.images}; run the workflow again to rebuild it")
-        if answered is not None and answered["predicted"].to_pylist() != explained["predicted"].to_pylist():
+        if self._said is not None and self._said.to_pylist() != explained["predicted"].to_pylist():
             raise FggError(f"{job.responses} was made with another model than {path}; run the workflow again")
-        return explained[self._rows]
+        if sum(table.nbytes for table in self._explained.values()) > MOST_MAP_BYTES:
+            self._explained = {self._own: self._explained[self._own]}
+        self._explained[key] = explained[self._rows]
+        return self._explained[key]
 
     def compute(self, piece: slice, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, Any]]:
         """See `fgg.jobs.shared_work.Worker`."""
-        keys = [task.key for task in tasks if task.key in self._explained]
-        parts: dict[str, list[dict[str, Tensor]]] = {key: [] for key in keys}
-        with arithmetic(self._settings["precision"], self._device):
-            for rows, engine in self._engines(piece):
-                for key in keys:
-                    parts[key].append(self._scores(engine, key, rows))
         found = {}
-        for key, own in parts.items():
-            columns = {name: torch.cat([part[name] for part in own]).numpy() for name in own[0]}
-            kept = {name: self._explained[key][name][piece].combine_chunks() for name in KEPT}
+        for key in [task.key for task in tasks if task.key in self._jobs]:
+            try:
+                explained = self._maps(key)
+                with arithmetic(self._settings["precision"], self._device):
+                    parts = [self._scores(engine, explained, rows) for rows, engine in self._engines(piece)]
+            except FggError as error:
+                if key == self._own:
+                    raise
+                print(f"note: left to its own job: {self._jobs.pop(key).output} ({error})", file=sys.stderr)
+                continue
+            columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
+            kept = {name: explained[name][piece].combine_chunks() for name in KEPT}
             found[key] = {"faithfulness": {**kept, **ordered(columns)}}
         return found
 
@@ -102,9 +110,8 @@ class Scorer:
             )
         return self._at_hand[1]
 
-    def _scores(self, engine: Perturber, key: str, rows: slice) -> dict[str, Tensor]:
+    def _scores(self, engine: Perturber, explained: pa.Table, rows: slice) -> dict[str, Tensor]:
         """The columns of a batch."""
-        explained = self._explained[key]
         relevance = torch.from_numpy(matrix(explained, "relevance")[rows].copy()).to(self._device)
         given = {
             "model": self._model,
