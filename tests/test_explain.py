@@ -152,7 +152,7 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
     own = ("--model", home, "--architecture", tiny_dataset.ARCHITECTURE, "--kwargs", kwargs)
     Image.new("RGB", (40, 40), "teal").save("plain.png")
     _, out, err = explain("plain.png", *own, "--layers", "3", "--construction", "no_sae", directory=False)
-    assert "layer 3: the gradient at the patches is zero, the gate is 1" in err, "measured, where no record tells"
+    assert "layer 3: the gradient at the patches is zero, so the gate is 1" in err, "measured, where no record tells"
     assert re.search(r"prediction  class [012] \(", out), "classes are counted in the weights"
 
 
@@ -172,7 +172,7 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
         (["ID", "--sae", "0=nowhere"], "nowhere does not exist"),
         (["ID", "--method", "gradcam", "--layers", "1"], "--layers belongs to --method gated"),
         (["ID", "--output", "picture.txt"], "picture.txt: pictures are written as .png"),
-        (["ID", "--output", "text.png/picture.png"], "text.png is a file, where a folder is needed"),
+        (["ID", "--output", "text.png/picture.png"], "text.png is a file, but a folder is needed"),
         (["ID", "--clamp-max", "1"], "clamp_max: 1.0 must be above 1"),
         (["ID", "--architecture", "x"], "--architecture describes a model of your own; give it with --model"),
         (["ID", "--model", "x", "--dataset", "tiny"], "--dataset and --model exclude each other"),
