@@ -42,7 +42,7 @@ EXPLAIN, EXPLAIN_GATED, ANSWER = "attribution/tiny/transmm", f"attribution/tiny/
 SCORE, COMPARE, DRAW, SUMMARY = "faithfulness/tiny/transmm", "comparison", "figures/tiny", "summary"
 
 AGAIN = "run the workflow again"
-MEND = "mend or remove them, or raise `max_skipped`"
+MEND = "fix or remove them, or raise `max_skipped`"
 
 
 @dataclass
@@ -235,7 +235,7 @@ CASES = {
     "folder for a table of images": Case(EXPLAIN, a_folder(TEST), ["test.parquet", AGAIN]),
     "foreign table": Case(EXPLAIN, foreign, ["test.parquet lacks the column image_id, image", AGAIN]),
     "table with a damaged image": Case(
-        EXPLAIN, spoilt_inside, ["test.parquet cannot be used", "mend, replace or remove"]
+        EXPLAIN, spoilt_inside, ["test.parquet cannot be used", "fix, replace or remove"]
     ),
     "table without images": Case(EXPLAIN, changed_table(TEST, lambda t: t.slice(0, 0)), ["has no images", "prepare"]),
     "table with a repeated image": Case(
