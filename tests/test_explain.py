@@ -167,7 +167,7 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
         (["ID", "--class", "3"], "--class '3' is unknown; choose from bar, disc, noise, or an index from 0 to 2"),
         (["ID", "--layers", "2"], r"no SAE for layer 2 \(there are: 0, 1\).*--sae 2=PATH"),
         (["ID", "--layers", "9", "--construction", "no_sae"], "layer 9 is beyond the model's depth 4"),
-        (["ID", "--sae", "0=wide"], "SAE for layer 0 has width 12, the model's residual stream 24"),
+        (["ID", "--sae", "0=wide"], "SAE for layer 0 has width 12, but the model's residual stream has 24"),
         (["ID", "--sae", "wide"], "--sae 'wide': write LAYER=PATH"),
         (["ID", "--sae", "0=nowhere"], "nowhere does not exist"),
         (["ID", "--method", "gradcam", "--layers", "1"], "--layers belongs to --method gated"),
