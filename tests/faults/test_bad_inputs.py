@@ -286,7 +286,11 @@ CASES = {
         EXPLAIN, changed_json(MODEL, lambda r: r.__setitem__("architecture", "vit_x")), ["timm has no model 'vit_x'"]
     ),
     # SAEs
-    "missing SAE": Case(EXPLAIN_GATED, removed("data/saes/tiny/layer_0"), ["layer_0/sae_weights.safetensors does not exist", "check the path"]),
+    "missing SAE": Case(
+        EXPLAIN_GATED,
+        removed("data/saes/tiny/layer_0"),
+        ["layer_0/sae_weights.safetensors does not exist", "check the path"],
+    ),
     "damaged cfg.json": Case(EXPLAIN_GATED, cut(SAE), ["layer_0 cannot be read as a sae-lens SAE"]),
     "truncated SAE": Case(EXPLAIN_GATED, cut(CODES), ["layer_0 cannot be read as a sae-lens SAE"]),
     "NaN in an SAE": Case(
@@ -329,9 +333,7 @@ CASES = {
     # arguments
     "unknown option": Case(PREPARE, None, ["unrecognized arguments: --outpt"], {"--outpt": "x"}),
     "missing option": Case(PREPARE, None, ["the following arguments are required: --output"], {"--output": None}),
-    "settings that are not JSON": Case(
-        EXPLAIN, None, ["--settings", "not a JSON object"], {"--settings": "seed=0"}
-    ),
+    "settings that are not JSON": Case(EXPLAIN, None, ["--settings", "not a JSON object"], {"--settings": "seed=0"}),
     "settings that are a list": Case(EXPLAIN, None, ["--settings", "not a JSON object"], {"--settings": "[1]"}),
     "settings that lack a key": Case(EXPLAIN, None, ["the settings lack", "given: "], {"--settings": '{"x": 1}'}),
     "SAE without a layer": Case(EXPLAIN_GATED, None, ["--sae", "LAYER=FOLDER"], {"--sae": "data/saes/tiny"}),

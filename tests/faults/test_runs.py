@@ -15,9 +15,7 @@ from fgg.pipeline import runs
 from fgg.tables import atomic, write_json
 
 ROOT = Path(__file__).parents[2]
-HOLD = (
-    "import sys, time; from pathlib import Path; from fgg.pipeline import runs; runs.enter(Path.cwd()); runs.claim(Path.cwd())"
-)
+HOLD = "import sys, time; from pathlib import Path; from fgg.pipeline import runs; runs.enter(Path.cwd()); runs.claim(Path.cwd())"
 
 
 @pytest.fixture
