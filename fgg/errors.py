@@ -1,4 +1,4 @@
-"""Errors that are meant to be read by the person who runs fgg."""
+"""Errors whose messages are for the person who runs fgg."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ OUT_OF_MEMORY = (
 
 
 class FggError(Exception):
-    """Something the user can mend; the message names the thing and the remedy."""
+    """An error that the user can fix; the message names the thing and the remedy."""
 
 
 def explain_os_error(error: OSError) -> str:
-    """Say what an operating-system error means for the user; raise it again if that is unknown."""
+    """Explain an operating-system error to the user; raise it again if its meaning is unknown."""
     place = error.filename or "the output folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk while writing {place}; free some and run the same command again"
+        return f"no space left on the disk while writing {place}; free some space and run the same command again"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to use {place}; choose another folder with --directory, or mend its permissions"
+        return f"no permission to use {place}; choose another folder with --directory, or fix its permissions"
     if error.errno == errno.ENOMEM:
         return OUT_OF_MEMORY
     meaning = MEANINGS.get(error.errno or 0)
@@ -34,22 +34,22 @@ def explain_os_error(error: OSError) -> str:
 
 MEANINGS = {
     errno.ENOENT: "does not exist; check the path, or run the same command again to rebuild it",
-    errno.EISDIR: "is a folder, where a file is needed; move it away, or give another path",
-    errno.ENOTDIR: "leads through a file, where a folder is needed; move that away, or give another path",
-    errno.EEXIST: "is a file, where a folder is needed; move it away, or give another path",
+    errno.EISDIR: "is a folder, but a file is needed; move it away, or give another path",
+    errno.ENOTDIR: "goes through a file where a folder is needed; move that file away, or give another path",
+    errno.EEXIST: "is a file, but a folder is needed; move it away, or give another path",
     errno.ENOTEMPTY: "is a folder that is not empty; move it away, or give another path",
-    errno.ENAMETOOLONG: "has too long a name; shorten the names of the dataset and the folders",
-    errno.ELOOP: "is a symbolic link that leads to itself; mend the link",
-    errno.EFBIG: "grows beyond the size that is allowed for a file; see `ulimit -f`, and the file system's limit",
-    errno.EMFILE: "cannot be opened, since too many files are; raise the limit (`ulimit -n`), or run fewer jobs at once",
-    errno.ENFILE: "cannot be opened, since too many files are; run fewer jobs at once",
-    errno.EIO: "cannot be read or written, since the disk reports a fault; check it, or use another one",
-    errno.ESTALE: "is no longer known to the file server; mount it anew, and run the same command again",
+    errno.ENAMETOOLONG: "has a name that is too long; shorten the names of the dataset and the folders",
+    errno.ELOOP: "is a symbolic link that points to itself; fix the link",
+    errno.EFBIG: "exceeds the maximum size of a file; see `ulimit -f` and the file system's limit",
+    errno.EMFILE: "cannot be opened: too many files are open; raise the limit (`ulimit -n`), or run fewer jobs at once",
+    errno.ENFILE: "cannot be opened: too many files are open; run fewer jobs at once",
+    errno.EIO: "cannot be read or written because the disk reports an error; check the disk, or use another one",
+    errno.ESTALE: "is no longer known to the file server; remount it and run the same command again",
 }
 
 
 class Named(dict):
-    """An object of JSON that says what it lacks: ``missing`` is the message, with ``{key}`` and ``{given}``."""
+    """A JSON object whose missing keys raise FggError with ``missing``, a message with ``{key}`` and ``{given}``."""
 
     def __init__(self, items: Mapping[str, Any] = MappingProxyType({}), missing: str = "{key} is missing") -> None:
         super().__init__(items)
@@ -62,12 +62,12 @@ class Named(dict):
 
 
 def parse_json(text: str, missing: str) -> Named:
-    """Parse JSON that must be an object, whose lacking keys raise FggError with the message ``missing``.
+    """Parse a JSON object whose missing keys raise FggError with the message ``missing``.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not a JSON object.
     """
     value = json.loads(text, object_hook=lambda items: Named(items, missing))
     if not isinstance(value, Named):
-        raise ValueError("no object in braces")
+        raise ValueError("not an object in braces")
     return value

@@ -1,4 +1,4 @@
-"""Progress of long loops, on standard error: a bar on a terminal, whole lines now and then in a log."""
+"""Progress of long loops on standard error: a bar on a terminal, occasional whole lines in a log."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-SECONDS = 15.0  # between two lines of a log, at least
-SHARE = 0.02  # of the time that has passed, likewise, so that long jobs do not fill their logs
+SECONDS = 15.0  # minimum time between two lines in a log
+SHARE = 0.02  # the same, as a share of the elapsed time, so that long jobs do not fill their logs
 MEGABYTE = 1e6
 
 
 class Progress:
-    """Counts done work; says how much, how fast, and how much time is left.
+    """Counts finished work; reports its amount, its rate and the time left.
 
     Args:
-        steps: what `iter` goes over, one unit each; work may also be told by `update`.
-        total: units of work; 0 where it is not known, or not yet.
+        steps: what iteration goes over, one unit of work each; work can also be reported with `update`.
+        total: units of work; 0 if unknown, or not known yet.
         what: name of the work.
         unit: in the singular; ``byte`` is shown in megabytes.
-        stream: where to write; None takes standard error as it is now.
-        clock: seconds.
+        stream: where to write; None means the current standard error.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """Units in all; 0 where that is not known."""
+        """Units of work; 0 if unknown."""
         return self._total
 
     @total.setter
     def total(self, units: int) -> None:
-        """Set it later, where it is not known at the start."""
+        """Set the total later, if it is not known at the start."""
         self._total = units
         if self._bar is not None:
             self._bar.total = units
             self._bar.refresh()
 
     def update(self, units: int = 1) -> None:
-        """Units that were done since the last call."""
+        """Report the units finished since the last call."""
         self.done += units
         if self._bar is not None:
             self._bar.update(units)
@@ -113,7 +113,7 @@ class Progress:
 
 
 def progress(steps: Iterable[Any], total: int, what: str, unit: str = "image") -> Progress:
-    """Progress of a loop over ``steps``; where work comes in lumps, use it as ``with … as bar`` and ``bar.update(n)``."""
+    """Progress of a loop over ``steps``; for work in chunks, use ``with … as bar`` and ``bar.update(n)``."""
     return Progress(steps, total, what, unit)
 
 
@@ -127,7 +127,7 @@ def batches(count: int, size: int, what: str) -> Iterator[slice]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words that are as exact as one needs: 8.2 s, 3:05 min, 2:04 h."""
+    """Format seconds with a suitable precision: 8.2 s, 3:05 min, 2:04 h."""
     if seconds < 59.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes = round(seconds / 60) if seconds >= 3599.5 else 0

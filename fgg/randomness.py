@@ -20,5 +20,5 @@ def generator(*parts: str | int) -> np.random.Generator:
 
 
 def content_id(values: np.ndarray) -> str:
-    """An identifier made of an array's content, for images that come without a name."""
+    """An identifier made from an array's content, for images without a name."""
     return hashlib.blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16).hexdigest()

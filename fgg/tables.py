@@ -1,4 +1,4 @@
-"""Reading and writing tables and records: atomic, and marked with what made them.
+"""Read and write tables and records; writes are atomic, and each file records the settings that made it.
 
 Every Parquet and JSON file carries the schema version and the settings that made it, under the
 key ``fgg``. Nothing in a file depends on the time or the machine, so equal inputs give equal bytes.
@@ -29,12 +29,12 @@ SCHEMA_VERSION = 1
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path in the target's folder, and move it to ``path`` when all went well.
+    """Yield a temporary path in the target's folder, and move it to ``path`` on success.
 
-    Errors of the system name ``path``. What killed writers of this machine have left beside it is removed.
+    Operating-system errors name ``path``. Temporary files that killed processes of this machine left there are removed.
 
     Raises:
-        FggError: the run that wanted the file has been killed.
+        FggError: the run that needs the file has been killed.
     """
     path = Path(path)
     check_wanted()
@@ -92,8 +92,8 @@ def write_table(
     """Write columns (name -> 1-D sequence, or 2-D array for lists) or an Arrow table as Parquet.
 
     Args:
-        settings: that made the table.
-        made_from: what else it was made from, such as a hash of the code and checksums of files.
+        settings: the settings that made the table.
+        made_from: the other inputs of the table, such as a hash of the code and checksums of files.
     """
     table = as_table(columns)
     note = {"schema": SCHEMA_VERSION, "settings": settings, **({"made_from": made_from} if made_from else {})}
@@ -110,7 +110,7 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
         FggError: the file is missing, damaged, or lacks a column.
     """
     if Path(path).is_dir():
-        raise FggError(f"{path} is a folder, where a table is needed; move it away and run the workflow again")
+        raise FggError(f"{path} is a folder, but a table is needed; move it away and run the workflow again")
     try:
         return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
     except FileNotFoundError:
@@ -128,14 +128,14 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def read_made_from(path: str | Path) -> dict[str, Any]:
-    """What else a Parquet table was made from; empty where that was not noted. Raises FggError as `read_settings`."""
+    """The other inputs of a Parquet table; empty if none were recorded. Raises FggError like `read_settings`."""
     return _note(path).get("made_from", {})
 
 
 def _note(path: str | Path) -> dict[str, Any]:
     metadata = read_table(path, columns=[]).schema.metadata or {}
     if b"fgg" not in metadata:
-        raise FggError(f"{path} does not say what made it; delete it and run the workflow again")
+        raise FggError(f"{path} has no record of what made it; delete it and run the workflow again")
     return json.loads(metadata[b"fgg"])
 
 
@@ -154,7 +154,7 @@ def write_json(path: str | Path, record: Mapping[str, Any], settings: Mapping[st
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON record; asking it for what it lacks raises FggError.
+    """Read a JSON record; looking up a missing key in it raises FggError.
 
     Raises:
         FggError: the file is missing or damaged.
@@ -170,18 +170,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_csv(path: str | Path, frame: Any) -> None:
-    """Write a pandas frame as CSV, numbers in the shortest form that reads back the same."""
+    """Write a pandas frame as CSV, with numbers in the shortest form that reads back unchanged."""
     with atomic(path) as temporary:
         frame.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def read_csv(path: str | Path, texts: Sequence[str] = ()) -> Any:
-    """Read a CSV of the workflow as a pandas frame; ``texts`` are columns that are no numbers even where they look so.
+    """Read a CSV of the workflow as a pandas frame; ``texts`` are columns to read as text even if they look numeric.
 
     Raises:
         FggError: the file is missing or damaged.
     """
-    import pandas as pd  # jobs without frames start sooner
+    import pandas as pd  # imported here so that jobs without frames start faster
 
     try:
         return pd.read_csv(path, dtype=dict.fromkeys(texts, str))

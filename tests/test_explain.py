@@ -152,7 +152,7 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
     own = ("--model", home, "--architecture", tiny_dataset.ARCHITECTURE, "--kwargs", kwargs)
     Image.new("RGB", (40, 40), "teal").save("plain.png")
     _, out, err = explain("plain.png", *own, "--layers", "3", "--construction", "no_sae", directory=False)
-    assert "layer 3: the gradient at the patches is zero, the gate is 1" in err, "measured, where no record tells"
+    assert "layer 3: the gradient at the patches is zero, so the gate is 1" in err, "measured, where no record tells"
     assert re.search(r"prediction  class [012] \(", out), "classes are counted in the weights"
 
 
@@ -167,12 +167,12 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
         (["ID", "--class", "3"], "--class '3' is unknown; choose from bar, disc, noise, or an index from 0 to 2"),
         (["ID", "--layers", "2"], r"no SAE for layer 2 \(there are: 0, 1\).*--sae 2=PATH"),
         (["ID", "--layers", "9", "--construction", "no_sae"], "layer 9 is beyond the model's depth 4"),
-        (["ID", "--sae", "0=wide"], "SAE for layer 0 has width 12, the model's residual stream 24"),
+        (["ID", "--sae", "0=wide"], "SAE for layer 0 has width 12, but the model's residual stream has 24"),
         (["ID", "--sae", "wide"], "--sae 'wide': write LAYER=PATH"),
         (["ID", "--sae", "0=nowhere"], "nowhere does not exist"),
         (["ID", "--method", "gradcam", "--layers", "1"], "--layers belongs to --method gated"),
         (["ID", "--output", "picture.txt"], "picture.txt: pictures are written as .png"),
-        (["ID", "--output", "text.png/picture.png"], "text.png is a file, where a folder is needed"),
+        (["ID", "--output", "text.png/picture.png"], "text.png is a file, but a folder is needed"),
         (["ID", "--clamp-max", "1"], "clamp_max: 1.0 must be above 1"),
         (["ID", "--architecture", "x"], "--architecture describes a model of your own; give it with --model"),
         (["ID", "--model", "x", "--dataset", "tiny"], "--dataset and --model exclude each other"),

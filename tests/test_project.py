@@ -279,7 +279,18 @@ def test_nothing_in_the_package_knows_snakemake():
 
 
 def test_dependence_runs_one_way():
-    order = ["jobs", "data", "models", "saes", "attribution", "faithfulness", "comparison", "report", "cases", "explain"]
+    order = [
+        "jobs",
+        "data",
+        "models",
+        "saes",
+        "attribution",
+        "faithfulness",
+        "comparison",
+        "report",
+        "cases",
+        "explain",
+    ]
     against = set()
     for path in MODULES:
         place = path.relative_to(ROOT).as_posix()

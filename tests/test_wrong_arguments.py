@@ -15,13 +15,13 @@ GATE = fgg.Gate((1,), "no_sae")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"images": lambda images: images.double()}, r"images are torch.float64, the model is torch.float32; convert"),
+        ({"images": lambda images: images.double()}, r"images are torch.float64, but the model is torch.float32; convert"),
         ({"images": lambda images: images.half()}, r"images are torch.float16"),
         ({"images": lambda images: images.numpy()}, r"not a ndarray; see torch.from_numpy"),
         ({"images": lambda images: images[0]}, r"must be a float tensor \(B, C, H, W\)"),
         ({"model": create_model("resnet18", num_classes=2)}, r"the model is a ResNet; fgg explains timm's VisionTrans"),
         ({"gate": {"layers": [1]}}, r"gate is a dict; give fgg.Gate"),
-        ({"gate": fgg.Gate((1,)), "saes": {1: "data/saes/layer_1"}}, r"SAE for layer 1 is a str; read it with fgg.load_sae"),
+        ({"gate": fgg.Gate((1,)), "saes": {1: "data/saes/layer_1"}}, r"SAE for layer 1 is a str; load it with fgg.load_sae"),
     ],
 )  # fmt: skip
 def test_attribute(plain, pictures, change, message):

@@ -1,7 +1,7 @@
-"""Unpacking zip and tar archives that come from elsewhere.
+"""Unpack zip and tar archives from untrusted sources.
 
-An archive can name any path, hold links and devices, and grow without end. Only plain files and folders below the
-target are written; their bytes are counted as they are written, since what an archive says of its sizes may be false.
+An archive can name any path, contain links and devices, and expand without limit. Only plain files and folders below
+the target are written. Their bytes are counted as they are written, since the sizes stated by an archive may be false.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, BinaryIO
 from fgg.errors import FggError
 from fgg.progress import progress
 
-# Images and weights hardly shrink. An archive that grows beyond these is no data set.
+# Images and weights hardly compress. An archive that expands beyond these limits is not a dataset.
 MOST_GROWTH, LEAST_ALLOWED, MOST_FILES = 20, 2**30, 2_000_000
 CHUNK, ENCRYPTED = 2**20, 1
 DAMAGED = (
@@ -35,15 +35,15 @@ DAMAGED = (
 
 
 class NoRoom(FggError):
-    """The archive may be sound, but the disk is too small for it."""
+    """The archive may be intact, but the disk is too small for it."""
 
 
 def unpack(archive: Path, target: Path) -> tuple[int, int]:
-    """Unpack a zip or tar archive (gzip, bzip2, xz) into a new folder; gives the number of files and of bytes.
+    """Unpack a zip or tar archive (gzip, bzip2, xz) into a new folder; returns the number of files and of bytes.
 
     Raises:
-        FggError: not an archive, damaged, encrypted, larger than its size allows, or with an unsafe member: a path
-            out of the folder, a link, a device, the same file twice. The folder is then removed.
+        FggError: the file is not an archive, is damaged or encrypted, expands beyond the limits, or has an unsafe
+            member: a path outside the folder, a link, a device, or the same file twice. The folder is then removed.
     """
     allowed = max(LEAST_ALLOWED, MOST_GROWTH * archive.stat().st_size)
     free = shutil.disk_usage(archive.parent).free
@@ -64,16 +64,16 @@ def unpack(archive: Path, target: Path) -> tuple[int, int]:
                     while chunk := content.read(CHUNK):
                         size += len(chunk)
                         if size > allowed:
-                            raise FggError(f"unpacked it is larger than {allowed:,} bytes, which no data set is")
+                            raise FggError(f"unpacked, it is larger than {allowed:,} bytes, too large for a dataset")
                         if size > free:
-                            raise NoRoom(f"unpacked it does not fit on the disk, where {free:,} bytes were free")
+                            raise NoRoom(f"unpacked, it does not fit on the disk, which had {free:,} bytes free")
                         file.write(chunk)
                 bar.update(max(0, packed.tell() - bar.done))
         complete = True
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         twice = Path(str(error.filename)).name
         raise FggError(
-            f"{name} cannot be unpacked: a file in it comes twice, or as file and folder ({twice})"
+            f"{name} cannot be unpacked: it contains a file twice, or a file and a folder of the same name ({twice})"
         ) from None
     except DAMAGED as error:
         raise FggError(f"{name} cannot be unpacked: it is damaged or incomplete ({error})") from None
@@ -127,20 +127,20 @@ def _tar_members(parts: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes] | None
             yield info.name, content
         else:
             raise FggError(f"{info.name!r} is a link or a device; only files and folders are unpacked")
-    # Behind the last member lie zeros, and then the checksum of a packed tar, which is looked at when it is reached.
+    # After the last member come zeros, and in a compressed tar its checksum, which is verified only when it is reached.
     assert parts.fileobj is not None
     for _ in range(LEAST_ALLOWED // CHUNK):
         if not parts.fileobj.read(CHUNK):
             return
-    raise FggError("what follows its last file has no end")
+    raise FggError("the data after its last file does not end")
 
 
 def _safe(name: str) -> PurePosixPath:
-    """A member's name as a path below the target. Raises FggError for one that would leave it."""
+    """A member's name as a path below the target. Raises FggError for a name that would leave it."""
     path = PurePosixPath(name)
     outside = path.is_absolute() or ".." in path.parts or (len(name) > 1 and name[1] == ":")
     if outside or "\\" in name or "\0" in name:
-        raise FggError(f"{name!r} is a path out of the folder")
+        raise FggError(f"{name!r} is a path outside the folder")
     if not path.parts and name not in (".", "./"):
-        raise FggError(f"{name!r} is no name")
+        raise FggError(f"{name!r} is not a name")
     return path

@@ -1,10 +1,10 @@
-"""Fetch a source: check its bytes, unpack it, and put it in its place below data/downloads, all or nothing.
+"""Fetch a source: check its bytes, unpack it, and move it to its place below data/downloads, all or nothing.
 
-Run as ``python -m fgg.data.download --name NAME --sources workflow/sources.csv --output data/downloads``. Weights of
-the hub have no line in the table: ``--name hub/OWNER/REPOSITORY --files 'config.json' '*.pt'``.
+Run as ``python -m fgg.data.download --name NAME --sources workflow/sources.csv --output data/downloads``. Weights on
+the hub have no row in the table: ``--name hub/OWNER/REPOSITORY --files 'config.json' '*.pt'``.
 
-Checksums are recorded at the first download, in ``records/``, and enforced afterwards; those in the table always.
-What is being fetched lies in ``parts/`` until it is complete.
+Checksums are recorded in ``records/`` at the first download and enforced afterwards; checksums in the table are always
+enforced. A download stays in ``parts/`` until it is complete.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from fgg.data.transfer import check_disk, fetch, fetch_drive
 from fgg.errors import FggError
 from fgg.jobs.command import command, json_object
 
-ROOM_TO_UNPACK = 2  # times an archive's size: itself, and what is in it
+ROOM_TO_UNPACK = 2  # times an archive's size: for the archive itself and its contents
 
 
 def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any]:
-    """Put a source into ``output/{name}``; gives what its contents.json says. What is there already is only checked.
+    """Put a source into ``output/{name}``; returns its contents.json as a dict. An existing source is only checked.
 
     Args:
-        given: a file that was fetched in another way, to be taken in place of the address.
+        given: a file that was obtained in another way, used instead of the address.
 
     Raises:
-        FggError: it cannot be fetched or unpacked, or is not what the table or the record says.
+        FggError: the source cannot be fetched or unpacked, or does not match the table or the record.
     """
     folder, parts = output / row.name, output / "parts" / row.name
     record_file = output / "records" / f"{row.name}.json"
@@ -72,10 +72,10 @@ def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any
 
 
 def _fetch(row: Row, parts: Path, given: Path | None) -> tuple[str | None, list[str], dict[str, str]]:
-    """The revision, the files that are now in ``parts``, and the checksums that their server states."""
+    """Fetch into ``parts``; returns the revision, the files there, and the checksums that their server states."""
     if given is not None:
         if row.kind == "hub" or not given.is_file():
-            raise FggError(f"--file {given}: give the path of a file, for a source that is one file")
+            raise FggError(f"--file {given}: give the path of a file, and only for a source that is a single file")
         check_disk(parts, given.stat().st_size * _copies(row), row.name)
         shutil.copyfile(given, parts / row.files)
         return None, [row.files], {}
@@ -86,14 +86,14 @@ def _fetch(row: Row, parts: Path, given: Path | None) -> tuple[str | None, list[
         there = sum(file.stat().st_size for file in parts.iterdir() if file.is_file())
         check_disk(parts, max(0, int(row.size) * _copies(row) - there), row.name)
     target = parts / row.files
-    if not target.is_file():  # else it was fetched, and what came after was interrupted
+    if not target.is_file():  # else it was fetched before, and a later step was interrupted
         fetch_one = fetch if row.kind == "http" else fetch_drive
         fetch_one(row.address, target, _copies(row))
     return None, [row.files], {}
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpack an archive; one that is no good is removed, so that the next call fetches it anew."""
+    """Unpack an archive; a bad archive is removed, so that the next call fetches it again."""
     try:
         archives.unpack(archive, target)
     except archives.NoRoom:
@@ -115,7 +115,7 @@ def _check(
     record: dict[str, Any] | None,
     record_file: Path,
 ) -> None:
-    """Remove a file, and raise FggError, where its SHA-256 is not the table's, its server's, or the first download's."""
+    """Remove a file, and raise FggError, if its SHA-256 is not that of the table, the server or the first download."""
     first = record["fetched"] if record else {}
     for path, facts in found.items():
         wanted = [(row.sha256 if row.kind != "hub" else "", "the table of sources")]
@@ -125,9 +125,9 @@ def _check(
             if sha256 and sha256 != facts["sha256"]:
                 (parts / path).unlink()
                 raise FggError(
-                    f"{row.name}: {path} is not the expected file: its SHA-256 is {facts['sha256']}, {origin} says "
-                    f"{sha256}. It was damaged on the way, or has changed at its source; it was removed. Run the same "
-                    f"command again; to accept a new version, mend the table, or delete {record_file}"
+                    f"{row.name}: {path} is not the expected file: its SHA-256 is {facts['sha256']}, but {origin} "
+                    f"says {sha256}. It was damaged during the download, or has changed at its source; it was removed. "
+                    f"Run the same command again; to accept a new version, correct the table, or delete {record_file}"
                 )
 
 
@@ -137,7 +137,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def tree_digest(folder: Path, known: Mapping[str, Any] | None = None) -> str:
-    """SHA-256 over the paths and checksums of all files in a folder, but for its contents.json.
+    """SHA-256 over the paths and checksums of all files in a folder, except its contents.json.
 
     Args:
         known: path -> facts of files whose checksums need not be computed again.
@@ -151,7 +151,7 @@ def tree_digest(folder: Path, known: Mapping[str, Any] | None = None) -> str:
 
 
 def _write_contents(folder: Path, row: Row, record: dict[str, Any]) -> dict[str, Any]:
-    """Say in the folder what it holds and where that is from."""
+    """Write the folder's contents.json, which says what the folder holds and where it is from."""
     contents = {
         "name": row.name,
         "kind": row.kind,
@@ -167,7 +167,7 @@ def _write_contents(folder: Path, row: Row, record: dict[str, Any]) -> dict[str,
 
 
 def _replace(folder: Path, complete: Path) -> None:
-    """Move a complete folder to its place, in the stead of what may be there."""
+    """Move a complete folder to its place, replacing any existing folder."""
     old = complete.with_name("old")
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(old, ignore_errors=True)
@@ -177,10 +177,10 @@ def _replace(folder: Path, complete: Path) -> None:
 
 
 def find_row(name: str, files: Sequence[str], sources: Path | None) -> Row:
-    """The source's line of the table, or one made of an address of the hub.
+    """The source's row of the table, or a row made from an address on the hub.
 
     Raises:
-        FggError: no such source.
+        FggError: there is no such source.
     """
     if name.startswith(f"{HUB}/"):
         if not files:
@@ -195,14 +195,14 @@ def find_row(name: str, files: Sequence[str], sources: Path | None) -> Row:
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Parse the arguments, fetch, and say in one line what there is."""
+    """Parse the arguments, fetch the source, and print a summary."""
     parser = argparse.ArgumentParser(prog="python -m fgg.data.download", description=__doc__)
     parser.add_argument("--name", required=True, help="a source of the table, or hub/OWNER/REPOSITORY")
-    parser.add_argument("--row", type=json_object, help="JSON: the source's line of the table, in place of --sources")
+    parser.add_argument("--row", type=json_object, help="JSON: the source's row of the table, instead of --sources")
     parser.add_argument("--sources", type=Path, help="the table of sources, such as workflow/sources.csv")
-    parser.add_argument("--files", nargs="*", default=[], help="of hub/…: the files to fetch, with * and ?")
-    parser.add_argument("--output", type=Path, required=True, help="folder of all downloads")
-    parser.add_argument("--file", type=Path, help="a file that was fetched in another way, to be taken instead")
+    parser.add_argument("--files", nargs="*", default=[], help="for hub/…: the files to fetch, with * and ?")
+    parser.add_argument("--output", type=Path, required=True, help="folder for all downloads")
+    parser.add_argument("--file", type=Path, help="a file that was obtained in another way, used instead of fetching")
     arguments = parser.parse_args(argv)
     own = arguments.row
     row = Row(**own) if own else find_row(arguments.name, arguments.files, arguments.sources)

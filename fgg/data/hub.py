@@ -1,4 +1,4 @@
-"""Fetching files of a repository of the Hugging Face hub, with huggingface_hub: it resumes, retries, and is patient."""
+"""Fetch files of a Hugging Face hub repository with huggingface_hub, which resumes, retries and waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATASETS = "datasets/"
 
 @dataclass(frozen=True)
 class Repository:
-    """OWNER/NAME of a model's repository, or of a data set's; ``revision`` is a branch, a tag or a commit."""
+    """OWNER/NAME of a model's or a dataset's repository; ``revision`` is a branch, a tag or a commit."""
 
     name: str
     kind: str
@@ -26,17 +26,17 @@ class Repository:
 
     @property
     def page(self) -> str:
-        """Where a person reads about it."""
+        """The address of its web page."""
         return f"https://huggingface.co/{DATASETS if self.kind == 'dataset' else ''}{self.name}"
 
 
 def parse(address: str) -> Repository:
-    """OWNER/NAME or datasets/OWNER/NAME, with @REVISION if wanted. Raises FggError for anything else."""
+    """Parse OWNER/NAME or datasets/OWNER/NAME, with an optional @REVISION. Raises FggError for anything else."""
     name, _, revision = address.partition("@")
     kind = "dataset" if name.startswith(DATASETS) else "model"
     name = name.removeprefix(DATASETS)
     if len(name.split("/")) != 2 or not all(name.split("/")):
-        raise FggError(f"{address!r} is no repository of the hub; write OWNER/NAME, or datasets/OWNER/NAME")
+        raise FggError(f"{address!r} is not a repository on the hub; write OWNER/NAME, or datasets/OWNER/NAME")
     return Repository(name, kind, revision or "main")
 
 
@@ -44,7 +44,7 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
     """Fetch the files that match the patterns into a folder, under their own names.
 
     Returns:
-        The commit, and for each file the SHA-256 that the hub states, or nothing where it states none.
+        The commit, and for each file the SHA-256 that the hub states, or an empty string if it states none.
 
     Raises:
         FggError: no login, terms not accepted, no such repository, revision or file, no connection, or a full disk.
@@ -82,7 +82,7 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
 
 
 def select(paths: Sequence[str], patterns: Sequence[str], repository: Repository) -> list[str]:
-    """The paths that match a pattern part by part; weights as safetensors in place of the same as .bin.
+    """The paths that match a pattern part by part; weights as safetensors replace the same weights as .bin.
 
     Raises:
         FggError: a pattern matches nothing.
@@ -105,7 +105,7 @@ def select(paths: Sequence[str], patterns: Sequence[str], repository: Repository
 
 
 def _bar(bar: Progress) -> type:
-    """What huggingface_hub takes for a bar of tqdm, and tells ``bar`` instead."""
+    """A tqdm class for huggingface_hub that reports to ``bar`` instead."""
     from tqdm import tqdm
 
     class Bar(tqdm):
@@ -120,11 +120,11 @@ def _bar(bar: Progress) -> type:
 
 
 def _explained(attempt: Callable[[Progress], None], repository: Repository) -> Callable[[Progress], None]:
-    """The attempt, with the hub's errors as messages that say what to do, or as `Interrupted`."""
+    """Wrap an attempt: errors of the hub become messages that say what to do, or `Interrupted`."""
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import _http
 
-    # The library behind huggingface_hub has changed its name.
+    # The HTTP library that huggingface_hub uses depends on its version.
     library = next(getattr(_http, name) for name in ("httpx2", "httpx", "requests") if hasattr(_http, name))
     network = getattr(library, "HTTPError", library.RequestError if hasattr(library, "RequestError") else OSError)
 
@@ -141,14 +141,14 @@ def _explained(attempt: Callable[[Progress], None], repository: Repository) -> C
 
 
 def _meaning(error: Exception, repository: Repository) -> Exception | None:
-    """An error of the hub as a message, or as `Interrupted`; None for what is not the hub's, such as a full disk."""
+    """Turn an error of the hub into a message or `Interrupted`; None for other errors, such as a full disk."""
     from huggingface_hub import errors
 
     page, name = repository.page, repository.name
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError) and status == 401:
         return FggError(
-            f"{name} is for logged-in users: open {page}, log in and accept the terms; make a token at "
+            f"{name} requires a login: open {page}, log in and accept the terms; create a token at "
             "https://huggingface.co/settings/tokens; then run `hf auth login`, or set HF_TOKEN"
         )
     if isinstance(error, errors.GatedRepoError):
@@ -158,12 +158,13 @@ def _meaning(error: Exception, repository: Repository) -> Exception | None:
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return FggError(
-            f"{page} does not exist, or is private: check the name; for a private one run `hf auth login`, or set HF_TOKEN"
+            f"{page} does not exist, or is private: check the name; for a private repository run `hf auth login`, "
+            "or set HF_TOKEN"
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return FggError(f"{page} has no revision {repository.revision!r}; check what follows the @")
+        return FggError(f"{page} has no revision {repository.revision!r}; check the part after the @")
     if status in (401, 403):
-        return FggError(f"{page} refuses the login ({_short(error)}); run `hf auth login` again, or mend HF_TOKEN")
+        return FggError(f"{page} rejects the login ({_short(error)}); run `hf auth login` again, or correct HF_TOKEN")
     if isinstance(error, errors.OfflineModeIsEnabled) or "HF_HUB_OFFLINE" in str(error):
         return FggError(f"{page} cannot be fetched: HF_HUB_OFFLINE is set; unset it")
     if status is not None and status not in BUSY:

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to a PIL image of one of three modes. Imports no torch."""
+"""Decode the bytes of an image file to a PIL image of one of three modes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 
 from fgg.errors import FggError
 
-# What the suffixes of fgg.data.sources stand for. Other decoders of PIL stay closed: some start programs (EPS).
+# The formats of the suffixes in fgg.data.sources. PIL's other decoders are not used: some start programs (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 
 
@@ -17,19 +17,19 @@ Image.init()  # PIL loads TIFF and WEBP late, and `formats` does not wait for th
 
 
 def decode(data: bytes, name: str) -> Image.Image:
-    """Decode an image file fully, as `standard` gives it. ``name`` appears in the errors.
+    """Decode an image file fully and convert it with `standard`. ``name`` appears in error messages.
 
     Raises:
-        FggError: the bytes are no image, are damaged or truncated, or hold values `standard` refuses.
+        FggError: the bytes are not an image, are damaged or truncated, or hold values that `standard` refuses.
     """
     try:
         return decode_unnamed(data)
     except FggError as error:
-        raise FggError(f"image {name} cannot be used: {error}; mend, replace or remove it") from None
+        raise FggError(f"image {name} cannot be used: {error}; fix, replace or remove it") from None
 
 
 def decode_unnamed(data: bytes) -> Image.Image:
-    """`decode`, where the message is the bare reason."""
+    """Like `decode`, but the error message is only the reason."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             image.load()
@@ -37,8 +37,8 @@ def decode_unnamed(data: bytes) -> Image.Image:
     except (MemoryError, FggError):
         raise
     except Image.UnidentifiedImageError:
-        reason = "not an image, or of a kind that cannot be read" if data else "the file is empty"
-    except Exception as error:  # noqa: BLE001 - decoders meet damaged bytes with errors of any type
+        reason = "not an image, or in a format that cannot be read" if data else "the file is empty"
+    except Exception as error:  # noqa: BLE001 - decoders raise errors of any type for damaged bytes
         reason = f"{type(error).__name__}: {error}"
     raise FggError(reason)
 
@@ -46,8 +46,8 @@ def decode_unnamed(data: bytes) -> Image.Image:
 def standard(image: Image.Image) -> Image.Image:
     """An upright image of mode L, RGB, or F (grey, 0 to 1, for more than 8 bits).
 
-    EXIF rotation is applied, transparency is laid on black, of an animation the current (first)
-    frame counts, integers of 16 and 32 bits are divided by 65535. A second call changes nothing.
+    EXIF rotation is applied. Transparency is composited on black. Of an animation, the current (first)
+    frame is used. Integers of 16 and 32 bits are divided by 65535. A second call changes nothing.
 
     Raises:
         FggError: 32-bit integers outside 0…65535, or floats outside 0…1.
@@ -68,9 +68,9 @@ def _grey_float(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.float32)
     if image.mode != "F":
         values /= 65535
-    if not (values.min() >= 0 and values.max() <= 1):  # so written, NaN fails too
+    if not (values.min() >= 0 and values.max() <= 1):  # written this way, NaN fails too
         allowed = "floats from 0 to 1" if image.mode == "F" else "integers from 0 to 65535"
-        raise FggError(f"its values (PIL mode {image.mode}) leave the range; allowed are {allowed}")
+        raise FggError(f"its values (PIL mode {image.mode}) are out of range; allowed are {allowed}")
     return Image.fromarray(values)
 
 

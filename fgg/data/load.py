@@ -1,4 +1,4 @@
-"""Read a prepared split: its labels at once, its images when asked for."""
+"""Read a prepared split: its labels at once, its images on demand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Split:
     """Images of a split, sorted by image_id.
 
     ``labels`` (n,) int64 are indices into ``classes``; ``label_names`` are their names, per image.
-    ``rows`` (n,) int64 are the images' places in the file ``path``.
+    ``rows`` (n,) int64 are the images' row numbers in the file ``path``.
     """
 
     path: Path
@@ -43,7 +43,7 @@ class Split:
         return len(self.image_ids)
 
     def part(self, rows: slice) -> Split:
-        """Some of the images; the classes stay."""
+        """Some of the images; the classes stay the same."""
         return replace(
             self,
             image_ids=self.image_ids[rows],
@@ -55,15 +55,15 @@ class Split:
     def tensors(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
         """Model inputs (n, C, H, W) float32 of all images, or of those at ``indices``, in that order.
 
-        Holds the encoded bytes of one row group at a time.
+        Keeps the encoded bytes of one row group in memory at a time.
 
         Raises:
-            FggError: the file is damaged, or an image in it is.
+            FggError: the file or an image in it is damaged.
         """
         return self._filled(preprocess, preprocess, indices)
 
     def pixels(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
-        """The same in 0…1, before they are standardised. Raises as `tensors`."""
+        """Like `tensors`, but in 0…1 and not yet standardised. Raises the same errors."""
         return self._filled(preprocess, preprocess.pixels, indices)
 
     def _filled(
@@ -79,7 +79,7 @@ class Split:
         return out
 
     def picture(self, i: int) -> Image.Image:
-        """Image i upright in its own size, mode L or RGB. Raises as `tensors`."""
+        """Image i, upright, at its original size, in mode L or RGB. Raises like `tensors`."""
         return eight_bit(next(self._images(self.rows[[i]]))[1])
 
     def _images(self, rows: np.ndarray) -> Iterator[tuple[int, Image.Image]]:
@@ -109,8 +109,8 @@ def _decode(path: Path, row: dict) -> Image.Image:
 def load_split(path: str | Path, max_images: int | None = None, seed: int = 0) -> Split:
     """Read a split, or a class-stratified subset of ``max_images`` that depends on (seed, image_id) alone.
 
-    Of a class, a larger subset holds the images of a smaller one; the classes' shares follow the
-    largest remainders, with at least one image of each where ``max_images`` allows.
+    Within a class, a larger subset holds the images of a smaller one. The number of images per class follows
+    the largest-remainder method, with at least one image of each class if ``max_images`` allows.
 
     Raises:
         FggError: the file is missing or damaged, lacks a column, repeats an image_id, or its labels
@@ -141,7 +141,7 @@ def _subset(image_ids: list[str], labels: list[int], max_images: int, seed: int)
 
 
 def _check_columns(path: Path) -> None:
-    tables.read_table(path, columns=[])  # tells a missing or damaged file
+    tables.read_table(path, columns=[])  # reports a missing or damaged file
     missing = [name for name in COLUMNS if name not in pq.read_schema(path).names]
     if missing:
         raise FggError(f"{path} lacks the column {', '.join(missing)}; delete it and run the workflow again")
@@ -156,7 +156,7 @@ def _check_ids(path: Path, image_ids: list[str]) -> None:
 
 
 def _class_names(path: Path, labels: list[int], label_names: list[str]) -> list[str]:
-    """Class names by label: one name per label, labels 0…K-1 without a gap; those that the file notes may be absent."""
+    """Class names by label: one name per label, labels 0…K-1 without gaps; classes in the metadata may lack images."""
     note = json.loads((pq.read_schema(path).metadata or {}).get(b"fgg", b"{}"))
     pairs = sorted(set(zip(labels, label_names, strict=True)) | set(enumerate(note.get("classes", []))), key=str)
     names = dict(pairs)

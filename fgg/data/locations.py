@@ -1,8 +1,8 @@
-"""Where downloads lie, and how a setting that names weights becomes a path. Imports no torch.
+"""Where downloads are stored, and how a setting that names weights becomes a path. Does not import torch.
 
-Everything fetched lies below ``data/downloads``: ``{source}/`` for a line of the table of sources,
+All downloads are stored below ``data/downloads``: ``{source}/`` for a row of the table of sources,
 ``hub/{owner}/{repository}/`` for weights named as ``hf://OWNER/REPOSITORY/FILE``. A folder is complete when its
-``contents.json`` is there, which is what the workflow's jobs wait for.
+``contents.json`` exists; the workflow's jobs wait for that file.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ OPEN_CLIP = ("open_clip_config.json", "open_clip_*model.*")
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table of sources.
+    """A row of the table of sources.
 
-    ``address``: a URL (http), the id of a file or a URL (drive), or OWNER/REPOSITORY, of a data set
-    datasets/OWNER/REPOSITORY, both with @REVISION if wanted (hub). ``files``: the name under which a single file is
-    kept, or the repository's files to fetch, with * and ?, separated by blanks. ``size``: bytes, about.
+    ``address``: a URL (http); the id of a file, or a URL (drive); or OWNER/REPOSITORY, for a dataset
+    datasets/OWNER/REPOSITORY, both with an optional @REVISION (hub). ``files``: the name under which a single file is
+    stored, or the repository's files to fetch, with * and ?, separated by spaces. ``size``: approximate bytes.
     """
 
     name: str
@@ -51,7 +51,8 @@ def read_sources(path: str | Path) -> dict[str, Row]:
     """The table of sources by name.
 
     Raises:
-        FggError: no such file, other columns, a name twice or taken, an unknown kind, or a malformed value.
+        FggError: the file does not exist, its columns are wrong, a name is repeated or reserved, a kind is unknown,
+            or a value is malformed.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,7 +70,7 @@ def read_sources(path: str | Path) -> dict[str, Row]:
         row = Row(**{key: value.strip() for key, value in line.items()})
         fault = _fault(row)
         if row.name in rows:
-            fault = "the name is there twice"
+            fault = "the name occurs twice"
         if fault:
             raise FggError(f"sources: {path}: {row.name!r}: {fault}")
         rows[row.name] = row
@@ -77,9 +78,9 @@ def read_sources(path: str | Path) -> dict[str, Row]:
 
 
 def _fault(row: Row) -> str:
-    """What is wrong with a line, or nothing."""
+    """What is wrong with a row; empty if nothing is."""
     if not row.name or row.name in RESERVED or row.name != Path(row.name).name or row.name.startswith("."):
-        return f"not a name for a folder (and not one of {', '.join(RESERVED)})"
+        return f"the name must be a valid folder name other than {', '.join(RESERVED)}"
     if row.kind not in KINDS:
         return f"kind {row.kind!r} is unknown; choose from: {', '.join(KINDS)}"
     if row.unpack not in UNPACK:
@@ -96,13 +97,13 @@ def _fault(row: Row) -> str:
 
 
 def local(address: str, parts: int = 3) -> str:
-    """The path at which something will lie: ``hf://OWNER/REPOSITORY/FILE`` becomes one below data/downloads/hub.
+    """The path of a setting's file: ``hf://OWNER/REPOSITORY/FILE`` becomes a path below data/downloads/hub.
 
     Args:
-        parts: how many parts an address of the hub has at least; 2 for a repository as a whole.
+        parts: the minimum number of parts of an address on the hub; 2 for a whole repository.
 
     Raises:
-        FggError: an address of the hub with fewer, or with strange ones.
+        FggError: an address on the hub has fewer parts, or invalid ones.
     """
     if not address.startswith(SCHEME):
         return address
@@ -114,10 +115,10 @@ def local(address: str, parts: int = 3) -> str:
 
 
 def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's settings in which every address of the hub is the path at which its download will lie.
+    """A dataset's settings, with every address on the hub replaced by the path of its download.
 
     Raises:
-        FggError: a malformed address; the message names the key.
+        FggError: an address is malformed; the message names the key.
     """
     own = copy.deepcopy(dict(settings))
     model, sae = own["model"], own["sae"]
@@ -144,7 +145,7 @@ def _named(key: str) -> Iterator[None]:
 
 
 def paths(settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """By their key, the paths that a dataset's settings (as `local_settings` gives them) name."""
+    """The paths that a dataset's settings (as `local_settings` returns them) name, by key."""
     model, sae = settings["model"], settings["sae"]
     found = {
         "path": [settings["path"]] if settings["source"] == "image_folder" or settings["path"] else [],
@@ -162,7 +163,7 @@ def own_paths(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -
 
 
 def weights_faults(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Faults of the addresses of weights, and of one SAE that is named for several layers."""
+    """Errors in the addresses of weights, and in a single SAE that is named for several layers."""
     try:
         local_settings(settings)
         layers = [of_layer(settings["sae"]["weights"], layer) for layer in settings["sae"]["layers"]]
@@ -175,21 +176,21 @@ def weights_faults(settings: Mapping[str, Any]) -> Iterator[str]:
 
 
 def wanted(key: str, path: str) -> list[str]:
-    """The files that a download must bring for a path within a repository of the hub, as patterns."""
+    """Patterns of the files that must be downloaded for a path within a repository on the hub."""
     found = fetched(path)
     own = PurePosixPath(found[1] if found else "")
     if key == "model.zero_shot.open_clip":
         return list(OPEN_CLIP)
     if key == "sae.weights":
         beside = {".pt": "config.json", ".safetensors": "cfg.json"}.get(own.suffix)
-        if not own.suffix:  # a folder of sae-lens
+        if not own.suffix:  # a sae-lens folder
             return [str(own / name) for name in ("cfg.json", "sae_weights.safetensors")]
         return [str(own), *([str(own.parent / beside)] if beside else [])]
     return [str(own)]
 
 
 def hub_rows(datasets: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
-    """Rows, by name, for the repositories of the hub that the datasets' settings name."""
+    """Rows, by name, for the repositories on the hub that the datasets' settings name."""
     files: dict[str, set[str]] = {}
     for settings in datasets:
         for key, named in paths(settings).items():
@@ -201,15 +202,15 @@ def hub_rows(datasets: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
 
 
 def hub_row(name: str, patterns: Sequence[str]) -> Row:
-    """The row of hub/OWNER/REPOSITORY, which has no line in the table."""
+    """The row for hub/OWNER/REPOSITORY, which is not in the table."""
     return Row(name, "hub", name.removeprefix(f"{HUB}/"), " ".join(patterns), licence="see its page on the hub")
 
 
 def of_layer(weights: str | Mapping[str, str], layer: Any) -> str:
-    """The setting ``sae.weights`` for one layer: itself, or of a mapping the layer's entry, or the default's.
+    """The setting ``sae.weights`` for one layer: the setting itself, or a mapping's entry for the layer or ``default``.
 
     Raises:
-        FggError: the mapping has neither.
+        FggError: the mapping has neither entry.
     """
     if isinstance(weights, str):
         return weights
@@ -220,7 +221,7 @@ def of_layer(weights: str | Mapping[str, str], layer: Any) -> str:
 
 
 def fetched(path: str) -> tuple[str, str] | None:
-    """(source, what is wanted of it) of a path that a download makes; None for any other path."""
+    """(source, path within it) for a path that a download creates; None for any other path."""
     parts = PurePosixPath(path).parts
     depth = len(PurePosixPath(DOWNLOADS).parts)
     if parts[:depth] != PurePosixPath(DOWNLOADS).parts or len(parts) == depth:
@@ -232,15 +233,15 @@ def fetched(path: str) -> tuple[str, str] | None:
 
 
 def contents(source: str) -> str:
-    """The file that says that a source is completely there."""
+    """The file that marks a source as completely downloaded."""
     return f"{DOWNLOADS}/{source}/{CONTENTS}"
 
 
 def locate(path: str | Path, key: str) -> Path:
-    """The one file or folder that a path with ``*``, ``?`` or ``**`` means; a path without is given back.
+    """The one file or folder that matches a path with ``*``, ``?`` or ``**``; other paths are returned unchanged.
 
     Raises:
-        FggError: nothing or several match; ``key`` is the setting that the message names.
+        FggError: nothing matches, or several do; the message names the setting ``key``.
     """
     path = Path(path)
     if path.exists() or not glob.has_magic(str(path)):

@@ -50,10 +50,10 @@ class Checked:
 
 
 def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str, Any]:
-    """Write the four files; gives what dataset.json holds. Equal images and settings give equal bytes.
+    """Write the four files; returns the content of dataset.json. Equal images and settings give equal bytes.
 
     Raises:
-        FggError: the settings or the source are at fault, too many images are unreadable, or a class
+        FggError: the settings or the source are invalid, too many images are unreadable, or a class
             has no image in a split.
     """
     _check_settings(settings)
@@ -91,14 +91,14 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     missing = [key for key in SETTINGS if key not in settings]
     unknown = [key for key in settings if key not in SETTINGS]
     if missing or unknown:
-        raise FggError(f"settings: missing {missing}, unknown {unknown}; they are: {', '.join(SETTINGS)}")
+        raise FggError(f"settings: missing {missing}, unknown {unknown}; the keys are: {', '.join(SETTINGS)}")
     fractions = settings["fractions"]
     if sorted(fractions) != sorted(SPLITS) or min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-9:
         raise FggError(f"fractions: {fractions}; give train, val and test shares above 0 that add up to 1")
 
 
 def _check_images(records: list[Record]) -> tuple[list[Checked], list[dict[str, str]]]:
-    """Decode every image once: the readable ones sorted by id, and (path, reason) of the others."""
+    """Decode every image once; returns the readable ones, sorted by id, and (path, reason) of the others."""
     repeated = [name for name, n in Counter(record.image_id for record in records).items() if n > 1]
     if repeated:
         raise FggError(f"image ids must be unique, but these are not: {', '.join(repeated[:5])}; rename the files")
@@ -118,7 +118,7 @@ def _check_images(records: list[Record]) -> tuple[list[Checked], list[dict[str, 
 
 
 def _check_share(dataset: str, unreadable: list[dict[str, str]], n_read: int, allowed: float) -> None:
-    """End when more than the allowed share of the images is unreadable."""
+    """Raise FggError if more than the allowed share of the images is unreadable."""
     total = n_read + len(unreadable)
     if len(unreadable) <= allowed * total:
         return
@@ -126,19 +126,19 @@ def _check_share(dataset: str, unreadable: list[dict[str, str]], n_read: int, al
     more = f"\n  and {len(unreadable) - 5} more" if len(unreadable) > 5 else ""
     share = len(unreadable) / total
     raise FggError(
-        f"{len(unreadable)} of {total} images of {dataset} ({share:.2%}) are unreadable, {allowed:.2%} are allowed:\n"
-        f"{first}{more}\n"
-        f"mend or remove them, or raise `max_skipped` of the dataset to {share:.4f} or more to leave them out"
+        f"{len(unreadable)} of {total} images of {dataset} ({share:.2%}) are unreadable, but only {allowed:.2%} "
+        f"are allowed:\n{first}{more}\n"
+        f"fix or remove them, or raise `max_skipped` of the dataset to {share:.4f} or more to skip them"
     )
 
 
 def _split(
     checked: list[Checked], classes: list[str], settings: Mapping[str, Any], fixed: bool
 ) -> dict[str, list[Checked]]:
-    """The source's own splits, or a stratified one by the fractions; each sorted by image_id.
+    """The source's own splits, or a stratified split by the fractions; each sorted by image_id.
 
-    Within a class, the order by (seed, image_id) decides, so neither the folder's order nor the
-    other classes matter. With ``fixed`` classes, one may be missing in a split: a model's outputs stay what they are.
+    Within a class, (seed, image_id) determines the order, so neither the folder's order nor the
+    other classes matter. With ``fixed`` classes, a split may lack a class: the model's outputs do not change.
     """
     splits: dict[str, list[Checked]] = {split: [] for split in SPLITS}
     if all(image.record.split for image in checked):
@@ -156,7 +156,7 @@ def _split(
         if empty and (not fixed or len(empty) == len(classes)):
             raise FggError(
                 f"split {split} of {settings['path'] or settings['source']} has no readable image of class "
-                f"{', '.join(empty[:5])}; every class needs one or more in each of train, val and test: "
+                f"{', '.join(empty[:5])}; every class needs at least one in each of train, val and test: "
                 "add images, or remove the class"
             )
     return {split: sorted(own, key=lambda image: image.record.image_id) for split, own in splits.items()}
@@ -190,13 +190,13 @@ def _write(path: Path, images: list[Checked], classes: list[str], settings: Mapp
 
 
 def _groups(images: list[Checked], classes: list[str]) -> Iterator[list[dict[str, Any]]]:
-    """The rows in lists of at most GROUP_ROWS rows and, but for the last row, GROUP_BYTES bytes."""
+    """The rows in lists of at most GROUP_ROWS rows and, except for the last row, GROUP_BYTES bytes."""
     rows: list[dict[str, Any]] = []
     size = 0
     for image in images:
         record, data = image.record, image.record.data
         if hashlib.sha256(data).hexdigest() != image.digest:
-            raise FggError(f"{record.file} changed while it was prepared; run the same command again")
+            raise FggError(f"{record.file} changed while the dataset was being prepared; run the same command again")
         label = {"label": classes.index(record.label_name), "label_name": record.label_name}
         rows.append({"image_id": record.image_id, "image": {"bytes": data, "path": record.path}, **label})
         size += len(data)
@@ -209,7 +209,7 @@ def _groups(images: list[Checked], classes: list[str]) -> Iterator[list[dict[str
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Parse the arguments, prepare, and say in one line what there is."""
+    """Parse the arguments, prepare the dataset, and print a one-line summary."""
     parser = argparse.ArgumentParser(prog="python -m fgg.data.prepare", description=__doc__)
     parser.add_argument("--dataset", required=True, help="its name in the configuration")
     parser.add_argument("--settings", required=True, type=json_object, help=f"JSON with {', '.join(SETTINGS)}")

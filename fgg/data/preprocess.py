@@ -1,4 +1,4 @@
-"""From a PIL image to a model's input."""
+"""Turn a PIL image into a model's input."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = ["Preprocess", "decode", "statistics"]
 
 SHORTER = "shorter"
 CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3, "dark_lines": 3}
-GREY_FIRST = ("extremes", "dark_lines")  # the first channel is the grey picture, the others are made to measure
+GREY_FIRST = ("extremes", "dark_lines")  # the first channel is the grey image, the others are computed from it
 # As shares of the image's shorter side:
 LINE_WIDTHS = (0.03, 0.07)
 NEIGHBOURHOOD = 0.1
-DARKEST = 0.05  # of a neighbourhood, so that noise in black ones is not blown up
+DARKEST = 0.05  # added to a neighbourhood's brightness, so that noise in black areas is not amplified
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -38,16 +38,17 @@ INTERPOLATIONS = {
 class Preprocess:
     """Resize, crop and standardise an image of any mode that `fgg.data.images.standard` takes.
 
-    ``size`` is (H, W), or one number for a square; proportions are not kept. Or it is {"shorter": n}: the shorter
-    side becomes n, and proportions are kept; then a crop is needed. ``crop`` is the side of a centre crop afterwards.
+    ``size`` is (H, W), or one number for a square; the aspect ratio is not kept. With {"shorter": n}, the shorter side
+    becomes n and the aspect ratio is kept; a crop is then required. ``crop`` is the side of the centre crop after it.
 
-    ``channels``: rgb (3), grey (1), extremes (3): the grey image pooled to mean, mean - minimum and maximum - mean of
-    each cell; or dark_lines (3): the grey image, and how much darker than their surroundings lines of up to 3 % and 7 %
-    of the image's side are (black top-hat, Meyer 1979), relative to the brightness around them.
+    ``channels`` is rgb (3), grey (1), extremes (3) or dark_lines (3). Extremes are the grey image pooled to the mean,
+    mean - minimum and maximum - mean of each cell. Dark lines are the grey image, and the depth of dark lines of up to
+    3 % and of up to 7 % of the image's side: how much darker they are than their surroundings (black top-hat, Meyer
+    1979), relative to the brightness around them.
 
-    Why so: thin structures, such as the cracks of a solar cell, are one or two pixels wide. Averaging over a cell of
-    4 x 4 pixels leaves a quarter of their contrast or less; the distance from the cell's mean to its darkest and
-    brightest pixel keeps all of it, and the top-hat leaves nothing but them.
+    The reason: thin structures, such as the cracks of a solar cell, are one or two pixels wide. Averaging over a cell
+    of 4 x 4 pixels leaves a quarter of their contrast or less. The distance from the cell's mean to its darkest and
+    brightest pixel keeps all of it, and the top-hat keeps only these structures.
 
     Raises:
         FggError: a setting is unknown, or does not fit the others.
@@ -82,23 +83,23 @@ class Preprocess:
             object.__setattr__(self, key, tuple(float(value) for value in values))
             if len(values) != self.n_channels:
                 raise FggError(
-                    f"preprocess.{key}: {len(values)} values, but channels {self.channels!r} are {self.n_channels}; "
+                    f"preprocess.{key}: {len(values)} values, but channels {self.channels!r} have {self.n_channels}; "
                     "give one value per channel"
                 )
         if self.std is not None and min(self.std) <= 0:
             raise FggError(f"preprocess.std: {self.std} must be above 0")
 
     def _shorter(self) -> tuple[int, int]:
-        """What is left of an image at least, where proportions are kept."""
+        """The minimum size of a resized image if the aspect ratio is kept."""
         if set(self.size) != {SHORTER} or not isinstance(self.size[SHORTER], int):
             raise FggError(f"preprocess.resize: {self.size} is not {{{SHORTER}: PIXELS}}")
         if self.crop is None:
             raise FggError(
-                "preprocess.crop: needed where resize keeps the proportions; give the side of the centre crop"
+                "preprocess.crop: required if resize keeps the aspect ratio; give the side of the centre crop"
             )
         if self.channels in GREY_FIRST:
             raise FggError(
-                f"preprocess.channels: {self.channels!r} are made of cells of equal shape; give resize as a size"
+                f"preprocess.channels: {self.channels!r} needs cells of equal shape; give preprocess.resize as a size"
             )
         return self.size[SHORTER], self.size[SHORTER]
 
@@ -117,7 +118,7 @@ class Preprocess:
 
     @property
     def grey_first(self) -> bool:
-        """Whether the first channel is the grey picture, and the others are made of it."""
+        """Whether the first channel is the grey image, and the others are computed from it."""
         return self.channels in GREY_FIRST
 
     @property
@@ -126,7 +127,7 @@ class Preprocess:
         return tuple(self.size) if self.crop is None else (self.crop, self.crop)
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as JSON holds them."""
+        """The settings as JSON can hold them."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
@@ -154,7 +155,7 @@ class Preprocess:
         return self.standardised(self.pixels(image))
 
     def standardised(self, pixels: Tensor) -> Tensor:
-        """Pixels (…, C, H, W) in 0…1, less the mean and by the standard deviation of their channel. Raises as a call."""
+        """Pixels (…, C, H, W) in 0…1, standardised by their channel's mean and std. Raises like `__call__`."""
         if self.mean is None or self.std is None:
             raise ValueError("mean and std are not known yet; measure them with `statistics`")
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
@@ -170,7 +171,7 @@ class Preprocess:
 def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel over all pixels of images (C, H, W), in float64.
 
-    A channel without variation gets 1 as its deviation, so that it can be divided by.
+    A channel without variation gets a standard deviation of 1, so that division by it works.
 
     Raises:
         ValueError: there are no images.
@@ -223,7 +224,7 @@ def _dark_lines(grey: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _large_enough(grey: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image (1, h, w), enlarged where it has fewer pixels than cells: pooling cannot enlarge."""
+    """The image (1, h, w), enlarged if it has fewer pixels than cells, since pooling cannot enlarge."""
     enlarged = (max(grey.shape[1], size[0]), max(grey.shape[2], size[1]))
     if enlarged == tuple(grey.shape[1:]):
         return grey

@@ -1,4 +1,4 @@
-"""Stratified sampling that depends on names and a seed alone."""
+"""Stratified sampling that depends only on names and a seed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from fgg import randomness
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """Share out ``total`` in proportion to positive weights, by the largest remainders.
+    """Divide ``total`` in proportion to positive weights, by the largest-remainder method.
 
-    Each gets at least one where ``total`` allows, at the cost of the largest. Ties go to the first.
+    Each part gets at least one if ``total`` allows, at the cost of the largest part. Ties go to the first part.
     """
     exact = [total * weight / sum(weights) for weight in weights]
     sizes = [math.floor(share + 1e-9) for share in exact]  # 1e-9: 0.29 * 100 is 28.999999999999996
@@ -25,5 +25,5 @@ def apportion(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def keyed_order(image_ids: Iterable[str], seed: int, purpose: str) -> list[str]:
-    """The ids in a random order in which one id's place, relative to another's, never changes."""
+    """The ids in a random order in which the relative order of two ids never changes."""
     return sorted(image_ids, key=lambda image_id: randomness.key(seed, purpose, image_id))

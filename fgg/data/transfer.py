@@ -1,7 +1,7 @@
-"""Fetching one file over HTTP, or from Google Drive: resumed, retried, with its TLS certificate verified.
+"""Fetch one file over HTTP, or from Google Drive: resumed, retried, with its TLS certificate verified.
 
-The bytes go to a file beside the wanted one, ``*.part``, which stays when the connection ends, and is where the next
-attempt, or the next call, goes on.
+The bytes go to a file ``*.part`` beside the target. It is kept when the connection ends, and the next attempt, or the
+next call, resumes it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from fgg.errors import FggError
 from fgg.progress import Progress, progress
 
 ATTEMPTS = 6  # in a row without a single new byte
-BACKOFF, LONGEST_WAIT = 1.0, 60.0  # seconds; doubled after each attempt in vain
-TIMEOUT = (30, 60)  # seconds to connect, and without any byte
-CHUNK = 2**16  # what is lost at most when a connection ends
+BACKOFF, LONGEST_WAIT = 1.0, 60.0  # seconds; doubled after each failed attempt
+TIMEOUT = (30, 60)  # seconds to connect, and to wait for the next byte
+CHUNK = 2**16  # bytes; the most that is lost when a connection ends
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 GONE = {401: "needs a login", 403: "is refused", 404: "does not exist", 410: "is gone"}
-MARGIN = 2**28  # bytes that shall stay free
+MARGIN = 2**28  # bytes to keep free
 
 
 class Interrupted(Exception):
@@ -38,12 +38,12 @@ class Interrupted(Exception):
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
-    """Raise FggError when fewer than ``needed`` bytes, and a margin, are free."""
+    """Raise FggError if fewer than ``needed`` bytes plus a margin are free."""
     free = shutil.disk_usage(folder).free
     if free < needed + MARGIN:
         raise FggError(
-            f"{what} needs {(needed + MARGIN) / 1e9:.1f} GB on the disk of {folder}, where {free / 1e9:.1f} GB are "
-            "free; free some, or choose another folder with --directory"
+            f"{what} needs {(needed + MARGIN) / 1e9:.1f} GB on the disk of {folder}, but only {free / 1e9:.1f} GB "
+            "are free; free some space, or choose another folder with --directory"
         )
 
 
@@ -55,7 +55,7 @@ def fetch(url: str, target: Path, copies: int = 1) -> None:
 
     Raises:
         FggError: the disk is too small, the address is wrong or refused, the certificate is not valid, or the
-            connection failed too often; what has arrived is kept for the next call.
+            connection failed too often; the received bytes are kept for the next call.
     """
     part = target.with_name(f"{target.name}.part")
     persist(url, lambda: _size(part), lambda bar: _receive(url, part, bar, copies))
@@ -64,10 +64,10 @@ def fetch(url: str, target: Path, copies: int = 1) -> None:
 
 
 def persist(what: str, got: Callable[[], int], attempt: Callable[[Progress], None], shown: bool = True) -> None:
-    """Call ``attempt`` until it ends without `Interrupted`; the count starts anew when ``got`` has grown.
+    """Call ``attempt`` until it ends without `Interrupted`; the count restarts when ``got`` has grown.
 
     Raises:
-        FggError: `ATTEMPTS` in a row brought nothing.
+        FggError: `ATTEMPTS` in a row received nothing.
     """
     failed = 0
     silent = Progress([], 0, what, stream=io.StringIO())
@@ -81,19 +81,19 @@ def persist(what: str, got: Callable[[], int], attempt: Callable[[Progress], Non
                 if failed == ATTEMPTS:
                     raise FggError(
                         f"{what} cannot be fetched: {error}. Check the network, and run the same command again: it "
-                        "goes on where it stopped"
+                        "resumes where it stopped"
                     ) from None
                 wait = error.wait if error.wait is not None else BACKOFF * 2 ** (failed - 1)
                 time.sleep(min(wait, LONGEST_WAIT))
 
 
 def explain(error: requests.RequestException, what: str) -> Exception:
-    """What an error of requests means: `Interrupted` where another attempt may help, else an FggError."""
+    """Turn an error of requests into `Interrupted` if another attempt may help, else into an FggError."""
     if isinstance(error, requests.exceptions.SSLError):
         return FggError(
             f"{what} cannot be fetched: the server's certificate cannot be verified ({_last_reason(error)}). If you "
-            "trust it, fetch the file with a browser and give it with --file; a proxy's own certificate is named by "
-            "the environment variable REQUESTS_CA_BUNDLE"
+            "trust it, fetch the file with a browser and give it with --file; if a proxy has its own certificate, set "
+            "the environment variable REQUESTS_CA_BUNDLE to it"
         )
     response = error.response
     if response is None:
@@ -109,18 +109,18 @@ def explain(error: requests.RequestException, what: str) -> Exception:
 
 
 def _receive(url: str, part: Path, bar: Progress, copies: int) -> None:
-    """One attempt: ask for what is missing, or for all where the server cannot go on."""
+    """One attempt: request the missing bytes, or all bytes if the server cannot resume."""
     start = _size(part)
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if _validator(part).is_file():  # a file that has changed meanwhile must not be joined to the old bytes
+        if _validator(part).is_file():  # bytes of a file that has changed must not be appended to the old ones
             headers["If-Range"] = _validator(part).read_text(encoding="utf-8")
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            if answer.status_code == 416:  # nothing is missing, or the file became shorter: find out
+            if answer.status_code == 416:  # nothing is missing, or the file became shorter: fetch all to find out
                 part.unlink()
-                raise Interrupted("the server cannot go on from there", wait=0)
+                raise Interrupted("the server cannot resume from there", wait=0)
             answer.raise_for_status()
             span = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
             goes_on = answer.status_code == 206 and span is not None and int(span[1]) == start
@@ -128,7 +128,7 @@ def _receive(url: str, part: Path, bar: Progress, copies: int) -> None:
                 start = 0
             if answer.status_code == 206 and not goes_on:
                 part.unlink(missing_ok=True)
-                raise Interrupted("the server sent another part than was asked for", wait=0)
+                raise Interrupted("the server sent a different part than requested", wait=0)
             length = answer.headers.get("Content-Length", "")
             total = start + int(length) if length.isdigit() else None
             if total:
@@ -147,7 +147,7 @@ def _receive(url: str, part: Path, bar: Progress, copies: int) -> None:
 
 
 def _remember(answer: requests.Response, part: Path) -> None:
-    """Keep what tells this version of the file from another: a strong ETag, or else the date."""
+    """Store what identifies this version of the file: a strong ETag, or else the date."""
     tag = answer.headers.get("ETag", "")
     tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
     if tag:
@@ -157,11 +157,11 @@ def _remember(answer: requests.Response, part: Path) -> None:
 
 
 def fetch_drive(address: str, target: Path, copies: int = 1) -> None:
-    """Fetch a file of Google Drive, by its id or a URL, with gdown. Raises as `fetch`."""
+    """Fetch a file of Google Drive, by its id or a URL, with gdown. Raises like `fetch`."""
     import gdown
 
     place = {"url": address} if "://" in address else {"id": address}
-    what = f"Google Drive's file {address}" if "id" in place else address
+    what = f"Google Drive file {address}" if "id" in place else address
     parts = f"{target.name}????????.part"  # as gdown names them
 
     def receive(bar: Progress) -> None:
@@ -179,11 +179,11 @@ def fetch_drive(address: str, target: Path, copies: int = 1) -> None:
             raise explain(error, what) from None
         except gdown.exceptions.FileURLRetrievalError as error:
             raise FggError(
-                f"{what} is not handed out ({_plain(error)}). Very often fetched files are locked for a day: try again "
-                "then, or fetch it with a browser and give it with --file"
+                f"{what} cannot be fetched ({_plain(error)}). Google locks files that are fetched very often for a "
+                "day: try again then, or fetch it with a browser and give it with --file"
             ) from None
         except gdown.exceptions.DownloadError as error:
-            if "byte range" in str(error) or "multiple temporary" in str(error):  # only all of it can be had
+            if "byte range" in str(error) or "multiple temporary" in str(error):  # the fetch cannot be resumed
                 for part in target.parent.glob(parts):
                     part.unlink()
             raise Interrupted(_plain(error)) from None

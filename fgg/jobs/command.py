@@ -1,4 +1,4 @@
-"""What the commands share: how they end, what starting them cost, and the arguments that several of them take."""
+"""What the commands share: error messages and exit status, start-up time, and common arguments."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 from fgg.errors import OUT_OF_MEMORY, FggError, Named, explain_os_error, parse_json
 from fgg.jobs.shards import WHOLE, Shard
 
-# How torch and what it rests on word it; they raise RuntimeErrors.
+# How torch and the libraries below it word a lack of memory, in RuntimeErrors.
 MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
 def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
-    """Wrap a command's main function: an error that the user can mend becomes one clear message.
+    """Wrap a command's main function: an error that the user can fix becomes one clear message.
 
-    Returns 0, or 1 after printing ``error: …`` to standard error. Errors that are not the user's
-    keep their traceback. With ``FGG_TIMING`` in the environment, as in the workflow's jobs, a last line tells what
-    the start of the process cost; `fgg.bench` adds these up.
+    The wrapped function returns 0, or 1 after printing ``error: …`` to standard error. Errors that are not the user's
+    keep their traceback. If ``FGG_TIMING`` is in the environment, as in the workflow's jobs, a last line reports the
+    start-up time of the process; `fgg.bench` adds these up.
     """
 
     @functools.wraps(main)
@@ -55,13 +55,13 @@ _start: float | None = None  # seconds until the work began
 
 
 def started() -> None:
-    """Note that what came so far was the start of the process; a command that imports later calls it once more."""
+    """Record that start-up ends here; a command that imports modules later calls this again after that."""
     global _start
     _start = process_age()
 
 
 def process_age() -> float | None:
-    """Seconds since this process started; None where the system does not tell."""
+    """Seconds since this process started; None if the system does not report it."""
     try:
         started = int(Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19])
     except (OSError, ValueError, IndexError):
@@ -70,18 +70,16 @@ def process_age() -> float | None:
 
 
 def json_object(text: str) -> Named:
-    """An argument that is an object in JSON, as argparse's ``type``.
+    """Parse a JSON object; for use as argparse's ``type``.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is not a JSON object.
     """
     try:
         return parse_json(text, "the settings lack {key}; given: {given}")
     except ValueError as error:
         start = text if len(text) < 80 else f"{text[:80]}…"
-        raise argparse.ArgumentTypeError(
-            f"{start!r} is not an object in JSON ({error}); give one, such as {{}}"
-        ) from None
+        raise argparse.ArgumentTypeError(f"{start!r} is not a JSON object ({error}); give one, such as {{}}") from None
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {
@@ -98,7 +96,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def add_arguments(parser: argparse.ArgumentParser, *names: str, **helps: str) -> None:
-    """Add arguments of `ARGUMENTS` by name; those given by keyword get a help text of their own."""
+    """Add arguments from `ARGUMENTS` by name; keywords add arguments with the given help text."""
     for name in (*names, *helps):
         options = ARGUMENTS[name]
         parser.add_argument(f"--{name}", **options | {"help": helps.get(name, options["help"])})

@@ -22,24 +22,26 @@ def write_empty(path: str | Path, settings: Mapping[str, Any], made_from: Mappin
 
 
 def merge(shards: Sequence[str | Path], output: str | Path) -> None:
-    """Put the tables of shards together, in their order, as if they had been written as one.
+    """Concatenate the tables of shards, in their order, as if they had been written as one.
 
     Raises:
-        FggError: they were made with different settings, have different columns or share an image, or all are empty.
+        FggError: the tables have different settings or columns, share an image, or are all empty.
     """
     made = read_settings(shards[0]), read_made_from(shards[0])
     tables: list[pa.Table] = []
     for path in shards:
         if json.dumps((read_settings(path), read_made_from(path)), sort_keys=True) != json.dumps(made, sort_keys=True):
-            raise FggError(f"{path} and {shards[0]} were made with different settings; delete both and run it again")
+            raise FggError(
+                f"{path} and {shards[0]} were made with different settings; delete both and run the workflow again"
+            )
         table = read_table(path)
         if not len(table):
             continue
         if tables and table.schema != tables[0].schema:
-            raise FggError(f"{path} has other columns than {shards[0]}; delete both and run the workflow again")
+            raise FggError(f"{path} does not have the columns of {shards[0]}; delete both and run the workflow again")
         tables.append(table)
     if not tables:
-        raise FggError(f"{shards[0]} and the other shards hold no image; prepare the dataset again")
+        raise FggError(f"{shards[0]} and the other shards have no images; prepare the dataset again")
     seen: set[str] = set()
     for table in tables:
         own = set(table["image_id"].to_pylist())
@@ -50,7 +52,7 @@ def merge(shards: Sequence[str | Path], output: str | Path) -> None:
 
 
 def join_tables(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables with the same columns, one after the other, as if they had been made as one."""
+    """Concatenate tables with the same columns, as if they had been made as one."""
     whole = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
     return as_table(
         {

@@ -1,8 +1,8 @@
-"""Shards: groups of a split's images that separate jobs work on. Imports no torch.
+"""Shards: groups of a split's images that separate jobs work on. Does not import torch.
 
-A shard is made of whole batches of the undivided run, so that every image is computed in the same company: results differ
-in the last bits between batches, and the merged table shall be the undivided one, byte for byte. More shards than batches
-leave some empty.
+A shard consists of whole batches of the undivided run, so that every image is computed in the same batch as in
+that run. Results differ in the last bits between batches, and the merged table must equal the undivided one byte for
+byte. If there are more shards than batches, some shards are empty.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Shard:
-        """Read ``3-of-7``. Raises ArgumentTypeError, for argparse."""
+        """Parse text such as ``3-of-7``. Raises argparse.ArgumentTypeError for other text."""
         found = re.fullmatch(r"([0-9]+)-of-([0-9]+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
             raise argparse.ArgumentTypeError(f"{text!r} is not a shard such as 1-of-4")
         return cls(int(found[1]), int(found[2]))
 
     def rows(self, images: int, batch: int) -> slice:
-        """The shard's share of ``images``: whole batches, as evenly as they go."""
+        """The shard's rows of ``images``: whole batches, divided as evenly as possible."""
         batches = -(-images // batch)
         first, last = (
             min(images, batch * (batches * number // self.count)) for number in (self.number - 1, self.number)

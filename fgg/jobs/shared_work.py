@@ -1,15 +1,15 @@
-"""Jobs that work through the same images share the work, piece by piece. Imports no torch.
+"""Jobs that process the same images share the work, piece by piece. Does not import torch.
 
-The workflow has one job per experiment, so that a new experiment computes itself and nothing else. But the experiments of a
-data set read the same images by the same model, and starting a process, decoding an image and running the model cost more
-than one map. So the jobs of one run on one machine keep a folder. A job takes up a piece of the images (some whole batches),
-computes it for all experiments that still lack it, and leaves the results there; then it takes up the next piece that no
-other job is at work on. A job whose pieces are all there puts them together and is done; it has not even imported PyTorch.
-What a killed job has finished is kept.
+The workflow has one job per experiment, so that a new experiment computes itself and nothing else. But the experiments
+of a dataset read the same images with the same model, and starting a process, decoding an image and running the model
+cost more than one map. Therefore the jobs of one run on one machine share a folder. A job takes a piece of the images
+(some whole batches), computes it for all experiments that still lack it, and stores the results in the folder. Then it
+takes the next piece that no other job is working on. A job whose pieces are all in the folder joins them and is done,
+without importing PyTorch. The pieces that a killed job has finished are kept.
 
-A piece's results are known by the key of their task, which is made of everything that their numbers depend on. A piece is
-held by a lock of the operating system, which goes with its process. Without the folder a job computes its own pieces alone:
-the tables are the same, byte for byte.
+The results of a piece are identified by the key of their task, which is made from everything that their numbers depend
+on. A piece is protected by a lock of the operating system, which is released when its process ends. Without the folder,
+a job computes only its own pieces: the tables are the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fgg.progress import Progress
 from fgg.tables import as_table, atomic, read_made_from, read_table, write_table
 
 FOLDER = "FGG_SHARED"  # environment variable: the folder that the jobs of a run share
-PIECES = 16  # of the images, about, so that a large data set does not become a mass of small files
+PIECES = 16  # approximate number, so that a large dataset does not become many small files
 
 Columns = Mapping[str, Any]
 
@@ -44,10 +44,10 @@ class Task:
     """What one job makes.
 
     Attributes:
-        what: its name for people.
+        what: its name in messages.
         outputs: name -> table to write.
         settings: kept in the tables' metadata.
-        made_from: whatever else the numbers depend on: a hash of the code, checksums of the files read.
+        made_from: everything else that the numbers depend on: a hash of the code, checksums of the input files.
     """
 
     what: str
@@ -57,13 +57,13 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Equal for equal numbers."""
+        """Equal for tasks that make the same numbers."""
         text = json.dumps([sorted(self.outputs), self.settings, self.made_from], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     @property
     def done(self) -> bool:
-        """Whether the tables are there, made from the same things."""
+        """Whether the tables exist and were made from the same inputs."""
         try:
             made = [read_made_from(path) for path in self.outputs.values()]
         except FggError:
@@ -72,22 +72,22 @@ class Task:
 
 
 class Worker(Protocol):
-    """Computes pieces; made only where something is to be computed."""
+    """Computes pieces; created only if there is something to compute."""
 
     @property
     def images(self) -> int:
-        """How many there are."""
+        """Number of images."""
 
     @property
     def batch(self) -> int:
-        """How many are computed at once."""
+        """Number of images that are computed at once."""
 
     @property
     def together(self) -> bool:
-        """Whether tasks gain by being computed at the same time; if not, several jobs divide them among themselves."""
+        """Whether computing tasks at the same time saves work; if not, several jobs divide them among themselves."""
 
     def compute(self, piece: slice, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, Columns]]:
-        """Key of a task -> output -> columns for the images of a piece; what could not be computed is left out."""
+        """Compute a piece: key of a task -> output -> columns. Tasks that could not be computed are left out."""
 
 
 def fulfil(
@@ -97,8 +97,8 @@ def fulfil(
 
     Args:
         group: equal for tasks with the same model, images, batches and shard.
-        companions: gives the other tasks of the group that this job should compute along.
-        worker: makes what computes the tasks it is given, of which the first is this job's own.
+        companions: returns the other tasks of the group that this job should compute as well.
+        worker: creates the worker for the given tasks, the first of which is this job's own.
     """
     shared = os.environ.get(FOLDER)
     shelf: _Memory | _Shelf = _Shelf(Path(shared) / group) if shared else _Memory()
@@ -121,7 +121,7 @@ def _work(own: Task, tasks: Sequence[Task], worker: Worker, shelf: _Memory | _Sh
     what = own.what if len(tasks) == 1 else f"{own.what} and {len(tasks) - 1} more"
     groups = [("", tasks)] if worker.together else [(f".{task.key}", [task]) for task in tasks]
     with Progress([], worker.images * len(tasks), what) as bar:
-        for wait in (False, True):  # first what nobody is at work on, then what this job still lacks
+        for wait in (False, True):  # first the pieces that no job is working on, then those that this job still lacks
             for piece, (name, group) in ((piece, group) for piece in pieces for group in groups):
                 if wait and (own not in group or shelf.has(own.key, piece)):
                     continue
@@ -171,13 +171,13 @@ class _Memory:
 
 
 class _Shelf:
-    """Pieces in a folder: ``{key}/{start}`` is there when all outputs of a piece are, ``{key}/{start}.{output}.parquet``."""
+    """Pieces in a folder: ``{key}/{start}`` exists once all ``{key}/{start}.{output}.parquet`` of a piece do."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def pieces(self) -> list[slice] | None:
-        """The pieces that the group's jobs have agreed on; None where none has begun."""
+        """The pieces that the group's jobs use; None if no job has started."""
         try:
             return [slice(*each) for each in json.loads((self._folder / "pieces.json").read_text(encoding="utf-8"))]
         except (OSError, ValueError, TypeError):
@@ -189,7 +189,7 @@ class _Shelf:
 
     @contextlib.contextmanager
     def hold(self, name: str, wait: bool) -> Iterator[bool]:
-        """Whether what is named is this process' alone, inside the block. Where locks do not work, everything is free."""
+        """Lock ``name`` inside the block; yields whether this process holds it, always True where locks do not work."""
         with (self._folder / f"{name}.lock").open("a", encoding="utf-8") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -221,17 +221,17 @@ def group_of(*parts: Any) -> str:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file; remembered for the run as long as its size and date stay.
+    """SHA-256 of a file; cached for the run as long as its size and date stay the same.
 
     Raises:
-        FggError: it does not exist.
+        FggError: the file does not exist.
     """
     try:
         facts = path.stat()
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; check the path, or run the workflow to make it") from None
     if path.is_dir():
-        raise FggError(f"{path} is a folder, where a file is needed; move it away and run the workflow again")
+        raise FggError(f"{path} is a folder, but a file is needed; move it away and run the workflow again")
     return _checksum(path.resolve(), facts.st_size, facts.st_mtime_ns)
 
 

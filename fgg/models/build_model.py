@@ -1,4 +1,7 @@
-"""Make a dataset's model: ``python -m fgg.models.build_model``. Train it, load it, or give it a head of texts; measure it."""
+"""Make a dataset's model: ``python -m fgg.models.build_model``.
+
+Train it, load it, or give it a text head; then measure it.
+"""
 
 from __future__ import annotations
 
@@ -25,18 +28,18 @@ from fgg.models.vit import load_model
 from fgg.progress import batches
 from fgg.tables import read_json
 
-# Enough for an accuracy to half a percent, and for a linear baseline.
+# Enough to measure an accuracy to half a percent and to fit a linear baseline.
 MOST_IMAGES = 5000
 DIAGNOSED_IMAGES = 16
 LOOKED_AT = 256  # images in memory at once
 SPLITS = ("train", "val", "test")
-BASELINE_SIDE = 20  # pixels; with 40 it does as well and takes much longer
+BASELINE_SIDE = 20  # pixels; 40 gives the same accuracy and takes much longer
 BASELINE_C = (1e-4, 1e-3, 1e-2)  # chosen on the validation split
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read a prepared dataset, write the model's folder."""
+    """Read a prepared dataset and write the model's folder."""
     parser = argparse.ArgumentParser(prog="python -m fgg.models.build_model", description=__doc__)
     add_arguments(
         parser,
@@ -98,7 +101,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransformer, dict[str, Any] | None]:
-    """The model as it is given, and the record of its head where that was made of texts."""
+    """The given model, and the record of its head if that is a text head."""
     if options["zero_shot"]:
         return zero_shot.build(options, classes)
     if options["weights"] != "pretrained":
@@ -106,8 +109,8 @@ def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransforme
     model = load_model(options["architecture"], options["kwargs"], "pretrained")
     if model.num_classes != len(classes):
         raise FggError(
-            f"model.weights: the pretrained {options['architecture']!r} has {model.num_classes} classes, the dataset "
-            f"{len(classes)}; give the path of fine-tuned weights, or 'train'"
+            f"model.weights: the pretrained {options['architecture']!r} has {model.num_classes} classes, but the "
+            f"dataset has {len(classes)}; give the path of fine-tuned weights, or 'train'"
         )
     return model, None
 
@@ -116,7 +119,7 @@ def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Pr
     """The preprocessing with its size filled in.
 
     Raises:
-        FggError: it does not give what the model takes.
+        FggError: its output does not fit the model's input.
     """
     size = settings["resize"] or list(shape.patch_embed.img_size)
     options = {key: settings[key] for key in ("crop", "channels", "interpolation", "mean", "std")}
@@ -124,12 +127,12 @@ def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Pr
     takes = shape.patch_embed.proj.in_channels
     if preprocess.n_channels != takes:
         raise FggError(
-            f"preprocess.channels: {preprocess.channels!r} gives {preprocess.n_channels} channels, the model takes "
-            f"{takes}; set model.kwargs.in_chans, or other channels"
+            f"preprocess.channels: {preprocess.channels!r} gives {preprocess.n_channels} channels, but the model "
+            f"takes {takes}; set model.kwargs.in_chans, or choose other channels"
         )
     if tuple(preprocess.output_size) != tuple(shape.patch_embed.img_size):
         raise FggError(
-            f"preprocess: images come out as {tuple(preprocess.output_size)}, the model takes "
+            f"preprocess: the output size is {tuple(preprocess.output_size)}, but the model takes "
             f"{tuple(shape.patch_embed.img_size)}; set preprocess.resize and crop, or model.kwargs.img_size"
         )
     return preprocess
@@ -137,9 +140,9 @@ def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Pr
 
 @dataclass(frozen=True)
 class Seen:
-    """What is measured on a split of n images.
+    """The measurements on a split of n images.
 
-    ``labels`` (n,), ``predicted`` (n,), and ``grey`` (n, BASELINE_SIDE ** 2), the images in small.
+    ``labels`` (n,), ``predicted`` (n,), and ``grey`` (n, BASELINE_SIDE ** 2), small grey copies of the images.
     """
 
     labels: np.ndarray
@@ -150,7 +153,7 @@ class Seen:
 def look(
     model: VisionTransformer, split: Split, preprocess: Preprocess, device: torch.device, images: Tensor | None = None
 ) -> Seen:
-    """Show a split to the model, a few images at a time; ``images`` are its tensors where they are at hand."""
+    """Run the model on a split, a few images at a time; ``images`` are its tensors if they are already in memory."""
     predicted, small = [], []
     for part in batches(len(split), LOOKED_AT, f"{split.path.stem} split"):
         shown = split.tensors(preprocess, part) if images is None else images[part]
@@ -160,13 +163,16 @@ def look(
 
 
 def grey(images: Tensor, channels: str) -> np.ndarray:
-    """Standardised images (n, C, H, W) in small and in grey: (n, BASELINE_SIDE ** 2)."""
+    """Small grey copies of standardised images (n, C, H, W): (n, BASELINE_SIDE ** 2)."""
     pixels = images[:, :1] if channels in GREY_FIRST else images.mean(1, keepdim=True)
     return torch.nn.functional.adaptive_avg_pool2d(pixels, BASELINE_SIDE).flatten(1).numpy()
 
 
 def measure(seen: dict[str, Seen]) -> dict[str, dict[str, float]]:
-    """Per split: accuracy and balanced accuracy of the model, the majority class and logistic regression on grey pixels."""
+    """Per split, accuracy and balanced accuracy of the model and of its baselines.
+
+    The baselines are the majority class and logistic regression on grey pixels.
+    """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
     from sklearn.pipeline import make_pipeline
@@ -193,7 +199,7 @@ def measure(seen: dict[str, Seen]) -> dict[str, dict[str, float]]:
 
 
 def report(record: dict[str, Any]) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     for split, found in record["accuracy"].items():
         print(
             f"{split:>5}: accuracy {found['accuracy']:.3f} (balanced {found['balanced_accuracy']:.3f}), "

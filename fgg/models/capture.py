@@ -2,8 +2,8 @@
 
 The backward pass starts from the sum of the batch's target logits, so every image gets its own
 gradient. Attention gradients are reduced inside the gradient hook: a (B, H, T, T) gradient never
-outlives its block. The graph begins at the first block's attention, which spares the backward pass
-through the embedding, and parameters take no part in it.
+outlives its block. The graph begins at the first block's attention, which saves the backward pass
+through the embedding, and it does not contain the parameters.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fgg.models.vit import check_images, check_layers
 
 @dataclass
 class Captured:
-    """What a pass gave. B images, T tokens, D width, K classes; layers count from 0.
+    """The results of a pass. B images, T tokens, D width, K classes; layers count from 0.
 
     Attributes:
         logits: (B, K).
         target: int64 (B,), the class that was explained.
-        cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty when not asked for.
-        attention: per block the mean of A over heads, (B, T, T); empty when not asked for.
+        cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty if not requested.
+        attention: per block the mean of A over heads, (B, T, T); empty if not requested.
         residuals: layer -> output of the block, (B, T, D).
         gradients: layer -> dz / d residual, (B, T, D).
-        input_gradient: dz / d images, (B, C, H, W); None when not asked for.
+        input_gradient: dz / d images, (B, C, H, W); None if not requested.
     """
 
     logits: Tensor
@@ -58,7 +58,7 @@ class Captured:
 
 @contextlib.contextmanager
 def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode without parameter gradients, by `fast_products`, inside the block; everything as before afterwards."""
+    """Eval mode, no parameter gradients, and `fast_products` inside the block; everything is restored afterwards."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
@@ -94,16 +94,16 @@ def capture(
     input_gradient: bool = False,
     weigh: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Captured:
-    """Run the model on normalised images (B, C, H, W) and keep what is asked for.
+    """Run the model on normalised images (B, C, H, W) and keep what is requested.
 
     Args:
-        target: int64 (B,), the class whose logit is differentiated; None takes the predicted class.
+        target: int64 (B,), the class whose logit is differentiated; None means the predicted class.
         cams: keep C_l of every block (needs the backward pass).
         attention: keep the head-averaged attention of every block.
         layers: keep the residual stream after these blocks.
         gradients: keep the gradients after these blocks (default: the same layers).
         input_gradient: keep the gradient with respect to the images.
-        weigh: given a block and its input (B, T, D), weights (B, H, T) of the columns inside ``cams``.
+        weigh: maps a block and its input (B, T, D) to weights (B, H, T) of the columns inside ``cams``.
 
     Raises:
         FggError: wrong image shape, a layer beyond the depth, or logits that are not finite.
@@ -180,7 +180,7 @@ def capture(
         found.logits = logits.detach().float()
         if logits.ndim != 2:
             raise FggError(
-                f"the model gives {tuple(logits.shape)} instead of logits (images, classes); does its head pool?"
+                f"the model gives {tuple(logits.shape)} instead of logits (images, classes); check that its head pools"
             )
         check_finite(model, images, found.logits)
         found.target = found.predicted if target is None else check_target(target, found.logits)
@@ -194,12 +194,14 @@ def capture(
         found.attention = [a for a in per_block["attention"] if a is not None]
     for index in wanted:
         if index not in found.gradients:
-            raise FggError(f"the gradient after layer {index} was not reached; is the model's graph cut there?")
+            raise FggError(
+                f"the gradient after layer {index} was not computed; check whether the model's graph is cut there"
+            )
     return found
 
 
 def check_target(target: Tensor | int, logits: Tensor) -> Tensor:
-    """The target as int64 (B,) for logits (B, K); FggError when it does not hold one class per image."""
+    """The target as int64 (B,) for logits (B, K); raises FggError if it does not hold one class per image."""
     batch, classes = logits.shape
     target = torch.as_tensor(target, device=logits.device)
     if target.ndim == 0:

@@ -1,7 +1,7 @@
-"""Reading checkpoints of models as plain state dicts in timm's names, without running anything that a file says.
+"""Read model checkpoints as plain state dicts with timm's names, without running code from the files.
 
-A file is known by its first bytes, not by its name: safetensors; what ``torch.save`` wrote, today or before
-version 1.6; or a tar, gzipped or not, that holds one such file, from which it is read without being unpacked.
+A file's format is recognised by its first bytes, not by its name: safetensors; a file written by ``torch.save``, today
+or before version 1.6; or a tar, gzipped or not, that holds one such file, which is read without unpacking the tar.
 Pickles are read with ``weights_only=True``.
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from fgg.data.locations import locate
 from fgg.errors import FggError
 
-# What the readers of weights raise for damaged or foreign files; to the user they all mean the same.
+# Errors that the readers of weights raise for damaged or foreign files; to the user they all mean the same.
 UNREADABLE = (
     OSError,
     RuntimeError,
@@ -46,21 +46,21 @@ UNREADABLE = (
     pickle.UnpicklingError,
     SafetensorError,
 )
-# Under which a checkpoint keeps its weights, beside the epoch, the optimiser and the like.
+# Keys under which a checkpoint stores its weights, beside the epoch, the optimiser and so on.
 WRAPPERS = ("model_state_dict", "state_dict", "model")
-# Of a model wrapped for several GPUs, or compiled.
+# Name prefixes of a model that was wrapped for several GPUs, or compiled.
 PREFIXES = ("module.", "_orig_mod.")
-# What pretraining leaves behind, and no classifier reads.
+# Name prefixes of tensors that only pretraining uses.
 LEFT_OVER = ("decoder_", "mask_token")
 SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
 BEST = "model_best"
-# The largest ViT has 9 GB in float32, with its optimiser three times as much: more is no model.
+# The largest ViT has 9 GB in float32, and three times as much with its optimiser: a larger file is not a model.
 MOST_BYTES = 2**34
 GZIP_START, ZIP_START, PICKLE_START = b"\x1f\x8b", b"PK\x03\x04", b"\x80"
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
 FOLDER_BIT = 0x10
 
-# open_clip's names of an image tower, and timm's.
+# Names in an image tower: open_clip's, and timm's.
 CLIP_TOWER = "visual."
 CLIP_NAMES = (
     (r"conv1\.weight", r"patch_embed.proj.weight"),
@@ -86,11 +86,11 @@ TRUNK, TRUNK_HEAD = "visual.trunk.", "visual.head.proj."
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of a checkpoint, in timm's names as far as they are known.
+    """The state dict of a checkpoint, with timm's names as far as they are known.
 
     Raises:
-        FggError: the file is missing, damaged or of another kind; its pickle names something that is no part of
-            weights (which is named); it holds no state dict, or NaN.
+        FggError: the file is missing, damaged or in another format; its pickle names something that does not belong to
+            weights (the message says what); it holds no state dict, or NaN.
     """
     path = chosen(path)
     if not path.is_file():
@@ -107,10 +107,10 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 
 def chosen(path: str | Path) -> Path:
-    """The file that a path with ``*``, ``?`` or ``**`` means: of several forms of one checkpoint, the safetensors.
+    """The file that matches a path with ``*``, ``?`` or ``**``: of several formats of one checkpoint, the safetensors.
 
     Raises:
-        FggError: nothing matches, or several that are not told apart so.
+        FggError: nothing matches, or several files match and not exactly one of them is safetensors.
     """
     found = [name for name in glob.glob(str(path), recursive=True) if name.endswith(".safetensors")]  # noqa: PTH207
     return Path(found[0]) if len(found) == 1 else locate(path, "model.weights")
@@ -119,8 +119,8 @@ def chosen(path: str | Path) -> Path:
 def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict with the names that timm gives a VisionTransformer.
 
-    Prefixes that all names share are dropped, a ``lin_head`` becomes the head (in place of one that pretraining
-    left), what only pretraining reads is left out, and of a CLIP model only the image tower is kept.
+    Prefixes that all names share are dropped. A ``lin_head`` becomes the head and replaces one from pretraining.
+    Tensors that only pretraining uses are left out. Of a CLIP model, only the image tower is kept.
     """
     state = dict(state)
     for prefix in PREFIXES:
@@ -137,9 +137,9 @@ def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def damaged_part(file: BinaryIO) -> str:
-    """The first damaged part of a zip that torch wrote, or none; torch itself compares no checksums.
+    """The first damaged part of a zip that torch wrote, or an empty string; torch itself verifies no checksums.
 
-    For a tensor that is marked as a folder, torch would give memory that nobody has set.
+    For a tensor that is marked as a folder, torch would return uninitialised memory.
     """
     with zipfile.ZipFile(file) as parts:
         folders = (part.filename for part in parts.infolist() if part.external_attr & FOLDER_BIT)
@@ -149,7 +149,7 @@ def damaged_part(file: BinaryIO) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text; its kind where the text alone says little."""
+    """The first line of an error's text, with the error's type if the text alone says little."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if " " in text else f"{type(error).__name__} {text}".strip()
 
@@ -181,15 +181,15 @@ def _trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _content(file: BinaryIO) -> Any:
-    """What a file of any known form holds."""
+    """The content of a file in any known format."""
     start = file.read(TAR_MARK_AT + len(TAR_MARK))
     file.seek(0)
     try:
-        # First: the length that opens a safetensors file may begin like any other form.
+        # Checked first: the length at the start of a safetensors file may look like any other format.
         if _starts_safetensors(start):
             from safetensors.torch import load
 
-            return dict(sorted(load(file.read()).items()))  # it gives them in any order
+            return dict(sorted(load(file.read()).items()))  # load returns them in any order
         if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
             return _from_tar(file)
         if start.startswith(ZIP_START):
@@ -202,28 +202,27 @@ def _content(file: BinaryIO) -> Any:
         raise
     except UNREADABLE as error:
         raise FggError(
-            f"cannot be read safely as weights: it is damaged, or of another kind ({first_line(error)})"
+            f"cannot be read safely as weights: it is damaged, or in another format ({first_line(error)})"
         ) from None
     if not start:
         raise FggError("cannot be read safely as weights: it is empty; fetch it again")
     raise FggError(
-        "cannot be read safely as weights: it is neither safetensors nor a checkpoint of torch, "
-        "nor a tar that holds one"
+        "cannot be read safely as weights: it is neither safetensors nor a torch checkpoint, nor a tar that holds one"
     )
 
 
 def _starts_safetensors(start: bytes) -> bool:
-    """Whether the first bytes are a length and the brace that opens a table."""
+    """Whether the first bytes are a length and an opening brace."""
     return len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**27
 
 
 def _from_tar(file: BinaryIO) -> Any:
-    """What the only checkpoint in a tar holds, or the best one of several; nothing is written to the disk."""
+    """The content of the only checkpoint in a tar, or of the best one of several; nothing is written to the disk."""
     with tarfile.open(fileobj=file, mode="r:*") as archive:
         found = []
         for member in archive:
             if member.size > MOST_BYTES:
-                raise FggError(f"holds {member.name} of {member.size} bytes, more than any model has; refused")
+                raise FggError(f"holds {member.name} of {member.size} bytes, more than any model has; it was refused")
             name = pathlib.PurePosixPath(member.name).name
             if member.isfile() and not name.startswith(".") and name.endswith(SUFFIXES):
                 found.append(member)
@@ -234,7 +233,7 @@ def _from_tar(file: BinaryIO) -> Any:
         stream = archive.extractfile(best[0])
         content = stream.read() if stream else b""
     if content.startswith(GZIP_START) or content[TAR_MARK_AT : TAR_MARK_AT + len(TAR_MARK)] == TAR_MARK:
-        raise FggError(f"is an archive in which {best[0].name} is an archive again; unpack it")
+        raise FggError(f"is an archive that holds another archive, {best[0].name}; unpack it")
     try:
         return _content(io.BytesIO(content))
     except FggError as error:
@@ -242,17 +241,17 @@ def _from_tar(file: BinaryIO) -> Any:
 
 
 def _load(file: BinaryIO) -> Any:
-    """Tensors and plain values of a file of torch's; a pickle that names anything else is refused."""
+    """Tensors and plain values of a torch file; a pickle that names anything else is refused."""
     try:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch's own text advises to read it unsafely; that is not for here.
+        # torch's own message advises loading the file unsafely, so it is not passed on.
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused:
             raise FggError(
-                f"cannot be read safely as weights: it names {refused[1]}, which is no part of weights; refused. If you "
-                "trust its maker, let them save the tensors alone: torch.save(model.state_dict(), file)"
+                f"cannot be read safely as weights: it names {refused[1]}, which does not belong to weights; it was "
+                "refused. If you trust its author, ask for the tensors alone: torch.save(model.state_dict(), file)"
             ) from None
         raise FggError("cannot be read safely as weights: it holds more than tensors, or is damaged") from None
 
@@ -263,7 +262,7 @@ def _harmless() -> list[Any]:
     scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
     return [
         argparse.Namespace,
-        (pathlib.PurePosixPath, "pathlib.PosixPath"),  # a path is only a text here
+        (pathlib.PurePosixPath, "pathlib.PosixPath"),  # a path is only text here
         np.dtype,
         np.ndarray,
         *numbers,
@@ -274,7 +273,7 @@ def _harmless() -> list[Any]:
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The table of tensors in a checkpoint's content."""
+    """The state dict in a checkpoint's content."""
     state = content
     while isinstance(state, Mapping):
         inner = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
@@ -285,9 +284,9 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         within = f"; it has {names([str(key) for key in state])}" if isinstance(state, Mapping) and state else ""
-        raise FggError(f"holds no state dict of tensors, neither plain nor under {', '.join(WRAPPERS)}{within}")
+        raise FggError(f"holds no state dict of tensors, neither directly nor under {', '.join(WRAPPERS)}{within}")
     if not state:
-        raise FggError("holds no state dict of tensors, but an empty one")
+        raise FggError("holds no state dict of tensors, only an empty one")
     return dict(state)
 
 

@@ -11,14 +11,14 @@ from torch import nn
 
 from fgg.errors import FggError
 
-# Sums come out in another order with another number of threads, so it is fixed instead of following the
-# machine: tables are then byte-identical whatever the number of cores. Several jobs run beside each other.
+# The number of threads changes the order of sums. It is fixed instead of following the machine, so that
+# tables are byte-identical whatever the number of cores. Several jobs run side by side.
 JOB_THREADS = 1
 TRAINING_THREADS = 2
-# Floats of activations per batch on a CPU: what stays in its cache. Measured for the default model: 980 perturbed
-# images per second and core at 16 rows, 760 at 128.
+# Floats of activations per batch on a CPU, so that they stay in its cache. Measured for the default model: 980
+# perturbed images per second and core at 16 rows, 760 at 128.
 CPU_BATCH_FLOATS = 2**21
-GPU_SHARE = 0.3  # of its memory, for the activations of a batch
+GPU_SHARE = 0.3  # share of the GPU's memory for the activations of a batch
 
 
 def resolve(device: str) -> torch.device:
@@ -28,7 +28,7 @@ def resolve(device: str) -> torch.device:
         FggError: ``cuda`` without a GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
-        raise FggError("device: cuda is asked for, but torch sees no GPU; set `device: auto` or `device: cpu`")
+        raise FggError("device: cuda is requested, but torch sees no GPU; set `device: auto` or `device: cpu`")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -36,7 +36,7 @@ def resolve(device: str) -> torch.device:
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Run with fp32, tf32 or bf16 matrix products; the settings are put back afterwards."""
+    """Run with fp32, tf32 or bf16 matrix products; the settings are restored afterwards."""
     before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
@@ -47,9 +47,9 @@ def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
 
 
 def images_per_batch(model: nn.Module, wanted: int | None = None) -> int:
-    """Images per attribution batch: the wanted number, or one that depends on the model alone.
+    """Images per attribution batch: the requested number, or one that depends only on the model.
 
-    It must not follow the free memory of the moment: results differ in the last bits between batch sizes.
+    It must not depend on the memory that happens to be free: results differ in the last bits between batch sizes.
     """
     if wanted is not None:
         return wanted
@@ -60,9 +60,9 @@ def images_per_batch(model: nn.Module, wanted: int | None = None) -> int:
 
 
 def rows_per_batch(model: nn.Module, device: torch.device) -> int:
-    """Perturbed images per forward pass, without gradients: what a CPU's cache or a share of the GPU's memory holds.
+    """Perturbed images per forward pass, without gradients: what fits a CPU's cache or a share of the GPU's memory.
 
-    The GPU's whole memory counts, not what is free, so that a machine always takes the same batch.
+    The GPU's total memory counts, not its free memory, so that a machine always uses the same batch size.
     """
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     per_row = tokens * 12 * model.embed_dim
@@ -74,13 +74,13 @@ def rows_per_batch(model: nn.Module, device: torch.device) -> int:
 
 
 def halved(size: int, what: str) -> int:
-    """Half of a batch size that was too large for the GPU, after saying so.
+    """Halve a batch size that was too large for the GPU, and print a message about it.
 
     Raises:
-        FggError: it was 1 already.
+        FggError: the batch size is already 1.
     """
     if size <= 1:
         raise FggError("out of GPU memory with one image at a time; use a larger GPU, or set `device: cpu`")
     torch.cuda.empty_cache()
-    print(f"out of GPU memory; going on with {size // 2} {what} instead of {size}", file=sys.stderr)
+    print(f"out of GPU memory; continuing with {size // 2} {what} instead of {size}", file=sys.stderr)
     return size // 2

@@ -1,4 +1,4 @@
-"""When a model gives NaN: for how many images, and which of its parts does it first."""
+"""Check for NaN in a model's logits: for how many images, and in which part of the model it appears first."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def check_finite(model: VisionTransformer, images: Tensor, logits: Tensor) -> No
     numbers = broken.nonzero().flatten().tolist()
     raise FggError(
         f"the model's logits are not finite (NaN or infinite) for {len(numbers)} of {len(images)} images of a batch "
-        f"(numbers {', '.join(map(str, numbers[:5]))}{', …' if len(numbers) > 5 else ''}), {_origin(model, images[broken][:1])}; "
-        "check its weights and the preprocessing, and leave `precision` at fp32"
+        f"(numbers {', '.join(map(str, numbers[:5]))}{', …' if len(numbers) > 5 else ''}), "
+        f"{_origin(model, images[broken][:1])}; check its weights and the preprocessing, and leave `precision` at fp32"
     )
 
 
 def _origin(model: VisionTransformer, image: Tensor) -> str:
     """Where the first value that is not finite appears: the image, a part of the model, or only when perturbed."""
     if not image.isfinite().all():
-        return "which hold such values themselves"
+        return "which contain such values themselves"
     first: list[str] = []
 
     def watch(name: str):
@@ -47,4 +47,4 @@ def _origin(model: VisionTransformer, image: Tensor) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    return f"first after {first[0]}" if first else "only where patches are filled"
+    return f"first after {first[0]}" if first else "only when patches are filled"

@@ -21,7 +21,7 @@ def diagnose(model: VisionTransformer, images: Tensor) -> list[dict[str, Any]]:
     """For each layer, how much of sum_d |x_d g_d| survives in |sum_d x_d g_d|, over the patches of the images.
 
     Args:
-        images: normalised float32 (B, C, H, W); 16 are plenty.
+        images: normalised float32 (B, C, H, W); 16 are enough.
 
     Returns:
         One record per layer: ``layer``, ``survives`` (median over patches, 0 to 1), ``patch_share`` (the patches'
@@ -42,7 +42,7 @@ def diagnose(model: VisionTransformer, images: Tensor) -> list[dict[str, Any]]:
             sums[layer].append(survives[patches > 0])
     records = []
     for layer in layers:
-        patch_share = float(torch.cat(shares[layer]).nan_to_num(nan=0.0).median())  # no gradient at all: no share
+        patch_share = float(torch.cat(shares[layer]).nan_to_num(nan=0.0).median())  # no gradient at all: share 0
         left = torch.cat(sums[layer])
         remaining = float(left.median()) if len(left) else 0.0
         status = ZERO if patch_share < ZERO_BELOW else CANCELLED if remaining < CANCELLED_BELOW else OK

@@ -28,7 +28,7 @@ def save(folder: str | Path, model: VisionTransformer, record: dict[str, Any], s
         except SafetensorError as error:
             # safetensors hides the system's error, most often a full disk.
             raise FggError(
-                f"{Path(folder) / 'model.safetensors'} cannot be written ({error}); is the disk full?"
+                f"{Path(folder) / 'model.safetensors'} cannot be written ({error}); check whether the disk is full"
             ) from None
     write_json(Path(folder) / "model.json", record, settings)
 
@@ -37,7 +37,7 @@ def load(folder: str | Path, device: torch.device) -> tuple[VisionTransformer, P
     """Read a model's folder: the model in eval mode on the device, its preprocessing, and its record.
 
     Raises:
-        FggError: missing or damaged files, or tensors that do not fit.
+        FggError: files are missing or damaged, or tensors do not fit.
     """
     folder = Path(folder)
     record = read_json(folder / "model.json")

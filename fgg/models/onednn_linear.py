@@ -1,7 +1,7 @@
 """Matrix products of linear layers on CPUs, by oneDNN.
 
-PyTorch gives float32 products to MKL, which leaves AVX-512 unused on processors that are not Intel's: oneDNN, which is in
-PyTorch as well, is twice as fast there. Anything else (GPU, other precisions, PyTorch without oneDNN) stays as it is.
+PyTorch uses MKL for float32 products, which does not use AVX-512 on non-Intel processors. oneDNN, which is also part of
+PyTorch, is twice as fast there. All other cases (GPU, other precisions, PyTorch without oneDNN) are unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
-# What torch.compile calls for linear layers on a CPU; it knows no gradient.
+# The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
 _PRODUCT = getattr(_OPERATORS, "_linear_pointwise", None)
 
 
@@ -52,7 +52,7 @@ class _Product(torch.autograd.Function):
 
 @contextlib.contextmanager
 def fast_products(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model's linear layers multiply by `linear`; their parameters get no gradient there."""
+    """Inside the block, the model's linear layers use `linear`, and their parameters get no gradient."""
     changed = [(module, forward) for module in model.modules() if (forward := _forward(module)) is not None]
     for module, forward in changed:
         module.forward = forward  # type: ignore[method-assign]
@@ -64,7 +64,7 @@ def fast_products(model: nn.Module) -> Iterator[None]:
 
 
 def _forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The faster forward of a module; None where there is none, or somebody has set one already."""
+    """The faster forward of a module; None if there is none, or if the module's forward has been replaced already."""
     if _PRODUCT is None or "forward" in vars(module):
         return None
     if type(module) is nn.Linear:
@@ -75,7 +75,7 @@ def _forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _plain(mlp: Mlp) -> bool:
-    """Whether an MLP is linear, exact GELU, linear, with nothing between and no hook that would see less."""
+    """Whether an MLP is linear, exact GELU, linear, with nothing in between and no hook that would be bypassed."""
     parts = (mlp.fc1, mlp.act, mlp.norm, mlp.fc2)
     kinds = (nn.Linear, nn.GELU, nn.Identity, nn.Linear)
     exact = all(type(part) is kind for part, kind in zip(parts, kinds, strict=True)) and mlp.act.approximate == "none"
@@ -83,5 +83,5 @@ def _plain(mlp: Mlp) -> bool:
 
 
 def _mlp(mlp: Mlp, x: Tensor) -> Tensor:
-    """A resting MLP, whose dropout is idle."""
+    """The forward of an MLP in eval mode, where dropout does nothing."""
     return linear(linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True), mlp.fc2.weight, mlp.fc2.bias)

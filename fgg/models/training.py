@@ -17,7 +17,7 @@ from fgg.errors import FggError
 from fgg.models.vit import grid_size, load_model
 from fgg.progress import progress
 
-FINAL_LEARNING_RATE = 0.01  # of the peak
+FINAL_LEARNING_RATE = 0.01  # share of the peak
 CLIP_NORM = 1.0
 LONGEST_WAVE = 10_000.0  # patches, over 2 pi
 SINES = 0.5  # amplitude
@@ -34,13 +34,15 @@ def train(
 ) -> tuple[VisionTransformer, list[dict[str, float]]]:
     """Train on standardised images (n, C, H, W) with labels int64 (n,), on their device.
 
-    AdamW, or for the blocks' matrices Muon (Jordan et al. 2024), with warm-up and cosine decay. Position embeddings start as sines and cosines (Beyer et al. 2022, Better
-    plain ViT baselines), which saves a small training set from having to find out what is next to what. Patches are dropped in training (as in FLIP, Li et al. 2023), which
-    regularises and saves time; the last ``full_epochs`` see all of them, as the explained model will.
+    The optimiser is AdamW, or Muon (Jordan et al. 2024) for the blocks' matrices, with warm-up and cosine decay.
+    Position embeddings start as sines and cosines (Beyer et al. 2022, Better plain ViT baselines), so that the model
+    need not learn from a small training set which patches are neighbours. Patches are dropped in training (as in FLIP,
+    Li et al. 2023), which regularises and saves time; the last ``full_epochs`` use all of them, as the explained model
+    will.
 
     Args:
         settings: the ``model.train`` block of the configuration.
-        seed: initialisation, order of images, augmentation and dropout depend on it alone.
+        seed: determines initialisation, order of images, augmentation and dropout.
 
     Returns:
         The model in eval mode, and per epoch its ``loss``, ``accuracy`` (on the augmented images) and
@@ -102,15 +104,15 @@ def train(
     plain.load_state_dict(model.state_dict())
     plain = plain.to(images.device)
     with torch.no_grad():
-        if not plain(images[:batch]).isfinite().all():  # the last step's doing, which no loss shows
-            raise FggError("training diverged at its end; lower model.train.learning_rate")
+        if not plain(images[:batch]).isfinite().all():  # caused by the last step, which no loss shows
+            raise FggError("training diverged in its last step; lower model.train.learning_rate")
     return plain, history
 
 
 def start_from_sines(model: VisionTransformer) -> None:
     """Set the learnable position embeddings of the patches to two-dimensional sines and cosines.
 
-    Models without position embeddings, or of a width that 4 does not divide, are left as they are.
+    Models without position embeddings, or whose width is not divisible by 4, are left unchanged.
     """
     if model.pos_embed is None or model.embed_dim % 4:
         return
@@ -121,12 +123,12 @@ def start_from_sines(model: VisionTransformer) -> None:
     angles = [place.flatten()[:, None] * frequencies for place in (columns, rows)]
     waves = torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], dim=1)
     with torch.no_grad():
-        # Prefix tokens, where they have positions of their own, keep timm's.
+        # Prefix tokens keep timm's position embeddings, if they have any.
         model.pos_embed[:, -height * width :] = SINES * waves
 
 
 def augment(images: Tensor, settings: Mapping[str, Any], generator: torch.Generator) -> Tensor:
-    """Flips, shifts with repeated edges, and contrast changes of a batch (B, C, H, W), each image its own."""
+    """Flips, shifts with repeated edges, and contrast changes of a batch (B, C, H, W), drawn for each image."""
     batch, _, height, width = images.shape
     device = images.device
 
@@ -186,7 +188,7 @@ def parameter_groups(
 
 @contextlib.contextmanager
 def _seeded(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generator, which timm's initialisation and dropout draw from, and put it back."""
+    """Seed torch's global generator, which timm's initialisation and dropout draw from, and restore it."""
     seed = int(torch.randint(0, 2**62, (1,), generator=generator))
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""Loading timm Vision Transformers, and the few facts about them that the methods need."""
+"""Load timm Vision Transformers, and the few facts about them that the methods need."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.models.checkpoints import first_line, names, read
 
-# What a tensor that does not fit tells: how it is at odds, a pattern of its name, what to do.
+# Hints for tensors that do not fit: the kind of fault, a pattern of the name, what to do.
 MISSING, UNEXPECTED, SHAPE = "missing", "unexpected", "wrong shape"
 HINTS = (
     (UNEXPECTED, r"fc_norm\.", "the file's model pools the patches: set model.kwargs.global_pool to avg"),
     (MISSING, r"fc_norm\.", "the file's model reads the class token: set model.kwargs.global_pool to token"),
     (UNEXPECTED, r"norm_pre\.", "the file's model has a norm before its blocks: set model.kwargs.pre_norm to true"),
     (UNEXPECTED, r"blocks\.\d+\.ls\d\.", "the file's model scales its layers: set model.kwargs.init_values to 1.0e-5"),
-    (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model norms queries and keys: set model.kwargs.qk_norm to true"),
+    (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model normalises queries and keys: set model.kwargs.qk_norm to true"),
     (UNEXPECTED, r"reg_token", "the file's model has registers: set model.kwargs.reg_tokens to their number"),
-    (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file's blocks are others, or more: see model.kwargs.depth"),
+    (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file has different or more blocks: see model.kwargs.depth"),
     (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.model_files.load"),
-    (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: take open_clip's file, or timm's"),
-    (MISSING, r"head\.", "a file without a head knows no classes: fine-tune it first, or give model.zero_shot for a CLIP tower"),
+    (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: use open_clip's file, or timm's"),
+    (MISSING, r"head\.", "a file without a head has no classes: fine-tune it first, or set model.zero_shot for a CLIP tower"),
     (SHAPE, r"pos_embed", "position embeddings are not resized: set model.kwargs.img_size and patch_size as in training"),
     (SHAPE, r"patch_embed\.", "see model.kwargs.patch_size, in_chans and embed_dim"),
-    (SHAPE, r"head\.", "the number of classes is another"),
+    (SHAPE, r"head\.", "the number of classes is different"),
 )  # fmt: skip
 
 
@@ -46,13 +46,13 @@ def load_model(
     Args:
         architecture: any timm VisionTransformer name, such as ``vit_base_patch16_224``.
         kwargs: overrides for timm, such as ``img_size``, ``patch_size``, ``embed_dim``, ``depth``.
-        weights: None for random weights, ``pretrained`` for timm's hub, or the path of a checkpoint in any form
+        weights: None for random weights, ``pretrained`` for timm's hub, or the path of a checkpoint in any format
             that `fgg.models.checkpoints` reads.
         num_classes: outputs of the head; None keeps timm's number.
 
     Raises:
-        FggError: unknown architecture, wrong kwargs, a missing or damaged file, or tensors that do not fit
-            (each is named).
+        FggError: the architecture is unknown, kwargs are wrong, the file is missing or damaged, or tensors do not fit
+            (the message names them).
     """
     if not is_model(architecture):
         raise FggError(f"model.architecture: timm has no model {architecture!r}; see timm.list_models('vit_*')")
@@ -72,7 +72,7 @@ def load_model(
     except (TypeError, AssertionError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise FggError(_unbuildable(architecture, options, error)) from None
     if type(model) is not VisionTransformer and isinstance(model, VisionTransformer):
-        # Such as the distilled ones, whose head reads two tokens.
+        # Such as distilled models, whose head reads two tokens.
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, whose head is not supported")
     if not isinstance(model, VisionTransformer):
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
@@ -89,7 +89,7 @@ def fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -
     """Load a state dict.
 
     Raises:
-        FggError: tensors are missing, unexpected or of the wrong shape; they are named, with what is known of them.
+        FggError: tensors are missing, unexpected or of the wrong shape; the message names them, with hints.
     """
     own = model.state_dict()
     faults = {
@@ -121,7 +121,7 @@ def grid_size(model: VisionTransformer) -> tuple[int, int]:
 
 
 def patch_size(model: VisionTransformer) -> tuple[int, int]:
-    """Height and width of a patch in pixels; of a hybrid, of what one of its tokens sees of the grid."""
+    """Height and width of a patch in pixels; for a hybrid, of the part of the image that one token stands for."""
     if type(model.patch_embed) is PatchEmbed:
         height, width = model.patch_embed.patch_size
         return int(height), int(width)
@@ -130,7 +130,7 @@ def patch_size(model: VisionTransformer) -> tuple[int, int]:
 
 
 def at_patches(model: VisionTransformer, tokens: Tensor) -> Tensor:
-    """The patches' part of values per token: (B, T, …) to (B, N, …); prefix tokens come first."""
+    """The patches' part of values per token, without the prefix tokens at the start: (B, T, …) to (B, N, …)."""
     return tokens[:, model.num_prefix_tokens :]
 
 
@@ -149,7 +149,7 @@ def readout(model: VisionTransformer, like: Tensor) -> Tensor:
     """The row of the identity that the head reads: the class token's, or the mean of the patches'.
 
     Args:
-        like: (B, T, …), whose batch, tokens, dtype and device the row takes.
+        like: (B, T, …), gives the row its batch, tokens, dtype and device.
 
     Returns:
         (B, T).
@@ -165,7 +165,7 @@ def readout(model: VisionTransformer, like: Tensor) -> Tensor:
 
 
 def check_images(model: VisionTransformer, images: Tensor) -> None:
-    """Raise FggError for a model that is no VisionTransformer, or a batch that is not (B, C, H, W) as it takes it."""
+    """Raise FggError unless the model is a VisionTransformer and the images are a batch (B, C, H, W) that it takes."""
     if not isinstance(model, VisionTransformer):
         raise FggError(
             f"the model is a {type(model).__name__}; fgg explains timm's VisionTransformers, see fgg.load_model"
@@ -174,27 +174,29 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
         raise FggError(
             f"images must be a float tensor (B, C, H, W), not a {type(images).__name__}; see torch.from_numpy"
         )
-    # Of a hybrid the projection follows a backbone, and says nothing of the images.
+    # In a hybrid, the projection follows a backbone and says nothing about the images.
     channels = model.patch_embed.proj.in_channels if type(model.patch_embed) is PatchEmbed else None
     if images.ndim != 4 or not images.is_floating_point():
         raise FggError(f"images must be a float tensor (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
     own = next(model.parameters()).dtype
     if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
-        raise FggError(f"images are {images.dtype}, the model is {own}; convert them with images.to({own})")
+        raise FggError(f"images are {images.dtype}, but the model is {own}; convert them with images.to({own})")
     if channels is not None and images.shape[1] != channels:
-        raise FggError(f"images have {images.shape[1]} channels, the model takes {channels}; see preprocess.channels")
+        raise FggError(
+            f"images have {images.shape[1]} channels, but the model takes {channels}; see preprocess.channels"
+        )
     size = tuple(model.patch_embed.img_size or images.shape[2:])
     if tuple(images.shape[2:]) != size and not model.dynamic_img_size:
-        raise FggError(f"images are {tuple(images.shape[2:])}, the model takes {size}; see preprocess.resize")
+        raise FggError(f"images are {tuple(images.shape[2:])}, but the model takes {size}; see preprocess.resize")
     if any(length % patch for length, patch in zip(images.shape[2:], patch_size(model), strict=True)):
         raise FggError(
-            f"images are {tuple(images.shape[2:])}, which patches of {patch_size(model)} do not divide; "
+            f"images are {tuple(images.shape[2:])}, not divisible into patches of {patch_size(model)}; "
             "see preprocess.resize"
         )
 
 
 def check_layers(model: VisionTransformer, layers: tuple[int, ...]) -> None:
-    """Raise FggError when a layer is beyond the model's depth."""
+    """Raise FggError if a layer is beyond the model's depth."""
     depth = len(model.blocks)
     for layer in layers:
         if not 0 <= layer < depth:

@@ -1,7 +1,7 @@
 """CLIP as a classifier: a timm image tower with a frozen head of text embeddings.
 
 logits = temperature * normalised image embedding @ normalised text embeddings. Each class is described by its name
-in a few templates; the text tower that reads them is open_clip's, and is needed only while the head is made.
+in a few templates. open_clip's text tower embeds them; it is needed only to make the head.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ ARTICLE, NAME = "a/an", "{name}"
 VOWELS = "aeiou"
 LOCAL, HUB, SHORT_HUB = "local-dir:", "hf-hub:", "hf://"
 TEXTS_PER_BATCH = 64
-# Towers of the same weights differ by rounding, those of others by 0.1 and more, in lengths of an embedding.
+# Relative to an embedding's length: towers with the same weights differ by rounding, others by 0.1 and more.
 SAME_TOWER = 1e-3
 
 
 class ZeroShotHead(nn.Module):
-    """Scaled cosines between projected features and text embeddings; put in the place of timm's head.
+    """Scaled cosines between projected features and text embeddings; replaces timm's head.
 
     Before its weights are loaded, projection and texts are random. D width, E embedding, K classes.
     """
@@ -45,7 +45,7 @@ class ZeroShotHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Logits (B, K) of features (B, D)."""
         image = self.projection(features)
-        image = image.to(torch.promote_types(image.dtype, torch.float32))  # lengths in half precision are rough
+        image = image.to(torch.promote_types(image.dtype, torch.float32))  # norms are inaccurate in half precision
         return self.temperature * functional.linear(functional.normalize(image, dim=-1), self.text)
 
 
@@ -65,12 +65,12 @@ def build(options: Mapping[str, Any], classes: Sequence[str]) -> tuple[VisionTra
         classes: names of the dataset's classes, in order.
 
     Returns:
-        The model, and its record: ``embedding``, ``temperature``, ``texts`` of the first templates, and
-        ``tower_difference`` from open_clip's own tower (None where the sizes differ).
+        The model, and its record: ``embedding``, ``temperature``, ``texts`` of the first template, and
+        ``tower_difference`` from open_clip's own tower (None if the sizes differ).
 
     Raises:
-        FggError: an unknown or unreachable open_clip model, templates or names that do not serve, weights that do
-            not fit, or a tower of another activation or embedding than open_clip's.
+        FggError: the open_clip model is unknown or unreachable, templates or names are invalid, weights do not fit,
+            or the tower's activation or embedding is not that of open_clip's.
     """
     settings = options["zero_shot"]
     texts = prompts(class_names(classes, settings["class_names"]), settings["templates"])
@@ -86,7 +86,7 @@ def build(options: Mapping[str, Any], classes: Sequence[str]) -> tuple[VisionTra
     if difference is not None and difference > SAME_TOWER:
         print(
             f"warning: the image embeddings of {options['weights']} are not those of {settings['open_clip']} (they "
-            f"differ by {difference:.2g}); is the text side of another model?",
+            f"differ by {difference:.2g}); check that both are the same model",
             file=sys.stderr,
         )
     record = {
@@ -99,11 +99,11 @@ def build(options: Mapping[str, Any], classes: Sequence[str]) -> tuple[VisionTra
 
 
 def class_names(classes: Sequence[str], given: Sequence[str] | Mapping[str, str] | None) -> list[str]:
-    """What each class is called in a text: the first of its synonyms, which commas separate.
+    """The name of each class in the texts: the first of its comma-separated synonyms.
 
     Args:
         classes: the dataset's names, in order.
-        given: names in their place: as many, in order, or a table from the dataset's name.
+        given: names to use instead: as many, in the same order, or a mapping from the dataset's names.
 
     Raises:
         FggError: names are missing, too many, or empty.
@@ -111,7 +111,7 @@ def class_names(classes: Sequence[str], given: Sequence[str] | Mapping[str, str]
     if isinstance(given, Mapping):
         lacking, unknown = [c for c in classes if c not in given], [c for c in given if c not in classes]
         if lacking or unknown:
-            what = f"lacks {names(lacking)}" if lacking else f"has {names(unknown)}, which the dataset has not"
+            what = f"lacks {names(lacking)}" if lacking else f"has {names(unknown)}, which the dataset does not have"
             raise FggError(f"model.zero_shot.class_names: {what}; the classes are {names(list(classes))}")
         given = [given[c] for c in classes]
     found = list(classes if given is None else given)
@@ -125,10 +125,10 @@ def class_names(classes: Sequence[str], given: Sequence[str] | Mapping[str, str]
 
 
 def prompts(called: Sequence[str], templates: Sequence[str]) -> list[list[str]]:
-    """For each name its texts: {name} is the name, and a/an the article that goes with it.
+    """The texts of each name: {name} becomes the name, and a/an the article that fits it.
 
     Raises:
-        FggError: no template, or one without {name}.
+        FggError: there is no template, or one lacks {name}.
     """
     lacking = [template for template in templates if NAME not in template]
     if lacking or not templates:
@@ -151,7 +151,7 @@ def open_clip_model(name: str) -> tuple[Any, Any]:
             ``ARCHITECTURE/WEIGHTS`` of open_clip's list.
 
     Raises:
-        FggError: no such model, or one that cannot be fetched or read.
+        FggError: there is no such model, or it cannot be fetched or read.
     """
     import open_clip
 
@@ -167,7 +167,7 @@ def open_clip_model(name: str) -> tuple[Any, Any]:
 
 
 def _open_clip_place(name: str, open_clip: Any) -> tuple[str, str | None]:
-    """What open_clip calls a model, and its weights where they are named apart."""
+    """open_clip's name of a model, and of its weights if they are named separately."""
     import difflib
 
     folder = Path(name.removeprefix(LOCAL))
@@ -189,8 +189,8 @@ def _open_clip_place(name: str, open_clip: Any) -> tuple[str, str | None]:
     near = difflib.get_close_matches(architecture, known, n=3)
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise FggError(
-        f"model.zero_shot.open_clip: {name!r} is no folder, and open_clip has no model {architecture!r}{hint}; give a "
-        "folder, hf://ORGANISATION/REPOSITORY, or ARCHITECTURE/WEIGHTS"
+        f"model.zero_shot.open_clip: {name!r} is not a folder, and open_clip has no model {architecture!r}{hint}; give "
+        "a folder, hf://ORGANISATION/REPOSITORY, or ARCHITECTURE/WEIGHTS"
     )
 
 
@@ -208,7 +208,7 @@ def text_embeddings(clip: Any, tokenizer: Any, texts: Sequence[Sequence[str]]) -
 
 @torch.no_grad()
 def tower_difference(clip: Any, tower: VisionTransformer) -> float | None:
-    """How far the tower's normalised embedding of one random image lies from open_clip's; None for other sizes."""
+    """Distance of the tower's and open_clip's normalised embeddings of one random image; None if the sizes differ."""
     size = tuple(tower.patch_embed.img_size)
     theirs = clip.visual.image_size
     if size != (tuple(theirs) if isinstance(theirs, tuple | list) else (theirs, theirs)):
@@ -219,16 +219,16 @@ def tower_difference(clip: Any, tower: VisionTransformer) -> float | None:
 
 
 def _tower(options: Mapping[str, Any], embedding: int) -> VisionTransformer:
-    """The image tower with its projection as a head of timm's, without bias."""
+    """The image tower with its projection as timm's head, without bias."""
     architecture, kwargs, weights = options["architecture"], options["kwargs"], options["weights"]
     if weights == "train":
-        raise FggError("model.weights: 'train' knows no texts; with zero_shot give 'pretrained', or the path of a file")
+        raise FggError("model.weights: 'train' does not work with zero_shot; give 'pretrained', or the path of a file")
     if weights == "pretrained":
         model = load_model(architecture, kwargs, "pretrained")
         if model.num_classes != embedding:
             raise FggError(
-                f"model.zero_shot: the pretrained {architecture!r} gives embeddings of {model.num_classes} numbers, the "
-                f"text side of {embedding}; take both from one model"
+                f"model.zero_shot: the pretrained {architecture!r} gives embeddings of size {model.num_classes}, but "
+                f"the text tower of size {embedding}; take both from one model"
             )
     else:
         model = load_model(architecture, kwargs, num_classes=embedding)
@@ -236,21 +236,23 @@ def _tower(options: Mapping[str, Any], embedding: int) -> VisionTransformer:
         state = read(weights)
         bias = state.pop("head.bias", None)
         if bias is not None and bias.any():
-            raise FggError(f"model.zero_shot: the head of {weights} has a bias; it is no projection of a CLIP tower")
+            raise FggError(
+                f"model.zero_shot: the head of {weights} has a bias; it is not the projection of a CLIP tower"
+            )
         fill(model, state, weights)
     if not isinstance(model.head, nn.Linear) or (model.head.bias is not None and model.head.bias.any()):
-        raise FggError(f"model.zero_shot: the head of {architecture!r} is no projection of a CLIP tower")
+        raise FggError(f"model.zero_shot: the head of {architecture!r} is not the projection of a CLIP tower")
     return model.eval()
 
 
 def _check_activation(clip: Any, tower: VisionTransformer, architecture: str) -> None:
-    """Raise FggError where one tower has QuickGELU and the other has not: they would be read wrongly."""
+    """Raise FggError if only one of the towers has QuickGELU: its weights would be used wrongly."""
     quick = [_has_quick_gelu(clip.visual), _has_quick_gelu(tower)]
     if quick[0] != quick[1]:
         wanted = "quick_gelu" if quick[0] else "gelu"
         raise FggError(
-            f"model.zero_shot: the open_clip model has {wanted} in its image tower, {architecture!r} has not; choose "
-            f"another architecture, or set model.kwargs.act_layer to {wanted}"
+            f"model.zero_shot: the open_clip model has {wanted} in its image tower, but {architecture!r} does not; "
+            f"choose another architecture, or set model.kwargs.act_layer to {wanted}"
         )
 
 

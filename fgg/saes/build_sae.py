@@ -34,21 +34,21 @@ from fgg.tables import atomic, write_json
 # Residuals are kept in memory: 2**28 floats are a gigabyte.
 MOST_FLOATS = 2**28
 MEASURED_IMAGES = 500
-MOST_CODES = 2**26  # at once, while an SAE is measured
-DECAY = 1 / 2  # last share of the steps, with falling learning rate
+MOST_CODES = 2**26  # in memory at once, while an SAE is measured
+DECAY = 1 / 2  # share of the steps, at the end, with a falling learning rate
 WARMUP = 1 / 12
 DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a feature is revived
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read a model's folder and a prepared dataset, write the SAE's folder."""
+    """Read a model's folder and a prepared dataset, and write the SAE's folder."""
     parser = argparse.ArgumentParser(prog="python -m fgg.saes.build_sae", description=__doc__)
     add_arguments(
         parser, "model", "data", "layer", settings="JSON: weights, train, seed, device", output="folder to write"
     )
     arguments = parser.parse_args(argv)
-    # sae-lens imports wandb; nothing is logged there, and nothing may be asked for.
+    # sae-lens imports wandb, which must neither log nor prompt for anything.
     os.environ["WANDB_MODE"] = "disabled"
     torch.set_num_threads(JOB_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -70,7 +70,7 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
         check_sae(sae, model, layer)
     held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
     with tempfile.TemporaryDirectory() as folder:
-        # Measured as saved: what is read back is what the gates will use.
+        # Measure the saved SAE, since the gates will use what is read back.
         save_inference(sae, Path(folder))
         measured = measure(load_sae(folder).to(device), held_out)
         print(
@@ -93,7 +93,7 @@ def residuals(
     seed: int,
     max_images: int | None = None,
 ) -> Tensor:
-    """The residual stream at the patches after a layer, float32 (images x N, D), as far as memory allows."""
+    """The residual stream at the patches after a layer, float32 (images x N, D), of as many images as memory allows."""
     tokens = model.patch_embed.num_patches
     fitting = max(1, MOST_FLOATS // (tokens * model.embed_dim))
     split = load_split(images, min(fitting, max_images or fitting), seed)
@@ -108,7 +108,7 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
     """Train a sae-lens SAE on rows (n, D); normalisation by a constant is folded into its weights.
 
     Raises:
-        FggError: fewer rows than one batch, or more active features than there are.
+        FggError: there are fewer rows than one batch, or k is larger than the number of features.
     """
     from sae_lens import (
         LoggingConfig,
@@ -171,7 +171,7 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int) -> Any:
 
 
 def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of rows, shuffled anew each epoch; an incomplete last batch is left out."""
+    """Endless batches of rows, reshuffled each epoch; an incomplete last batch is left out."""
     while True:
         order = torch.randperm(len(rows), generator=generator)
         for index in order[: len(rows) // batch * batch].split(batch):
@@ -180,7 +180,7 @@ def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[T
 
 def _counted(rows: Iterator[Tensor], bar: Progress) -> Iterator[Tensor]:
     for part in rows:
-        bar.update(min(len(part), bar.total - bar.done))  # sae-lens draws some more to estimate the norm
+        bar.update(min(len(part), bar.total - bar.done))  # sae-lens draws extra batches to estimate the norm
         yield part
 
 
@@ -201,13 +201,13 @@ def _without_bar() -> Iterator[None]:
 
 
 def save_inference(sae: Any, folder: Path) -> None:
-    """Write the SAE as the sae-lens folder that `SAE.load_from_disk` reads.
+    """Write the SAE as a sae-lens folder, which `SAE.load_from_disk` reads.
 
     Raises:
-        FggError: an activation that such a folder does not know.
+        FggError: such a folder cannot store the activation.
     """
     if isinstance(sae.activation_fn, torch.nn.Sequential):
-        raise FggError("sae.weights: a sae-lens folder cannot hold a tanh-relu activation; use the SAE from Python")
+        raise FggError("sae.weights: a sae-lens folder cannot store a tanh-relu activation; use the SAE from Python")
     device = str(sae.device)
     sae.to("cpu")
     try:
@@ -216,7 +216,7 @@ def save_inference(sae: Any, folder: Path) -> None:
         else:
             sae.save_model(folder)
     except SafetensorError as error:
-        raise FggError(f"the SAE cannot be written to {folder} ({error}); is the disk full?") from None
+        raise FggError(f"the SAE cannot be written to {folder} ({error}); check whether the disk is full") from None
     # sae-lens writes the keys in the order of a set, which differs from process to process.
     config = json.loads((folder / SAE_FILES[0]).read_text(encoding="utf-8"))
     (folder / SAE_FILES[0]).write_text(json.dumps(config, sort_keys=True), encoding="utf-8")
@@ -227,7 +227,7 @@ def save_inference(sae: Any, folder: Path) -> None:
 def measure(sae: Any, rows: Tensor, chunk: int | None = None) -> dict[str, Any]:
     """Explained variance, mean L0 and share of dead features on rows (n, D).
 
-    An SAE of a large expansion has 50,000 codes a row: the chunk follows their number.
+    An SAE with a large expansion has 50,000 codes per row, so the default chunk depends on their number.
     """
     chunk = chunk or max(1, min(8192, MOST_CODES // sae.W_dec.shape[0]))
     mean = rows.double().mean(0)

@@ -1,4 +1,4 @@
-"""Loading sparse autoencoders of the residual stream as sae-lens SAEs."""
+"""Load sparse autoencoders of the residual stream as sae-lens SAEs."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ RESIDUAL = "hook_resid_post"
 
 
 def load_sae(path: str | Path) -> Any:
-    """Load an SAE of any form in `fgg.saes.formats`.
+    """Load an SAE in any format of `fgg.saes.formats`.
 
-    The path may have ``*``, ``?`` and ``**`` where one file or folder matches.
+    The path may contain ``*``, ``?`` and ``**`` if exactly one file or folder matches.
 
     Returns:
         A ``sae_lens.SAE`` in float32 on the CPU, with ``encode`` (…, D) to (…, F), ``decode``, and ``W_dec`` (F, D).
 
     Raises:
-        FggError: nothing there, an unknown form, damaged files, or NaN weights.
+        FggError: the path does not exist, its format is unknown, files are damaged, or weights are not finite.
     """
     path = locate(path, "sae.weights")
     if not path.exists():
-        raise FggError(f"sae.weights: {path} does not exist; check the path, or let fgg train with 'train'")
+        raise FggError(f"sae.weights: {path} does not exist; check the path, or set 'train' to train an SAE")
     found = (known.declaration.load()(path) for known in sae_formats())
     sae = next((own for own in found if own is not None), None)
     if sae is None:
         known = "; ".join(f"{own.name}: {own.files}" for own in sae_formats())
-        raise FggError(f"sae.weights: {path} has none of the forms that fgg reads ({known})")
+        raise FggError(f"sae.weights: {path} is in none of the formats that fgg reads ({known})")
     for name, tensor in sae.state_dict().items():
         if not tensor.isfinite().all():
             raise FggError(f"sae.weights: {path} holds NaN or infinite values in {name}")
@@ -48,26 +48,26 @@ def load_sae(path: str | Path) -> Any:
 
 
 def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
-    """Raise FggError unless it is an SAE of the residual stream's width, which names no other place than this layer's end."""
+    """Raise FggError if the SAE's width is not the residual stream's, or it names a hook other than the layer's end."""
     if not hasattr(sae, "W_dec"):
-        raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; read it with fgg.load_sae")
+        raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; load it with fgg.load_sae")
     width = sae.W_dec.shape[-1]
     if width != model.embed_dim:
         raise FggError(
-            f"the SAE for layer {layer} has width {width}, the model's residual stream {model.embed_dim}; "
+            f"the SAE for layer {layer} has width {width}, but the model's residual stream has {model.embed_dim}; "
             "it was trained on another model"
         )
     _check_place(sae, layer)
 
 
 def _check_place(sae: Any, layer: int) -> None:
-    metadata = getattr(getattr(sae, "cfg", None), "metadata", None) or {}  # a module of one's own has none
+    metadata = getattr(getattr(sae, "cfg", None), "metadata", None) or {}  # a user's own module has none
     hook = str(metadata.get("hook_name") or "")
     place = HOOK.fullmatch(hook)
     if place and (int(place[1]), place[2]) != (layer, RESIDUAL):
         raise FggError(
             f"sae.weights: the SAE for layer {layer} was trained on {hook}, not on blocks.{layer}.{RESIDUAL}; check "
-            "the path and its {layer}, or give it to its own layer"
+            "the path and its {layer}, or use the SAE at its own layer"
         )
 
 
@@ -78,7 +78,7 @@ def build_sae(
     k: int | None = None,
     architecture: str = "standard",
 ) -> Any:
-    """A sae-lens SAE from weights.
+    """Build a sae-lens SAE from weights.
 
     With x the normalised input minus b_dec, a standard SAE's codes are act(x W_enc + b_enc). A gated one (Rajamanoharan
     et al. 2024) has codes of max(x (W_enc * exp(r_mag)) + b_mag, 0) where x W_enc + b_gate is above 0, and 0 elsewhere.
@@ -86,7 +86,7 @@ def build_sae(
     Args:
         tensors: ``W_enc`` (D, F), ``W_dec`` (F, D), ``b_dec`` (D,), and ``b_enc`` (F,), or for a gated SAE ``b_gate``,
             ``r_mag`` and ``b_mag`` (F,).
-        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``; of a gated SAE ``relu``.
+        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``; for a gated SAE ``relu``.
         normalize: ``none``, ``layer_norm`` or ``constant_norm_rescale``, applied to the input.
         architecture: ``standard`` or ``gated``.
 

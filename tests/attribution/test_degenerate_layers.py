@@ -65,9 +65,9 @@ def test_a_model_that_ignores_its_images(make_model, make_images):
 
 
 STATUS = {0: OK, 1: CANCELLED, 2: ZERO}
-NOISE = "residual x gradient is analytically zero, the gate is rounding noise"
-REST = "residual x gradient is analytically zero, the score holds the SAE's bias and reconstruction error only"
-SHUT = "the gradient at the patches is zero, the gate is 1"
+NOISE = "residual x gradient is analytically zero, so the gate is rounding noise"
+REST = "residual x gradient is analytically zero, so the score holds only the SAE's bias and reconstruction error"
+SHUT = "the gradient at the patches is zero, so the gate is 1"
 
 
 @pytest.mark.parametrize(

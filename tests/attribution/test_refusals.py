@@ -54,8 +54,8 @@ def test_a_target_of_the_wrong_length(target, call):
 @pytest.mark.parametrize(
     ("images", "names"),
     [
-        (torch.zeros(2, 1, 32, 32), "1 channels, the model takes 3"),
-        (torch.zeros(2, 3, 24, 32), r"\(24, 32\), the model takes \(32, 32\)"),
+        (torch.zeros(2, 1, 32, 32), "1 channels, but the model takes 3"),
+        (torch.zeros(2, 3, 24, 32), r"\(24, 32\), but the model takes \(32, 32\)"),
         (torch.zeros(3, 32, 32), r"\(B, C, H, W\)"),
         (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), r"float.*torch.uint8"),
         (torch.full((2, 3, 32, 32), float("nan")), "not finite"),
@@ -68,7 +68,7 @@ def test_wrong_images(method, images, names, call):
 
 @pytest.mark.parametrize("construction", ["combined", "activation_only", "gradient_only"])
 def test_an_sae_of_another_width(construction, call, make_sae):
-    with pytest.raises(FggError, match=r"layer 1 has width 16, the model's residual stream 24"):
+    with pytest.raises(FggError, match=r"layer 1 has width 16, but the model's residual stream has 24"):
         call(gate=fgg.Gate((1,), construction), saes={1: make_sae(0, width=16)})
 
 

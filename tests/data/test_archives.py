@@ -64,7 +64,7 @@ OUTSIDE = ["../x", "/x", "a/../../x", "a\\..\\x", "C:/x", "C:x"]
 @pytest.mark.parametrize("form", ["zip", "tar"])
 def test_paths_out_of_the_folder(tmp_path, name, form):
     make = make_zip if form == "zip" else make_tar
-    refused(make(tmp_path / "archive", {"fine": b"1", name: b"2"}), tmp_path, "is a path out of the folder")
+    refused(make(tmp_path / "archive", {"fine": b"1", name: b"2"}), tmp_path, "is a path outside the folder")
 
 
 KINDS = {
@@ -98,7 +98,7 @@ def test_a_bomb(tmp_path, monkeypatch, form):
     make = make_zip if form == "zip" else make_tar
     archive = make(tmp_path / "archive", {f"{i}": bytes(2**22) for i in range(10)})
     assert archive.stat().st_size < 2**16
-    refused(archive, tmp_path, "unpacked it is larger than 1,048,576 bytes")
+    refused(archive, tmp_path, "unpacked, it is larger than 1,048,576 bytes")
 
 
 def test_a_zip_that_lies_about_its_size(tmp_path):
@@ -117,15 +117,17 @@ def test_too_many_files_and_too_little_disk(tmp_path, monkeypatch):
     refused(archive, tmp_path, "more than 4 files")
     monkeypatch.setattr(archives, "MOST_FILES", 5)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 9}))
-    refused(archive, tmp_path, "does not fit on the disk, where 9 bytes were free")
+    refused(archive, tmp_path, "does not fit on the disk, which had 9 bytes free")
 
 
 def test_the_same_name_twice_and_a_file_as_folder(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "archive", "w") as archive:
         archive.writestr("x", b"1")
         archive.writestr("x", b"2")
-    refused(tmp_path / "archive", tmp_path, "comes twice")
-    refused(make_tar(tmp_path / "archive", {"x": b"1", "x/y": b"2"}), tmp_path, "comes twice, or as file and folder")
+    refused(tmp_path / "archive", tmp_path, "it contains a file twice")
+    refused(
+        make_tar(tmp_path / "archive", {"x": b"1", "x/y": b"2"}), tmp_path, "or a file and a folder of the same name"
+    )
 
 
 @pytest.mark.parametrize("form", ["zip", "tar", "cut off"])
@@ -148,7 +150,7 @@ def test_a_tar_whose_end_has_no_end(tmp_path, monkeypatch):
     archive.write_bytes(packed)
     assert unpack(archive, tmp_path / "fine") == (1, 1)
     monkeypatch.setattr(archives, "LEAST_ALLOWED", 2**20)
-    refused(archive, tmp_path, "what follows its last file has no end")
+    refused(archive, tmp_path, "the data after its last file does not end")
 
 
 def test_what_is_no_archive(tmp_path):

@@ -223,7 +223,7 @@ def test_a_full_disk_is_noticed_before_the_first_byte(hub, tmp_path, monkeypatch
     sizes = {"http": 2 * len(DATA), "drive": len(DATA), "hub": 2 * len(DATA) + 7}
     free = transfer.MARGIN + sizes[kind] - 1
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda path: type("Usage", (), {"free": free}))
-    with pytest.raises(FggError, match=r"needs 0\.3 GB on the disk of .* where 0\.3 GB are free; free some"):
+    with pytest.raises(FggError, match=r"needs 0\.3 GB on the disk of .* but only 0\.3 GB are free; free some space"):
         download(own, tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < len(DATA)
     assert not (tmp_path / own.name).exists()
@@ -248,7 +248,7 @@ def test_an_archive_is_unpacked_and_a_bad_one_leaves_nothing(server, tmp_path, m
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("../b.txt", "text")
     server.files["/it.zip"] = packed.getvalue()
-    with pytest.raises(FggError, match="path out of the folder"):
+    with pytest.raises(FggError, match="path outside the folder"):
         download(Row(**vars(own) | {"name": "bad"}), tmp_path)
     assert not (tmp_path / "bad").exists() and not (tmp_path / "records/bad.json").exists()
     assert left(tmp_path / "parts") == [], "a bad archive is not kept to be unpacked again"
@@ -273,7 +273,7 @@ def test_drive_says_when_it_hands_nothing_out(server, tmp_path, monkeypatch):
     monkeypatch.setattr(requests.Session, "get", led)
     server.files["/uc"] = b'<p class="uc-error-subcaption">Too many users have viewed this file recently.</p>'
     server.headers["Content-Type"] = "text/html; charset=utf-8"
-    with pytest.raises(FggError, match=r"Google Drive's file ID is not handed out .*Too many users.* --file"):
+    with pytest.raises(FggError, match=r"Google Drive file ID cannot be fetched .*Too many users.* --file"):
         download(row(server, "drive", address="ID"), tmp_path)
     page = f'<p>Too large to be scanned for viruses.</p><form id="download-form" action="{server.url}/file.bin"><input type="hidden" name="id" value="ID"></form>'
     server.files["/uc"] = page.encode()
@@ -336,10 +336,10 @@ def test_a_busy_hub_is_asked_again(hub, tmp_path):
 
 
 GATES = {
-    "no login": ((401, "GatedRepo"), "is for logged-in users: open https://huggingface.co/datasets/owner/set, .*hf auth login"),
+    "no login": ((401, "GatedRepo"), "requires a login: open https://huggingface.co/datasets/owner/set, .*hf auth login"),
     "terms not accepted": ((403, "GatedRepo"), "your Hugging Face account has no access to owner/set: .*accept the terms"),
     "private": ((401, "RepoNotFound"), "does not exist, or is private: .*hf auth login"),
-    "bad token": ((401, ""), "refuses the login .*HF_TOKEN"),
+    "bad token": ((401, ""), "rejects the login .*HF_TOKEN"),
 }  # fmt: skip
 
 
@@ -360,7 +360,7 @@ def test_the_hubs_refusals_say_what_to_do(hub, tmp_path, case):
         ({"address": "datasets/owner/set@nowhere"}, "has no revision 'nowhere'"),
         ({"files": "data/val-*"}, "has no file data/val-.; it holds README.md"),
         ({"files": "*.parquet"}, "has no file .*.parquet"),
-        ({"address": "owner"}, "is no repository of the hub"),
+        ({"address": "owner"}, "is not a repository on the hub"),
     ],
 )
 def test_what_the_hub_does_not_have(hub, tmp_path, changes, said):

@@ -82,7 +82,7 @@ def test_animated_gif_under_another_name_gives_its_first_frame(encode):
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.9])
 def test_truncated_files_fail(picture, encode, kind, share):
     data = encode(picture(height=64, width=64), kind)
-    with pytest.raises(FggError, match=r"image a/b\.png cannot be used: .+; mend, replace or remove it"):
+    with pytest.raises(FggError, match=r"image a/b\.png cannot be used: .+; fix, replace or remove it"):
         decode(data[: int(len(data) * share)], "a/b.png")
 
 

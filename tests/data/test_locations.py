@@ -46,10 +46,10 @@ def test_a_line_of_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("name", "hub", "not a name for a folder"),
-        ("name", "a/b", "not a name for a folder"),
-        ("name", "..", "not a name for a folder"),
-        ("name", "", "not a name for a folder"),
+        ("name", "hub", "must be a valid folder name"),
+        ("name", "a/b", "must be a valid folder name"),
+        ("name", "..", "must be a valid folder name"),
+        ("name", "", "must be a valid folder name"),
         ("kind", "ftp", "kind 'ftp' is unknown; choose from: http, drive, hub"),
         ("unpack", "maybe", "unpack 'maybe' is unknown"),
         ("address", "", "address and files must not be empty"),
@@ -68,7 +68,7 @@ def test_faulty_lines_are_named(tmp_path, key, value, said):
 
 
 def test_faulty_tables_are_named(tmp_path):
-    with pytest.raises(FggError, match="there twice"):
+    with pytest.raises(FggError, match="the name occurs twice"):
         read_sources(table(tmp_path, GOOD, GOOD))
     with pytest.raises(FggError, match="too many or too few fields"):
         read_sources(table(tmp_path, GOOD[:-1]))

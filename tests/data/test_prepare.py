@@ -176,7 +176,7 @@ def test_command_prints_what_there_is(folder, settings, tmp_path, capsys):
     for text in ("{", "[]"):
         with pytest.raises(SystemExit):
             main([*arguments, text])
-        assert "is not an object in JSON" in capsys.readouterr().err
+        assert "is not a JSON object" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["no images", "truncated"])

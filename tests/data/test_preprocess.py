@@ -174,7 +174,7 @@ def test_settings_survive_json():
     [
         ({"size": (4, 0)}, "preprocess.resize"),
         ({"size": 4, "crop": 5}, "preprocess.crop: 5 .*lower"),
-        ({"size": {"shorter": 8}}, "preprocess.crop: needed where resize keeps the proportions"),
+        ({"size": {"shorter": 8}}, "preprocess.crop: required if resize keeps the aspect ratio"),
         ({"size": {"shorter": 8}, "crop": 9}, "preprocess.crop: 9 .*lower"),
         ({"size": {"longer": 8}, "crop": 4}, "preprocess.resize: .*is not .shorter: PIXELS"),
         ({"size": {"shorter": 8}, "crop": 4, "channels": "extremes"}, "preprocess.channels: 'extremes'"),

@@ -115,7 +115,7 @@ def test_two_files_for_one_row_and_no_table(tmp_path, picture):
     (tmp_path / "b").mkdir()
     with pytest.raises(FggError, match=r"holds no image-labels\.csv"):
         opened("hyperkvasir", tmp_path / "b")
-    with pytest.raises(FggError, match="does not exist; leave `path` out"):
+    with pytest.raises(FggError, match="does not exist; leave out `path`"):
         opened("hyperkvasir", tmp_path / "c")
 
 
@@ -196,7 +196,7 @@ def test_images_without_a_label_are_counted_and_named(tmp_path, shard):
     own["fractions"] = {"train": 0.25, "val": 0.25, "test": 0.5}
     record = prepare("it", own, tmp_path / "out")
     assert record["skipped"] == [
-        {"path": "data/test-00000-of-00001.parquet", "reason": "all its 4 images have no label", "images": 4},
+        {"path": "data/test-00000-of-00001.parquet", "reason": "none of its 4 images has a label", "images": 4},
         {"path": "data/validation-00000-of-00001.parquet, row 24", "reason": "no label"},
     ]
     assert (record["n_read"], record["n_skipped"], record["classes"]) == (24, 5, NAMES)
@@ -211,7 +211,10 @@ def test_shards_of_all_splits_are_the_splits_and_training_alone_is_left_aside(tm
     own = opened("imagenet", tmp_path)
     assert {record.split for record in own.records} == {None} and len(own.records) == 3
     assert own.skipped == [
-        {"path": "data/train-00000-of-00001.parquet", "reason": "of the training split; the others are used"}
+        {
+            "path": "data/train-00000-of-00001.parquet",
+            "reason": "part of the training split; only the other splits are used",
+        }
     ]
     shard("test-00000-of-00001.parquet", [2, 2])
     assert [record.split for record in opened("imagenet", tmp_path).records] == ["test"] * 2 + ["train"] * 2 + [
@@ -222,7 +225,7 @@ def test_shards_of_all_splits_are_the_splits_and_training_alone_is_left_aside(tm
 def test_names_of_classes_from_the_readme(tmp_path, shard):
     plain = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
     shard("validation-00000-of-00001.parquet", [0, 2], plain)
-    with pytest.raises(FggError, match=r"row 0 has the label 0, but no names .* fetch README\.md"):
+    with pytest.raises(FggError, match=r"row 0 has the label 0, but no class names .* fetch README\.md"):
         opened("imagenet", tmp_path)
     names = "\n".join(f"          '{i}': {json.dumps(name)}" for i, name in enumerate(NAMES))
     (tmp_path / "README.md").write_text(

@@ -36,7 +36,7 @@ def test_perturbed_rows_are_halved_until_they_fit(model, images, capsys):
     engine._tokens.forward = small
     torch.testing.assert_close(engine.logits(masks), expected, rtol=0, atol=1e-6)
     assert engine.rows == 5
-    assert "going on with 5 perturbed images per forward pass instead of 10" in capsys.readouterr().err
+    assert "continuing with 5 perturbed images per forward pass instead of 10" in capsys.readouterr().err
 
 
 def test_attribution_batches_are_halved_until_they_fit(model, images, monkeypatch, capsys):
@@ -51,7 +51,7 @@ def test_attribution_batches_are_halved_until_they_fit(model, images, monkeypatc
     monkeypatch.setattr(attribution, "attribute_several", small)
     found = attribution.attribute(model, images, batch_size=6)
     torch.testing.assert_close(found.relevance, expected, rtol=0, atol=1e-6)
-    assert "going on with 1 images per batch instead of 3" in capsys.readouterr().err
+    assert "continuing with 1 images per batch instead of 3" in capsys.readouterr().err
 
 
 def test_one_image_that_does_not_fit_is_an_error(model, images, monkeypatch):

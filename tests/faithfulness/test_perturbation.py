@@ -206,8 +206,8 @@ def test_timms_hybrid_models(pictures):
 @pytest.mark.parametrize(
     ("images", "names"),
     [
-        (torch.zeros(2, 1, 32, 32), "1 channels, the model takes 3"),
-        (torch.zeros(2, 3, 40, 32), r"\(40, 32\), the model takes \(32, 32\)"),
+        (torch.zeros(2, 1, 32, 32), "1 channels, but the model takes 3"),
+        (torch.zeros(2, 3, 40, 32), r"\(40, 32\), but the model takes \(32, 32\)"),
         (torch.full((2, 3, 32, 32), float("nan")), "not finite"),
     ],
 )

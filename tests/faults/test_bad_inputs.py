@@ -42,7 +42,7 @@ EXPLAIN, EXPLAIN_GATED, ANSWER = "attribution/tiny/transmm", f"attribution/tiny/
 SCORE, COMPARE, DRAW, SUMMARY = "faithfulness/tiny/transmm", "comparison", "figures/tiny", "summary"
 
 AGAIN = "run the workflow again"
-MEND = "mend or remove them, or raise `max_skipped`"
+MEND = "fix or remove them, or raise `max_skipped`"
 
 
 @dataclass
@@ -223,7 +223,7 @@ CASES = {
     "output folder that is a file": Case(
         PREPARE,
         lambda f: (shutil.rmtree(f / "data"), (f / "data").touch()),
-        ["data/prepared/tiny leads through a file", "move that away"],
+        ["data/prepared/tiny goes through a file", "move that file away"],
     ),
     # prepared tables
     "missing table of images": Case(EXPLAIN, removed(TEST), ["test.parquet does not exist", "run the workflow"]),
@@ -235,7 +235,7 @@ CASES = {
     "folder for a table of images": Case(EXPLAIN, a_folder(TEST), ["test.parquet", AGAIN]),
     "foreign table": Case(EXPLAIN, foreign, ["test.parquet lacks the column image_id, image", AGAIN]),
     "table with a damaged image": Case(
-        EXPLAIN, spoilt_inside, ["test.parquet cannot be used", "mend, replace or remove"]
+        EXPLAIN, spoilt_inside, ["test.parquet cannot be used", "fix, replace or remove"]
     ),
     "table without images": Case(EXPLAIN, changed_table(TEST, lambda t: t.slice(0, 0)), ["has no images", "prepare"]),
     "table with a repeated image": Case(
@@ -333,10 +333,8 @@ CASES = {
     # arguments
     "unknown option": Case(PREPARE, None, ["unrecognized arguments: --outpt"], {"--outpt": "x"}),
     "missing option": Case(PREPARE, None, ["the following arguments are required: --output"], {"--output": None}),
-    "settings that are not JSON": Case(
-        EXPLAIN, None, ["--settings", "not an object in JSON"], {"--settings": "seed=0"}
-    ),
-    "settings that are a list": Case(EXPLAIN, None, ["--settings", "not an object in JSON"], {"--settings": "[1]"}),
+    "settings that are not JSON": Case(EXPLAIN, None, ["--settings", "not a JSON object"], {"--settings": "seed=0"}),
+    "settings that are a list": Case(EXPLAIN, None, ["--settings", "not a JSON object"], {"--settings": "[1]"}),
     "settings that lack a key": Case(EXPLAIN, None, ["the settings lack", "given: "], {"--settings": '{"x": 1}'}),
     "SAE without a layer": Case(EXPLAIN_GATED, None, ["--sae", "LAYER=FOLDER"], {"--sae": "data/saes/tiny"}),
     "SAE of a layer that is no number": Case(EXPLAIN_GATED, None, ["--sae", "LAYER=FOLDER"], {"--sae": "one=x"}),
@@ -348,7 +346,7 @@ CASES = {
     "gates of a baseline": Case(EXPLAIN, None, ["--gates", "no gate"], {"--gates": "results/g.parquet"}),
     "a folder where a table goes": Case(EXPLAIN, a_folder(MAPS), ["transmm.parquet is a folder", "move it away"]),
     "a name that is too long": Case(
-        EXPLAIN, None, ["too long a name", "shorten"], {"--relevance": "results/" + "x" * 300 + ".parquet"}
+        EXPLAIN, None, ["a name that is too long", "shorten"], {"--relevance": "results/" + "x" * 300 + ".parquet"}
     ),
 }
 

@@ -74,7 +74,7 @@ def test_a_full_disk_is_told_and_what_was_there_stays(name, finished, disk, caps
     status = run(module, *to(disk, arguments))
     said = capsys.readouterr().err
     assert status == 1 and "Traceback" not in said
-    assert "disk" in said and ("free some" in said or "full?" in said), said
+    assert "disk" in said and ("free some space" in said or "is full" in said), said
     assert left(disk) == before
 
 
@@ -113,7 +113,7 @@ def test_a_disk_that_fills_while_a_file_is_written(kind, disk, capsys):
 
     assert main([]) == 1
     assert capsys.readouterr().err == (
-        f"error: no space left on the disk while writing {target}; free some and run the same command again\n"
+        f"error: no space left on the disk while writing {target}; free some space and run the same command again\n"
     )
     assert left(disk) == {target.name: b"the one before"}
 
@@ -135,7 +135,7 @@ def test_the_workflow_on_a_disk_that_fills_keeps_what_is_finished_and_goes_on(fo
         file.write(bytes(free - 60_000))  # for Snakemake's own records, not for a model
     assert attempt() == 1
     text = said.read_text()
-    assert "no space left on the disk while writing" in text or "is the disk full?" in text, text[-3000:]
+    assert "no space left on the disk while writing" in text or "check whether the disk is full" in text, text[-3000:]
     assert "the same command goes on" in text and "Traceback" not in text
     assert left(disk / "data") == kept
     (disk / "filler").unlink()
@@ -231,7 +231,7 @@ def test_a_file_larger_than_the_limit_is_told(tmp_path):
         check=False,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {tmp_path}/t.parquet grows beyond the size that is allowed")
+    assert done.stderr.startswith(f"error: {tmp_path}/t.parquet exceeds the maximum size of a file")
     assert not list(tmp_path.iterdir())
 
 

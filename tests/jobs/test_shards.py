@@ -143,14 +143,14 @@ def test_shards_that_do_not_belong_together_are_refused(tmp_path):
     first = table(tmp_path / "1", 0, 5, seed=1)
     cases = {
         "were made with different settings": table(tmp_path / "2", 5, 9, seed=2),
-        "has other columns": table(tmp_path / "3", 5, 9, width=4, seed=1),
+        "does not have the columns of": table(tmp_path / "3", 5, 9, width=4, seed=1),
         "image000004 is in two shards": table(tmp_path / "4", 4, 9, seed=1),
     }
     for message, other in cases.items():
         with pytest.raises(FggError, match=message):
             merge([first, other], tmp_path / "merged")
     write_empty(tmp_path / "5", {"seed": 1})
-    with pytest.raises(FggError, match="hold no image"):
+    with pytest.raises(FggError, match="have no images"):
         merge([tmp_path / "5"], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
     merge([tmp_path / "5", first], tmp_path / "merged")

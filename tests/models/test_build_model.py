@@ -166,10 +166,10 @@ def test_given_statistics_are_kept(data, model_settings, model_folder, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preprocess": {"channels": "grey"}}, "preprocess.channels: 'grey' gives 1 channels, the model takes 3;"),
-        ({"preprocess": {"resize": 40}}, "preprocess: images come out as (40, 40), the model takes (32, 32);"),
-        ({"preprocess": {"resize": 40, "crop": 24}}, "images come out as (24, 24), the model takes (32, 32);"),
-        ({"preprocess": {"mean": [0.5]}}, "preprocess.mean: 1 values, but channels 'rgb' are 3;"),
+        ({"preprocess": {"channels": "grey"}}, "preprocess.channels: 'grey' gives 1 channels, but the model takes 3;"),
+        ({"preprocess": {"resize": 40}}, "preprocess: the output size is (40, 40), but the model takes (32, 32);"),
+        ({"preprocess": {"resize": 40, "crop": 24}}, "the output size is (24, 24), but the model takes (32, 32);"),
+        ({"preprocess": {"mean": [0.5]}}, "preprocess.mean: 1 values, but channels 'rgb' have 3;"),
         ({"model": {"architecture": "vit_nope"}}, "model.architecture: timm has no model 'vit_nope'"),
         ({"model": {"weights": "none.pth"}}, "model.weights: none.pth does not exist"),
     ],
@@ -204,7 +204,7 @@ def test_pretrained_weights_must_have_the_datasets_classes(data, model_settings,
         "load_model",
         lambda name, kwargs, *a, **k: load_model(name, kwargs, num_classes=k.get("num_classes")),
     )
-    with pytest.raises(FggError, match="the pretrained 'vit_tiny_patch16_224' has 1000 classes, the dataset 3"):
+    with pytest.raises(FggError, match="the pretrained 'vit_tiny_patch16_224' has 1000 classes, but the dataset has 3"):
         build_model.build(data, changed(model_settings, model={"weights": "pretrained"}), tmp_path / "m")
 
 

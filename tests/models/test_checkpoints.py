@@ -150,7 +150,7 @@ def test_the_best_of_several_in_a_tar(tmp_path, state):
         ({"a.pth": b"1", "b/a.pth": b"2"}, r"several checkpoints (a.pth, b/a.pth)"),
         ({"a.pth": Path("/etc/passwd")}, "no checkpoint"),
         ({"a.pth": b"text"}, "holds a.pth, which cannot be read safely as weights"),
-        ({"a.tar": gzip.compress(b"x")}, "a.tar is an archive again"),
+        ({"a.tar": gzip.compress(b"x")}, "holds another archive, a.tar; unpack it"),
     ],
 )
 def test_tars_that_do_not_serve(tmp_path, members, message):
@@ -161,7 +161,7 @@ def test_a_tar_that_claims_to_be_huge(tmp_path):
     info = tarfile.TarInfo("model_best.pth.tar")
     info.size = checkpoints.MOST_BYTES + 1
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(info.tobuf() + b"\0" * 4096))
-    assert "more than any model has; refused" in refusal(tmp_path / "a.tar.gz")
+    assert "more than any model has; it was refused" in refusal(tmp_path / "a.tar.gz")
 
 
 def test_open_clips_tower_gets_timms_names():
@@ -267,7 +267,9 @@ def test_an_object_of_a_script_is_refused_by_name(tmp_path, state, monkeypatch):
     module.Settings = type("Settings", (), {"__module__": "my_training"})
     monkeypatch.setitem(sys.modules, "my_training", module)
     torch.save({"config": module.Settings(), "state_dict": state}, tmp_path / "w.pth")
-    assert "it names my_training.Settings, which is no part of weights; refused" in refusal(tmp_path / "w.pth")
+    assert "it names my_training.Settings, which does not belong to weights; it was refused" in refusal(
+        tmp_path / "w.pth"
+    )
 
 
 class Danger:
@@ -439,8 +441,8 @@ def test_no_state_dict(tmp_path, content):
         ({"depth": 3}, {}, "see model.kwargs.depth"),
         ({"img_size": 64}, {}, "position embeddings are not resized: set model.kwargs.img_size"),
         ({"patch_size": 16, "img_size": 64}, {}, "see model.kwargs.patch_size"),
-        ({"num_classes": 9}, {}, "the number of classes is another"),
-        ({"num_classes": 0}, {}, "a file without a head knows no classes"),
+        ({"num_classes": 9}, {}, "the number of classes is different"),
+        ({"num_classes": 0}, {}, "a file without a head has no classes"),
     ],
     ids=str,
 )

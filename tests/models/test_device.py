@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve("cpu") == CPU and resolve("auto") == CPU
-    with pytest.raises(FggError, match="device: cuda is asked for, but torch sees no GPU"):
+    with pytest.raises(FggError, match="device: cuda is requested, but torch sees no GPU"):
         resolve("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve("auto") == resolve("cuda") == torch.device("cuda") and resolve("cpu") == CPU
@@ -56,6 +56,6 @@ def test_batches_on_a_gpu_follow_its_whole_memory(model, monkeypatch):
 
 
 def test_a_batch_that_was_too_large_is_halved(capsys):
-    assert halved(7, "images") == 3 and "going on with 3 images instead of 7" in capsys.readouterr().err
+    assert halved(7, "images") == 3 and "continuing with 3 images instead of 7" in capsys.readouterr().err
     with pytest.raises(FggError, match="out of GPU memory with one image at a time"):
         halved(1, "images")

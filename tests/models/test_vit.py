@@ -234,8 +234,8 @@ def test_images_that_do_not_fit():
     model = load()
     check_images(model, torch.zeros(1, 3, 32, 32))
     for images, part in [
-        (torch.zeros(1, 1, 32, 32), "images have 1 channels, the model takes 3"),
-        (torch.zeros(1, 3, 32, 40), r"images are \(32, 40\), the model takes \(32, 32\)"),
+        (torch.zeros(1, 1, 32, 32), "images have 1 channels, but the model takes 3"),
+        (torch.zeros(1, 3, 32, 40), r"images are \(32, 40\), but the model takes \(32, 32\)"),
         (torch.zeros(3, 32, 32), "must be a float tensor"),
         (torch.zeros(1, 3, 32, 32, dtype=torch.uint8), r"not torch.uint8 \(1, 3, 32, 32\)"),
     ]:

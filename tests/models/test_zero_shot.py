@@ -224,7 +224,7 @@ def test_articles_and_synonyms():
     [
         (["a"], "1 names, but the dataset has 2 classes"),
         ({"n1": "a"}, "lacks n2; the classes are n1, n2"),
-        ({"n1": "a", "n2": "b", "n3": "c"}, "has n3, which the dataset has not"),
+        ({"n1": "a", "n2": "b", "n3": "c"}, "has n3, which the dataset does not have"),
         (["a", " , b"], "the classes n2 have no name"),
     ],
 )
@@ -247,7 +247,7 @@ def test_templates_that_do_not_serve(templates, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ViT-B-33/openai", r"is no folder, and open_clip has no model 'ViT-B-33' \(did you mean ViT-B-32"),
+        ("ViT-B-33/openai", r"is not a folder, and open_clip has no model 'ViT-B-33' \(did you mean ViT-B-32"),
         ("ViT-B-32", "names no weights of ViT-B-32; choose from ViT-B-32/openai"),
         ("ViT-B-32/mine", "names no weights of ViT-B-32"),
         ("hf://nobody/nothing", "cannot be read .*; check the name and the network, or give a folder"),
@@ -295,7 +295,7 @@ def test_an_attack_in_an_open_clip_folder_does_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": "train"}, r"model\.weights: 'train' knows no texts"),
+        ({"weights": "train"}, r"model\.weights: 'train' does not work with zero_shot"),
         ({"weights": "none.safetensors"}, r"model\.weights: none\.safetensors does not exist"),
         ({"kwargs": fixture.KWARGS | {"depth": 3}}, r"unexpected: blocks\.3"),
         ({"kwargs": fixture.KWARGS | {"img_size": 64}}, r"pos_embed is \(1, 17, 24\).*set model\.kwargs\.img_size"),
@@ -322,7 +322,7 @@ def test_a_pretrained_tower_of_another_embedding(tmp_path, monkeypatch):
     fixture.write_clip(tmp_path)
     load = zero_shot.load_model
     monkeypatch.setattr(zero_shot, "load_model", lambda a, k, *_, **__: load(a, k))
-    with pytest.raises(FggError, match="gives embeddings of 512 numbers, the text side of 16"):
+    with pytest.raises(FggError, match="gives embeddings of size 512, but the text tower of size 16"):
         zero_shot.build(settings(tmp_path) | {"weights": "pretrained"}, CLASSES)
 
 

@@ -221,7 +221,7 @@ def gated(construction, *layers):
 @pytest.mark.parametrize(
     ("construction", "at_cancelled", "at_zero"),
     [
-        ("combined", "SAE's bias and reconstruction error only", "the gradient at the patches is zero"),
+        ("combined", "only the SAE's bias and reconstruction error", "the gradient at the patches is zero"),
         ("no_sae", "rounding noise", "the gradient at the patches is zero"),
         ("gradient_only", "", "the gradient at the patches is zero"),
         ("activation_only", "", ""),

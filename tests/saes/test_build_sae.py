@@ -119,7 +119,7 @@ def test_a_standard_sae_without_normalisation(data, model_folder, sae_settings, 
 def test_an_sae_of_another_width(data, model_folder, sae_settings, tmp_path):
     build_sae.save_inference(make_sae(tensors(width=12)), tmp_path / "narrow")
     settings = changed(sae_settings, weights=str(tmp_path / "narrow"))
-    with pytest.raises(FggError, match="the SAE for layer 1 has width 12, the model's residual stream 24;"):
+    with pytest.raises(FggError, match="the SAE for layer 1 has width 12, but the model's residual stream has 24;"):
         build_sae.build(model_folder, data, LAYER, settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -194,7 +194,7 @@ def test_batches_show_every_row_once_in_an_epoch():
 
 def test_a_tanh_sae_is_not_saved_as_another(tmp_path):
     """sae-lens knows no such activation: read back, its codes would be those of a ReLU."""
-    with pytest.raises(FggError, match="cannot hold a tanh-relu activation"):
+    with pytest.raises(FggError, match="cannot store a tanh-relu activation"):
         build_sae.save_inference(make_sae(tensors(), activation="tanh-relu"), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -235,12 +235,12 @@ def copy_of_sae(tmp_path):
 
 
 def test_nothing_there(tmp_path):
-    assert "does not exist; check the path, or let fgg train with 'train'" in refusal(tmp_path / "none")
+    assert "does not exist; check the path, or set 'train' to train an SAE" in refusal(tmp_path / "none")
 
 
 def test_an_empty_folder(tmp_path):
     assert (
-        "has none of the forms that fgg reads (sae-lens folder: cfg.json and sae_weights.safetensors; Prisma"
+        "is in none of the formats that fgg reads (sae-lens folder: cfg.json and sae_weights.safetensors; Prisma"
         in refusal(tmp_path)
     )
 
@@ -248,7 +248,7 @@ def test_an_empty_folder(tmp_path):
 @pytest.mark.parametrize("name", ["cfg.json", "sae_weights.safetensors"])
 def test_half_a_folder(copy_of_sae, name):
     (copy_of_sae / name).unlink()
-    assert "has none of the forms that fgg reads" in refusal(copy_of_sae)
+    assert "is in none of the formats that fgg reads" in refusal(copy_of_sae)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"architecture": "nope"}'])

@@ -174,7 +174,7 @@ def test_weights_beside_their_config(folder):
     sae = load_sae(place / "*.pt")
     assert sae.cfg.metadata.layer == 4 and torch.equal(sae.W_enc, load_prisma(place).W_enc)
     (place / "config.json").unlink()
-    with pytest.raises(FggError, match=r"no config is stored in it, and no config\.json lies beside it"):
+    with pytest.raises(FggError, match=r"it holds no config, and there is no config\.json beside it"):
         load_sae(place / "l1-1e-05.pt")
 
 
@@ -261,7 +261,7 @@ def test_configs_from_before_there_were_other_architectures(folder, one_file):
         ({"hook_point_layer": -1}, "hook_point_layer must be a whole number"),
         ({"is_transcoder": True}, "is_transcoder"),
         ({"activation_fn_kwargs": {"p": 1, "a": 2}}, "unknown keys for relu: a, p"),
-        ({"activation_fn_kwargs": [1]}, "activation_fn_kwargs must be a table"),
+        ({"activation_fn_kwargs": [1]}, "activation_fn_kwargs must be a dictionary"),
         ({"activation_fn_str": "topk"}, "topk needs a whole number k"),
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": True}}, "topk needs a whole number k"),
         ({"activation_fn_str": "topk", "activation_fn_kwargs": {"k": 11}}, "k is 11, but the SAE has 10 features"),
@@ -287,9 +287,9 @@ def test_a_damaged_config(text, folder):
         (lambda t: t.update(b_gate=torch.zeros(3)), "this one has unknown b_gate"),
         (lambda t: t.update(b_enc=torch.zeros(3)), r"b_enc is \(3,\), expected \(10,\)"),
         (lambda t: t.update(W_enc=torch.zeros(6)), r"W_enc is \(6,\), expected two"),
-        (lambda t: t.update(b_enc=[0.0] * 10), "b_enc is no dense tensor"),
-        (lambda t: t.update(b_enc=torch.zeros(10, dtype=torch.int64)), "b_enc is no dense tensor"),
-        (lambda t: t.update(W_enc=torch.zeros(6, 10).to_sparse()), "W_enc is no dense tensor"),
+        (lambda t: t.update(b_enc=[0.0] * 10), "b_enc is not a dense tensor"),
+        (lambda t: t.update(b_enc=torch.zeros(10, dtype=torch.int64)), "b_enc is not a dense tensor"),
+        (lambda t: t.update(W_enc=torch.zeros(6, 10).to_sparse()), "W_enc is not a dense tensor"),
     ],
 )
 def test_tensors_that_do_not_fit(change, message, folder, tensors):

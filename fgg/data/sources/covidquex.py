@@ -1,4 +1,4 @@
-"""COVID-QU-Ex (Tahir et al. 2021), as it is handed out."""
+"""COVID-QU-Ex (Tahir et al. 2021), as distributed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ LUNGS = ("COVID-19", "Non-COVID", "Normal")
 
 @source(name="covidquex", downloaded=True)
 def covidquex(settings: Mapping[str, Any]) -> Source:
-    """COVID-QU-Ex: {Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images/*, masks left aside.
+    """COVID-QU-Ex: {Train,Val,Test}/{COVID-19,Non-COVID,Normal}/images/*; masks are ignored.
 
     Raises:
-        FggError: no such folders, or one without images.
+        FggError: a class folder does not exist, or has no images.
     """
     root = root_of("covidquex", settings)
     base = closest(root, FOLDERS["train"]).parent
@@ -29,7 +29,7 @@ def covidquex(settings: Mapping[str, Any]) -> Source:
         for label in LUNGS:
             place = base / folder / label / "images"
             if not place.is_dir():
-                raise FggError(f"{place} does not exist; expected are {', '.join(FOLDERS.values())} with {LUNGS}")
+                raise FggError(f"{place} does not exist; expected {', '.join(FOLDERS.values())} with {LUNGS}")
             for path in sorted(file for file in place.iterdir() if not file.name.startswith(".")):
                 name = path.relative_to(base).as_posix()
                 if path.suffix.lower() in SUFFIXES:

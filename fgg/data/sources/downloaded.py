@@ -1,4 +1,4 @@
-"""What the sources that are downloaded share. Each reads ``settings["path"]``, or else what lies below data/downloads."""
+"""Shared by the downloaded sources. Each reads ``settings["path"]``, or else its folder below data/downloads."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from fgg.errors import FggError
 
 
 def root_of(name: str, settings: Mapping[str, Any]) -> Path:
-    """The folder of a source that is downloaded: its ``path``, or else where its download lies. Raises FggError: none."""
+    """The folder of a downloaded source: its ``path``, or else its download. Raises FggError if it does not exist."""
     root = Path(settings["path"]).expanduser() if settings.get("path") else Path(DOWNLOADS, name)
     if not root.is_dir():
-        raise FggError(f"the folder {root} does not exist; leave `path` out to have {name} downloaded")
+        raise FggError(f"the folder {root} does not exist; leave out `path` to download {name}")
     return root
 
 
 def closest(root: Path, name: str) -> Path:
-    """The file or folder of that name below a folder; the one closest to it."""
+    """The file or folder of that name below ``root`` that is closest to it."""
     found = sorted((path for path in root.rglob(name)), key=lambda path: (len(path.parts), path))
     if not found:
-        raise FggError(f"{root} holds no {name}; it is not laid out as it was handed out")
+        raise FggError(f"{root} holds no {name}; its layout is not that of the original download")
     return found[0]
 
 
 def facts_of(root: Path) -> dict[str, Any]:
-    """What the download has noted."""
+    """The facts that the download recorded."""
     place = root / CONTENTS
     if not place.is_file():
         return {}

@@ -1,4 +1,4 @@
-"""The embedded solar cells."""
+"""The embedded dataset of solar cells."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from fgg.errors import FggError
 def elpv(settings: Mapping[str, Any]) -> Source:
     """2,624 solar cells, from the files of the installed package ``elpv-dataset``.
 
-    Its ``load_dataset`` decodes all images at once, hence the files. The annotation is a probability
-    of a defect and the kind of cell; from 0.5 on, a cell counts as defective.
+    The files are read because its ``load_dataset`` decodes all images at once. The annotation is the
+    probability of a defect and the kind of cell; from 0.5, a cell counts as defective.
 
     Raises:
         FggError: the package is not installed, or lacks its annotations.

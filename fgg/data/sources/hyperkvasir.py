@@ -1,4 +1,4 @@
-"""HyperKvasir's anatomical landmarks (Borgli et al. 2020), as they are handed out."""
+"""HyperKvasir's anatomical landmarks (Borgli et al. 2020), as distributed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ SPLIT_SEED, SPLIT_SHARE = 42, 0.1
 
 @source(name="hyperkvasir", downloaded=True)
 def hyperkvasir(settings: Mapping[str, Any]) -> Source:
-    """The six anatomical landmarks of HyperKvasir's labelled images, split as SSL4GIE does.
+    """The six anatomical landmarks of HyperKvasir's labelled images, split as in SSL4GIE.
 
-    The split is of the rows of image-labels.csv that are landmarks, in the file's order, before any image is opened:
-    an image that is missing or unreadable does not move the others.
+    The rows of image-labels.csv that are landmarks are split in the file's order, before any image is opened, so that
+    a missing or unreadable image does not move the others.
 
     Raises:
-        FggError: no image-labels.csv, other columns, no landmarks, an id twice, or two files for one id.
+        FggError: there is no image-labels.csv, its columns are wrong, it has no landmarks, or an id is repeated or
+            has two files.
     """
     root = root_of("hyperkvasir", settings)
     table = closest(root, LABELS)
@@ -40,7 +41,7 @@ def hyperkvasir(settings: Mapping[str, Any]) -> Source:
             raise FggError(f"{table} has the columns {reader.fieldnames}, expected {list(COLUMNS)}")
         rows = [row for row in reader if row["Classification"] == LANDMARKS and row["Finding"] in FINDINGS]
     if len(rows) < len(FINDINGS):
-        raise FggError(f"{table} has {len(rows)} rows with an anatomical landmark; is it HyperKvasir's?")
+        raise FggError(f"{table} has {len(rows)} rows with an anatomical landmark; check that it is HyperKvasir's")
     files: dict[str, Path] = {}
     for path in sorted(table.parent.rglob("*")):
         if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
@@ -56,7 +57,7 @@ def hyperkvasir(settings: Mapping[str, Any]) -> Source:
 
 
 def split_names(count: int) -> list[str]:
-    """For each of ``count`` rows its split: a tenth test, a tenth val, drawn by scikit-learn with a fixed seed."""
+    """The split of each of ``count`` rows: a tenth test, a tenth val, drawn by scikit-learn with a fixed seed."""
     from sklearn.model_selection import train_test_split
 
     size = round(SPLIT_SHARE * count)

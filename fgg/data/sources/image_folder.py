@@ -19,12 +19,12 @@ LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join
 def image_folder(settings: Mapping[str, Any]) -> Source:
     """The images of ``settings["path"]``: DIR/<class>/*, or DIR/{train,val,test}/<class>/*.
 
-    ``image_id`` is the path below DIR without its suffix; the suffix stays where two files would
-    share an id. Hidden files are ignored; all else that is not an image is listed as skipped.
+    ``image_id`` is the path below DIR without its suffix; the suffix is kept if two files would
+    share an id. Hidden files are ignored; everything else that is not an image is listed as skipped.
 
     Raises:
-        FggError: no such folder, no classes, a class without images, fewer than two classes, a missing split, or
-            splits with unequal classes.
+        FggError: the folder does not exist, there are no classes or fewer than two, a class has no images, a split is
+            missing, or the splits have different classes.
     """
     if not settings.get("path"):
         raise FggError(f"`path` is missing; set it to the folder with the images: {LAYOUTS}")
@@ -80,7 +80,7 @@ def _folders(folder: Path, root: Path, skipped: list[dict[str, str]]) -> dict[st
 
 
 def _images(folder: Path, root: Path, skipped: list[dict[str, str]]) -> list[Path]:
-    """The image files directly in a folder, by their suffix; all else is skipped."""
+    """The image files directly in a folder, by their suffix; everything else is skipped."""
     images = []
     for entry in _entries(folder):
         if entry.is_dir():
@@ -113,7 +113,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
-    """All of train, val and test, or none; and no other folder beside them."""
+    """Require all of train, val and test, or none, and no other folder beside them."""
     missing = [split for split in SPLITS if split not in folders]
     others = [name for name in folders if name not in SPLITS]
     if not folders:
@@ -135,7 +135,7 @@ def _check_split_folders(root: Path, folders: Mapping[str, Path]) -> None:
 
 
 def _check_classes(root: Path, found: list[tuple[str | None, str, Path]]) -> None:
-    """At least two classes, and the same ones in all splits."""
+    """Require at least two classes, and the same ones in all splits."""
     if not found:
         raise FggError(f"the image folder {root} has no images in its class folders; lay it out as {LAYOUTS}")
     classes = sorted({label for _, label, _ in found})

@@ -1,4 +1,4 @@
-"""ImageNet-1k in Parquet shards, as the Hugging Face hub has it."""
+"""ImageNet-1k in Parquet shards, as on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ SHARDS = "*.parquet"
 def imagenet(settings: Mapping[str, Any]) -> Source:
     """ImageNet-1k as Parquet shards with the columns image and label, such as the hub's.
 
-    Images without a label (the test split) are set aside. Shards named train-*, validation-* and test-* that have
-    labels are the splits; where one of them is lacking, validation-* is split by ``fractions``.
+    Images without a label (the test split) are skipped. Shards named train-*, validation-* and test-* that have
+    labels are the splits; if one of them is missing, validation-* is split by ``fractions``.
     An image's id is its shard and row, so that images are read in the shards' order, a row group at a time.
 
     Raises:
-        FggError: no shards, a damaged one, no names of the classes, or labels that have none.
+        FggError: there are no shards, a shard is damaged, there are no class names, or a label has none.
     """
     root = root_of("imagenet", settings)
     shards = sorted(file for file in root.rglob(SHARDS) if not file.name.startswith("."))
@@ -46,7 +46,7 @@ def imagenet(settings: Mapping[str, Any]) -> Source:
         unlabelled = [row for row, label in enumerate(labels) if label is None or label < 0]
         if len(unlabelled) == len(labels):
             skipped.append(
-                {"path": name, "reason": f"all its {len(labels)} images have no label", "images": len(labels)}
+                {"path": name, "reason": f"none of its {len(labels)} images has a label", "images": len(labels)}
             )
             continue
         skipped += [{"path": f"{name}, row {row}", "reason": "no label"} for row in unlabelled]
@@ -55,22 +55,27 @@ def imagenet(settings: Mapping[str, Any]) -> Source:
             if label is None or label < 0:
                 continue
             if label >= len(classes):
-                known = f"{len(classes)} classes are known" if classes else "no names of classes are known"
-                raise FggError(f"{shard}: row {row} has the label {label}, but {known}; fetch README.md beside it")
+                known = f"{len(classes)} classes are known" if classes else "no class names are known"
+                raise FggError(
+                    f"{shard}: row {row} has the label {label}, but {known}; fetch README.md into its folder"
+                )
             inner = f"{name}/{path or f'row {row}'}"
             records.append(Record(f"{stem}/{row:05}", inner, classes[label], kind, shard, row))
     kinds = {record.split for record in records}
     if kinds != set(SPLITS):
         if kinds > {"train"}:
             unused = sorted({record.path.rsplit("/", 1)[0] for record in records if record.split == "train"})
-            skipped += [{"path": shard, "reason": "of the training split; the others are used"} for shard in unused]
+            skipped += [
+                {"path": shard, "reason": "part of the training split; only the other splits are used"}
+                for shard in unused
+            ]
             records = [record for record in records if record.split != "train"]
         records = [dataclasses.replace(record, split=None) for record in records]
     return Source(records, skipped, classes=classes, **facts_of(root))
 
 
 def _shard(shard: Path) -> tuple[list[int | None], list[str | None], list[str]]:
-    """Labels, the images' own names, and the classes' names of a shard; no image is read."""
+    """Labels, image names and class names of a shard; no image is read."""
     try:
         with pq.ParquetFile(shard) as file:
             schema = file.schema_arrow
@@ -84,7 +89,7 @@ def _shard(shard: Path) -> tuple[list[int | None], list[str | None], list[str]]:
 
 
 def _class_names(schema: pa.Schema, shard: Path) -> list[str]:
-    """Of the label feature: in the shard's metadata, or else in the repository's README.md."""
+    """The label feature's class names, from the shard's metadata, or else from the repository's README.md."""
     note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = note.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names:

@@ -1,7 +1,7 @@
-"""What a source lists: its images, and what it knows of them.
+"""The images that a source lists, and its facts about them.
 
-A source only lists its images. Bytes are read when asked for, so that a list of a million images is light, and a file that
-cannot be read is met where it is counted (`fgg.data.prepare`).
+A source only lists its images. Their bytes are read on demand, so that a list of a million images stays small, and
+files that cannot be read are found where they are counted (`fgg.data.prepare`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 @dataclass(frozen=True)
 class Record:
-    """One image. ``path`` is relative to the source, ``split`` is None where the source has no splits.
+    """One image. ``path`` is relative to the source, ``split`` is None if the source has no splits.
 
-    ``row`` is the image's row in ``file``, where that is a Parquet table.
+    ``row`` is the image's row in ``file``, if that is a Parquet table.
     """
 
     image_id: str
@@ -36,16 +36,16 @@ class Record:
 
     @property
     def data(self) -> bytes:
-        """The file's bytes, read anew each time. Raises OSError."""
+        """The file's bytes, read again on each access. Raises OSError."""
         return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The images of a source, what was set aside unread (``path``, ``reason``, ``images`` if several), and its facts.
+    """The images of a source, what was skipped unread (``path``, ``reason``, ``images`` if several), and its facts.
 
-    ``classes`` are the names in the order that a model outside knows; None: alphabetically. Of such a source, a class
-    may be missing in a split.
+    ``classes`` are the names in the order that an external model uses; None means alphabetical order. If they are
+    given, a split may lack a class.
     """
 
     records: list[Record]
@@ -53,12 +53,12 @@ class Source:
     version: str | None = None
     citation: str | None = None
     licence: str | None = None
-    checksum: str | None = None  # of the annotations; the images' own is in dataset.json
+    checksum: str | None = None  # of the annotations; the images' checksum is in dataset.json
     classes: list[str] | None = None
 
 
 def image_bytes(shard: Path, row: int) -> bytes:
-    """The encoded image of a row; nothing where the row has none. Raises OSError for a shard that cannot be read."""
+    """The encoded image of a row; empty if the row has none. Raises OSError for a shard that cannot be read."""
     try:
         starts = _starts(shard)
         group = bisect_right(starts, row) - 1
@@ -77,7 +77,7 @@ def _starts(shard: Path) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=1)
 def _group(shard: Path, group: int) -> tuple[bytes, ...]:
-    """All images of a row group; the last one asked for is kept, since images are asked for in order."""
+    """All images of a row group; the last group is cached, since images are read in order."""
     with pq.ParquetFile(shard) as file:
         images = file.read_row_group(group, columns=["image.bytes"])["image"].to_pylist()
     return tuple((image or {}).get("bytes") or b"" for image in images)

@@ -1,6 +1,6 @@
-"""The sources of images. Imports none of them.
+"""The sources of images. Does not import them.
 
-A source is one function in a file of this folder, decorated with `source`. It takes a data set's settings and gives a
+A source is one function in a file of this folder, decorated with `source`. It takes a dataset's settings and returns a
 `fgg.data.sources.records.Source`.
 """
 
@@ -29,7 +29,7 @@ class Entry:
 
 
 def source(*, name: str, downloaded: bool = False) -> Callable:
-    """State what a source is called, and whether its images are downloaded by the table of sources."""
+    """Declare a source: its name, and whether the table of sources says how to download its images."""
     return lambda function: function
 
 

@@ -1,8 +1,8 @@
-"""Reading Prisma's SAE checkpoints as sae-lens SAEs, without Prisma and without running a file's code.
+"""Read Prisma's SAE checkpoints as sae-lens SAEs, without Prisma and without running code from the files.
 
-Two forms exist. A folder: ``config.json`` and one ``.pt`` of tensors. One file, ``n_images_*.pt``: a pickle of
-``{"cfg": an object of a vit_prisma class, "state_dict": tensors}``. A pickle names functions and calls them,
-so the second is read by an unpickler that knows only what tensors need, and refuses every other name.
+There are two formats. A folder: ``config.json`` and one ``.pt`` file of tensors. One file, ``n_images_*.pt``: a pickle
+of ``{"cfg": an object of a vit_prisma class, "state_dict": tensors}``. A pickle can call the functions that it names.
+Therefore the second format is read by an unpickler that accepts only what tensors need and refuses all other names.
 """
 
 from __future__ import annotations
@@ -33,41 +33,43 @@ KEYS = (
     "d_in",
     "hook_point_layer",
 )
-# What configs did not say before Prisma knew more than this.
+# Defaults for configs from versions of Prisma that did not have these keys.
 ONCE = {"architecture": "standard", "activation_fn_kwargs": {}}
-# What each key may say. The other keys of a config describe the training and are not read.
+# Allowed values of each key. The other keys of a config describe the training and are not read.
 CHOICES = {
     "architecture": ("standard", "gated"),
     "activation_fn_str": ("relu", "topk", "tanh-relu"),
     "normalize_activations": ("none", "layer_norm", "constant_norm_rescale"),
 }
-# A gated SAE of Prisma has an encoder's bias that nothing reads.
+# Prisma's gated SAEs have an encoder bias that is never used.
 UNREAD = {"standard": (), "gated": ("b_enc",)}
 TORCHSCRIPT_MARK = b"constants.pkl"
 
 
-@sae_format(name="Prisma checkpoint", files="config.json and a .pt file, that file, or n_images_*.pt alone", place=900)
+@sae_format(
+    name="Prisma checkpoint", files="config.json and a .pt file, the .pt file itself, or n_images_*.pt alone", place=900
+)
 def prisma(path: Path) -> Any | None:
-    """The SAE of a Prisma checkpoint: a folder with config.json, or any file that no other form has claimed. Raises FggError."""
+    """Load a Prisma checkpoint: a folder with config.json, or any file that no other format has recognised. Raises FggError like `load_prisma`."""
     return load_prisma(path) if path.is_file() or (path / CONFIG_FILE).is_file() else None
 
 
 def load_prisma(path: str | Path) -> Any:
-    """Load a Prisma SAE: a folder with config.json and one .pt file, that file, or the one-file form n_images_*.pt.
+    """Load a Prisma SAE: a folder with config.json and one .pt file, the .pt file itself, or one file n_images_*.pt.
 
     Returns:
-        A ``sae_lens.SAE`` in float32 on the CPU; ``cfg.metadata`` says where it reads (``hook_name``, ``layer``).
+        A ``sae_lens.SAE`` in float32 on the CPU; ``cfg.metadata`` says what it reads (``hook_name``, ``layer``).
 
     Raises:
-        FggError: no or several weights, a damaged file, a pickle that names anything but tensors and
-            vit_prisma classes, or an SAE that fgg does not support.
+        FggError: there are no weights or several, a file is damaged, a pickle names anything but tensors and
+            vit_prisma classes, or fgg does not support the SAE.
     """
     path = Path(path)
     file = _weights_in(path) if path.is_dir() else path
     try:
         content = _read_weights(file)
         if not isinstance(content, Mapping):
-            raise FggError("it holds no table of tensors")
+            raise FggError("it does not hold a dictionary of tensors")
         if path.is_dir() and (path / CONFIG_FILE).is_file():
             config: Any = _read_config(path / CONFIG_FILE)
         elif "cfg" in content:
@@ -75,7 +77,7 @@ def load_prisma(path: str | Path) -> Any:
         elif (file.parent / CONFIG_FILE).is_file():
             config = _read_config(file.parent / CONFIG_FILE)
         else:
-            raise FggError(f"no config is stored in it, and no {CONFIG_FILE} lies beside it")
+            raise FggError(f"it holds no config, and there is no {CONFIG_FILE} beside it")
         return _build(config, content.get("state_dict", content))
     except FggError as error:
         raise FggError(f"sae.weights: {file}: {error}") from None
@@ -114,7 +116,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
         raise FggError("is_transcoder is true; fgg reads autoencoders, not transcoders")
     kwargs = {} if config["activation_fn_kwargs"] is None else config["activation_fn_kwargs"]
     if not isinstance(kwargs, Mapping):
-        raise FggError(f"activation_fn_kwargs must be a table, not {kwargs!r}")
+        raise FggError(f"activation_fn_kwargs must be a dictionary, not {kwargs!r}")
     known = {"k"} if config["activation_fn_str"] == "topk" else set()
     unknown = sorted(str(key) for key in set(kwargs) - known)
     if config["architecture"] == "gated" and config["activation_fn_str"] != "relu":
@@ -129,7 +131,7 @@ def _check_config(config: Mapping[str, Any]) -> None:
 
 def _check_tensors(tensors: Any, architecture: str) -> None:
     if not isinstance(tensors, Mapping):
-        raise FggError("its state_dict is no table of tensors")
+        raise FggError("its state_dict is not a dictionary of tensors")
     needed = TENSORS[architecture]
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(str(name) for name in set(tensors) - {*needed, *UNREAD[architecture]})
@@ -138,7 +140,7 @@ def _check_tensors(tensors: Any, architecture: str) -> None:
         raise FggError(f"a {architecture} SAE holds the tensors {', '.join(needed)}; this one {' and '.join(found)}")
     for name, tensor in tensors.items():
         if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or not tensor.is_floating_point():
-            raise FggError(f"{name} is no dense tensor of floating-point numbers")
+            raise FggError(f"{name} is not a dense tensor of floating-point numbers")
     if tensors["W_enc"].ndim != 2:
         raise FggError(f"W_enc is {tuple(tensors['W_enc'].shape)}, expected two dimensions")
 
@@ -154,28 +156,28 @@ def _weights_in(folder: Path) -> Path:
     if len(named) == 1:
         return named[0]
     if not found:
-        raise FggError(f"sae.weights: {folder} holds no .pt file of weights")
+        raise FggError(f"sae.weights: {folder} holds no .pt file with weights")
     names = ", ".join(file.name for file in found)
-    raise FggError(f"sae.weights: {folder} holds several .pt files ({names}); name the right one {WEIGHTS_FILE}")
+    raise FggError(f"sae.weights: {folder} holds several .pt files ({names}); rename the right one to {WEIGHTS_FILE}")
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
         raise FggError(f"{file.name} is not valid JSON ({error})") from None
     if not isinstance(config, dict):
-        raise FggError(f"{file.name} must hold a table of settings")
+        raise FggError(f"{file.name} must hold a JSON object with settings")
     return config
 
 
 def _read_weights(file: Path) -> Any:
-    """What a .pt file holds: read by torch as plain tensors, or else by the restricted unpickler."""
+    """The content of a .pt file, read by torch as plain tensors, or else by the restricted unpickler."""
     data = file.read_bytes()
     if not data:
         raise FggError("the file is empty")
-    # Other forms that torch.load accepts (tar, bare pickles, TorchScript programs) take other ways through it.
-    # The bytes are searched, not the zip's list of names: a forged zip can show two readers two lists.
+    # Other formats that torch.load accepts (tar, bare pickles, TorchScript programs) take other code paths in it.
+    # Search the bytes, not the zip's list of names: a forged zip can show different lists to different readers.
     if not data.startswith(ZIP_START) or TORCHSCRIPT_MARK in data:
         raise FggError("this is not a file of tensors that torch.save wrote, or it is damaged")
     try:
@@ -194,12 +196,12 @@ def _read_weights(file: Path) -> Any:
 
 
 class _Record:
-    """Stands for any object of a vit_prisma class: keeps what the pickle gives, and does nothing with it.
+    """Stand-in for any object of a vit_prisma class: stores what the pickle passes and does nothing with it.
 
     A pickle can act on an object only by calling its class (`__new__`), by BUILD (`__setstate__`), or by the
-    methods of lists, sets and tables (`append`, `extend`, `add`, `__setitem__`). Here the first two store their
-    arguments in two slots and the others do not exist. With slots there is no `__dict__` in which a pickle could
-    plant a method, and as `__setstate__` is defined, BUILD sets no attribute, neither of an object nor of the class.
+    methods of lists, sets and dictionaries (`append`, `extend`, `add`, `__setitem__`). Here the first two store
+    their arguments in two slots, and the others do not exist. With slots there is no `__dict__` in which a pickle could
+    plant a method. Since `__setstate__` is defined, BUILD sets no attribute, neither on an object nor on the class.
     """
 
     __slots__ = ("args", "fields")
@@ -217,7 +219,7 @@ class _Record:
 
 
 class _Rebuild:
-    """Makes a tensor of a storage; an object without attributes, so that BUILD cannot alter torch's function."""
+    """Makes a tensor from a storage; an object without attributes, so that BUILD cannot alter torch's function."""
 
     __slots__ = ()
 
@@ -227,7 +229,7 @@ class _Rebuild:
         return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
-# Storages are not here: torch.load turns any name with "Storage" in it into a label for a dtype, before it asks.
+# Storages are not listed: torch.load turns any name that contains "Storage" into a dtype label before it asks here.
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
@@ -238,24 +240,26 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows what tensors need, sees a record in all of vit_prisma (which it never imports), refuses the rest."""
+    """Accepts what tensors need, replaces vit_prisma classes by records without importing them, refuses the rest."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "vit_prisma" or module.startswith("vit_prisma."):
             return _Record
         if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        raise FggError(f"its pickle asks for {module}.{name}, which no SAE needs; refused, do not trust this file")
+        raise FggError(
+            f"its pickle asks for {module}.{name}, which no SAE needs; it was refused, do not trust this file"
+        )
 
 
 _PICKLE = SimpleNamespace(Unpickler=_Unpickler, __name__=__name__)  # what torch.load takes in place of `pickle`
 
 
 def _fields(config: Any) -> Mapping[str, Any]:
-    """A pickled config's fields; an enum's member, pickled as a call of its class, becomes its value."""
+    """The fields of a pickled config; an enum member, which is pickled as a call of its class, becomes its value."""
     fields = config.fields if isinstance(config, _Record) else config
     if not isinstance(fields, Mapping):
-        raise FggError("its cfg is no config object")
+        raise FggError("its cfg is not a config object")
     return {
         key: value.args[0] if isinstance(value, _Record) and len(value.args) == 1 and not value.fields else value
         for key, value in fields.items()

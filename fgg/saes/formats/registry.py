@@ -1,7 +1,7 @@
-"""The forms of SAE files that fgg reads. Imports no torch.
+"""The SAE file formats that fgg reads. Does not import torch.
 
-A form is one function in a file of this folder, decorated with `sae_format`. It takes a path and gives a sae-lens SAE, or None
-where the path does not look like its form; a path that does but cannot be read raises FggError.
+A format is one function in a file of this folder, decorated with `sae_format`. It takes a path and returns a sae-lens
+SAE, or None if the path does not look like its format. A path that does but cannot be read raises FggError.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fgg import registry
 
 @dataclass(frozen=True)
 class SaeFormat:
-    """A form of SAE files: its name, the files by which it is known, and its function."""
+    """An SAE file format: its name, the files that identify it, and its function."""
 
     name: str
     files: str
@@ -24,13 +24,13 @@ class SaeFormat:
 
 
 def sae_format(*, name: str, files: str, place: int = 500) -> Callable:
-    """State what a form of SAE files is called, by which files it is known, and its place among those that are tried."""
+    """Declare a format: its name, the files that identify it, and its place in the order in which formats are tried."""
     return lambda function: function
 
 
 @functools.cache
 def sae_formats() -> tuple[SaeFormat, ...]:
-    """The forms, in the order in which they are tried."""
+    """The formats, in the order in which they are tried."""
     found = list(registry.declarations(Path(__file__).parent, str(__package__), "sae_format"))
     found.sort(key=lambda own: (own.statement.get("place", 500), own.statement["name"]))
     return tuple(SaeFormat(own.statement["name"], own.statement["files"], own) for own in found)

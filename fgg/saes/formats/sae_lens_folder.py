@@ -1,4 +1,4 @@
-"""Folders of sae-lens, as ``SAE.save_inference_model`` writes them and ``SAE.load_from_disk`` reads them."""
+"""sae-lens folders, as ``SAE.save_inference_model`` writes them and ``SAE.load_from_disk`` reads them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fgg.saes.sae import SAE_FILES
 
 @sae_format(name="sae-lens folder", files="cfg.json and sae_weights.safetensors", place=1)
 def sae_lens_folder(path: Path) -> Any | None:
-    """The SAE of a folder of sae-lens.
+    """Load the SAE of a sae-lens folder.
 
     Raises:
-        FggError: its files are damaged, or hold what sae-lens does not know.
+        FggError: its files are damaged, or hold something that sae-lens does not know.
     """
     if not all((path / name).is_file() for name in SAE_FILES):
         return None
