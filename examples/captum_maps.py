@@ -21,9 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that fgg need not be installed
 
-from fgg.data.load import load_split
+from fgg.data.load import explained_split
 from fgg.models import model_files
-from fgg.tables import read_settings, write_table
+from fgg.tables import read_settings, read_table, write_table
 
 
 def main() -> None:
@@ -40,14 +40,12 @@ def main() -> None:
     explained = Path("results", arguments.dataset, "attributions", "transmm.parquet")
     settings = read_settings(explained)
     images = Path("data/prepared", arguments.dataset, f"{arguments.split}.parquet")
-    split = load_split(images, settings["max_images"], settings["seed"])
-    method = IntegratedGradients(model)
+    split = explained_split(images, settings)
+    method, target = IntegratedGradients(model), torch.tensor(read_table(explained, ["target"])["target"].to_pylist())
     maps = []
     for start in range(0, len(split), 8):
         batch = split.tensors(preprocess, slice(start, start + 8))
-        with torch.no_grad():
-            target = model(batch).argmax(1)
-        found = method.attribute(batch, target=target, n_steps=arguments.steps)
+        found = method.attribute(batch, target=target[start : start + 8], n_steps=arguments.steps)
         maps.append(found.sum(1).flatten(1).float().numpy())  # channels summed: height x width values per image
     columns = {"image_id": split.image_ids, "relevance": np.concatenate(maps)}
     write_table(arguments.output, columns, {"method": "captum Integrated Gradients", "steps": arguments.steps})

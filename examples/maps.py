@@ -19,7 +19,7 @@ import numpy as np
 
 import fgg
 from fgg import plot
-from fgg.data.load import load_split
+from fgg.data.load import explained_split
 from fgg.data.preprocess import Preprocess
 from fgg.tables import matrix, read_json, read_settings, read_table
 
@@ -41,7 +41,7 @@ def main() -> None:
     first = next(iter(tables.values()))
     settings = read_settings(files[arguments.experiments[0]])
     images = arguments.images or Path(f"data/prepared/{arguments.dataset}/test.parquet")
-    split = load_split(images, settings["max_images"], settings["seed"])
+    split = explained_split(images, settings)
     record = read_json(f"data/models/{arguments.dataset}/model.json")
     preprocess = Preprocess.from_dict(record["preprocess"])
     if first.column("image_id").to_pylist() != split.image_ids:

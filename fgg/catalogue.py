@@ -34,10 +34,27 @@ EXTERNAL = "external"  # the method of maps that are given
 CONTROLS: dict[str, str] = {
     "permuted_gate": "permuted",  # the same gate values on shuffled patches
     "sharpened": "sharpened",  # TransMM raised to the power that gives it the gated map's spread
+    "gate_values": "values",  # the gated map's sorted values, laid in TransMM's order
+    "gate_order": "order",  # TransMM's sorted values, laid in the gated map's order
 }
+POWERS = "powers"  # the control that is no single experiment: TransMM to each of `experiments.powers`
 
 # Sanity checks (Adebayo et al. 2018): a map that survives the loss of what was learnt explains nothing learnt.
 SANITY: dict[str, str] = {
     "randomized_model": "randomized-model",  # relevance from the same architecture with fresh weights
     "randomized_sae": "randomized-sae",  # the gate of an SAE whose weights are shuffled
+}
+
+# What may replace a patch, beside a number in the units of the model's input.
+FILLS: dict[str, str] = {
+    "mean": "the image's mean over all channels and pixels",
+    "zero": "zero in every channel before standardisation",
+    "zero_normalised": "zero after standardisation",
+    "training_mean": "the mean of the training images, per channel",
+    "black": "what a black picture becomes",
+    "white": "what a white picture becomes",
+    "blur": "the image without detail",
+    "noise": "random values with the image's mean and spread per channel",
+    "road": "noisy linear imputation from the surroundings",
+    "removal": "nothing: the patch's token is left out",
 }

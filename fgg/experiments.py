@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fgg.attribution.registry import find_method
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, SANITY
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, POWERS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
+RESHAPED = ("sharpened", "gate_values", "gate_order")  # controls that are made of the gated map and TransMM's
 
 
 def dataset_config(config: Config, dataset: str) -> Config:
@@ -19,15 +20,17 @@ def dataset_config(config: Config, dataset: str) -> Config:
     own = copy.deepcopy(config["datasets"][dataset])
     for part in ("experiments", "metrics"):
         own[part] = _merge(config.get(part, {}), own.get(part, {}))
+    for key in ("target", "sample"):
+        own[key] = config.get(key) if own.get(key) is None else own[key]
     return own
 
 
 def experiments(config: Config, dataset: str) -> dict[str, Config]:
     """Expand the grid of a dataset: experiment id -> its settings.
 
-    Settings are ``{"method": NAME}`` for a baseline, ``{"method": "external", "maps": FILE}`` for maps that are given, else
-    ``{"method": "transmm", "gate": {...}, "control": None | "permuted_gate" | "sharpened"}``. An id holds only what enters
-    the numbers.
+    Settings are ``{"method": NAME}`` for a baseline, ``{"method": "external", "maps": FILE}`` for maps that are given,
+    ``{"method": "transmm", "control": "power", "power": P}`` for TransMM to a power, else
+    ``{"method": "transmm", "gate": {...}, "control": None | one of CONTROLS}``. An id holds only what enters the numbers.
 
     Raises:
         FggError: two experiments would share an id, or a method of another package is not there.
@@ -38,7 +41,12 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
         _add(found, find_method(name).name, {"method": name})
     for name, maps in grid.get("external", {}).items():
         _add(found, name, {"method": EXTERNAL, "maps": maps})
+    if POWERS in grid["controls"]:
+        for power in grid["powers"]:
+            name = f"transmm-p{repr(float(power)).removesuffix('.0')}"
+            _add(found, name, {"method": "transmm", "control": "power", "power": float(power)})
     gated = grid["gated"]
+    own_controls = [name for name in grid["controls"] if name != POWERS]
     for layers, construction, clamp_max, alpha, shuffle in itertools.product(
         gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
     ):
@@ -51,7 +59,7 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
             "alpha": float(alpha),
             "shuffle_decoder": shuffle,
         }
-        controls = [None, *grid["controls"]] if construction == "combined" and not shuffle else [None]
+        controls = [None, *own_controls] if construction == "combined" and not shuffle else [None]
         for control in controls:
             found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
     return found | _sanity_checks(found, grid.get("sanity", []))
@@ -70,7 +78,8 @@ def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, 
     added = {}
     for check_name, (name, settings) in itertools.product(checks, found.items()):
         gated = is_plain_combined(settings)
-        model_made = "gate" not in settings and settings["method"] not in ("random", EXTERNAL)
+        plain = "gate" not in settings and not settings.get("control")
+        model_made = plain and settings["method"] not in ("random", EXTERNAL)
         if gated or (model_made and check_name == "randomized_model"):
             added[f"{name}-{SANITY[check_name]}"] = {**settings, "control": check_name}
     return added
@@ -142,8 +151,8 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Config:
 
 
 def has_gates(settings: Mapping[str, Any]) -> bool:
-    """Whether an experiment writes a table of gates; the sharpened control has none of its own."""
-    return "gate" in settings and settings["control"] != "sharpened"
+    """Whether an experiment writes a table of gates; controls that only reshape the gated map have none of their own."""
+    return "gate" in settings and settings["control"] not in RESHAPED
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:

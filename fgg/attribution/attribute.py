@@ -97,7 +97,7 @@ def attribute(
         gate: gate TransMM's relevance.
         saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; not looked at otherwise.
         target: class per image, int64 (B,), or one for all; None explains the predicted class.
-        control: ``permuted_gate`` or ``sharpened``, a control of the gate.
+        control: a control of the gate, one of ``permuted_gate``, ``sharpened``, ``gate_values`` and ``gate_order``.
         image_ids: names that key the random method and the permuted gate; None takes keys from the images.
         seed: key of the same.
         batch_size: images per pass; None chooses it from the model's size.

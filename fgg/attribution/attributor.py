@@ -18,14 +18,15 @@ from fgg.attribution.attribute import Attribution, Wanted, attribute_several, jo
 from fgg.attribution.gate import Gate
 from fgg.attribution.job import Job
 from fgg.attribution.registry import find_method
-from fgg.catalogue import EXTERNAL, SANITY
-from fgg.data.load import load_split
+from fgg.catalogue import CONTROLS, EXTERNAL, SANITY
+from fgg.data.load import explained_split
 from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
 from fgg.jobs.shared_work import Task
 from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch, resolve
+from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.models.vit import check_layers, patches_of
 from fgg.saes.sae import check_sae, load_sae
 
@@ -47,7 +48,7 @@ class Attributor:
         self._settings = own.settings
         self._device = resolve(own.settings["device"])
         self._model, self._preprocess, self._record = model_files.load(own.model, self._device)
-        split = load_split(own.images, own.settings["max_images"], own.settings["seed"])
+        split = explained_split(own.images, own.settings)
         self.batch = images_per_batch(self._model, own.settings["batch_size"])
         self._split = split.part(own.shard.rows(len(split), self.batch))
         self._whole = split.image_ids
@@ -67,10 +68,13 @@ class Attributor:
             while start < piece.stop:
                 rows = slice(start, min(start + size, piece.stop))
                 inputs = self._split.tensors(self._preprocess, rows).to(self._device)
+                own = explained_class(
+                    self._settings.get("target", PREDICTED), self._split.labels[rows], self._record["classes"]
+                )
+                target = None if own is None else own.to(self._device)
+                known = [key for key in keys if key in self._wanted]
                 try:
-                    found = self._batch(
-                        inputs, self._split.image_ids[rows], [key for key in keys if key in self._wanted]
-                    )
+                    found = self._batch(inputs, self._split.image_ids[rows], known, target)
                 except torch.OutOfMemoryError:
                     size = halved(size, "images per batch")
                     continue
@@ -119,26 +123,28 @@ class Attributor:
             self._wanted.pop(key, None)
             print(f"note: left to its own job: {self._jobs[key].relevance} ({error})", file=sys.stderr)
 
-    def _batch(self, inputs: Tensor, image_ids: list[str], keys: list[str]) -> dict[str, Attribution]:
+    def _batch(
+        self, inputs: Tensor, image_ids: list[str], keys: list[str], target: Tensor | None
+    ) -> dict[str, Attribution]:
         """The maps of a batch by key; of jobs that fail there is none."""
         found: dict[str, Attribution] = {}
         plain = [key for key in keys if self._control(key) not in SANITY]
         try:
-            found |= self._maps(self._model, inputs, image_ids, plain, None)
+            found |= self._maps(self._model, inputs, image_ids, plain, target)
         except FggError:
             for key in plain:  # one of them is at fault
                 self._attempt(
-                    key, lambda key=key: found.update(self._maps(self._model, inputs, image_ids, [key], None))
+                    key, lambda key=key: found.update(self._maps(self._model, inputs, image_ids, [key], target))
                 )
         checked = [key for key in keys if key not in plain]
         if checked:
-            # A randomised model is asked about the class that the real one predicts.
-            said = capture(self._model, inputs)
+            # A randomised model is asked about the class that is explained of the real one.
+            said = capture(self._model, inputs, target)
             for key in checked:
                 random_model = self._control(key) == "randomized_model"
-                model, target = (self._random_model(), said.predicted) if random_model else (self._model, None)
+                model, asked = (self._random_model(), said.target) if random_model else (self._model, target)
                 self._attempt(
-                    key, lambda key=key, m=model, t=target: found.update(self._maps(m, inputs, image_ids, [key], t))
+                    key, lambda key=key, m=model, t=asked: found.update(self._maps(m, inputs, image_ids, [key], t))
                 )
                 if random_model and key in found:
                     answer = {"predicted": said.predicted, "confidence": said.confidence, "logits": said.logits}
@@ -162,11 +168,15 @@ class Attributor:
         for key in keys:
             each = self._wanted[key]
             if isinstance(each, Wanted):
-                asked[key] = replace(each, control=None) if each.control in SANITY else each
+                asked[key] = each if each.control in CONTROLS else replace(each, control=None)
             else:
                 given[key] = each
         maps = attribute_several(model, inputs, list(asked.values()), target, image_ids, self._settings["seed"])
         found = dict(zip(asked, maps, strict=True))
+        for key in asked:
+            if power := self._jobs[key].experiment.get("power"):
+                raised = torch.from_numpy(controls.powered(found[key].relevance.cpu().numpy(), power))
+                found[key] = replace(found[key], relevance=raised.to(inputs.device))
         if given:
             seen = capture(model, inputs, target)
             for key, own in given.items():
@@ -180,7 +190,9 @@ class Attributor:
             "relevance": {
                 "image_id": part.image_ids,
                 "label": part.labels,
-                **{name: getattr(found, name).cpu().numpy() for name in ("predicted", "confidence", "relevance")},
+                **{name: getattr(found, name).cpu().numpy() for name in ("predicted", "confidence")},
+                "target": found.target.cpu().numpy(),
+                "relevance": found.relevance.cpu().numpy(),
             }
         }
         if job.gates is not None:

@@ -65,6 +65,33 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
         return np.where(np.isnan(power)[:, None], np.nan, raised).astype(np.float32)
 
 
+def laid(values: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """The values of one map in the order of another: the largest goes where the other is largest, and so on.
+
+    Ties of the order go by patch index. With the gated map's values and TransMM's order, or the reverse, what a gate changes
+    is taken apart into values and order.
+
+    Args:
+        values: (B, N), the map that gives the values.
+        order: (B, N), the map that gives the order.
+
+    Returns:
+        float32 (B, N); a row is NaN where one of the maps has a NaN.
+    """
+    places = np.argsort(-order, axis=1, kind="stable")
+    found = np.empty(values.shape, np.float32)
+    np.put_along_axis(found, places, -np.sort(-values, axis=1).astype(np.float32), axis=1)
+    unknown = np.isnan(values).any(1) | np.isnan(order).any(1)
+    return np.where(unknown[:, None], np.float32(np.nan), found)
+
+
+def powered(relevance: np.ndarray, power: float) -> np.ndarray:
+    """Relevance (B, N) to a power, with its sign and its largest size kept: the same order, another spread. float32 (B, N)."""
+    largest = np.abs(relevance).max(1, keepdims=True).astype(np.float64)
+    share = np.divide(np.abs(relevance), largest, out=np.zeros(relevance.shape), where=largest > 0)
+    return (np.sign(relevance) * largest * share**power).astype(np.float32)
+
+
 def randomized_model(record: Mapping[str, Any], seed: int) -> VisionTransformer:
     """The architecture of a model.json with fresh weights, keyed by the seed, in eval mode."""
     with torch.random.fork_rng(devices=[]):

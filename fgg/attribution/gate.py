@@ -6,11 +6,12 @@ The method itself, as pure functions of tensors, is `fgg.gating`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -93,7 +94,7 @@ def gated(
 
     Args:
         captured: with the attention gradients, and the residuals and their gradients at the gated layers.
-        control: ``permuted_gate``, ``sharpened`` or None.
+        control: one of `fgg.catalogue.CONTROLS`, or None.
         image_ids: key the permuted gate, with ``seed``.
 
     Returns:
@@ -107,10 +108,18 @@ def gated(
             order = controls.permutation(image_ids, gates[layer].shape[1], layer, seed)
             gates[layer] = gates[layer].gather(1, torch.from_numpy(order).to(row.device))
     relevance = at_patches(model, gating.relevance(captured.cams, row, gates))
-    if control == "sharpened":
-        vanilla = at_patches(model, gating.relevance(captured.cams, row))
-        relevance = torch.from_numpy(controls.sharpen(vanilla.cpu().numpy(), relevance.cpu().numpy())).to(row.device)
+    if control in RESHAPED:
+        vanilla = at_patches(model, gating.relevance(captured.cams, row)).cpu().numpy()
+        relevance = torch.from_numpy(RESHAPED[control](vanilla, relevance.cpu().numpy())).to(row.device)
     return relevance, gates, scores
+
+
+# Controls that are made of the two maps alone: name -> function of the vanilla and the gated map.
+RESHAPED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "sharpened": controls.sharpen,
+    "gate_values": lambda vanilla, gated_map: controls.laid(gated_map, vanilla),
+    "gate_order": controls.laid,
+}
 
 
 def gate_score(model: VisionTransformer, captured: Captured, layer: int, gate: Gate, sae: Any | None) -> Tensor:

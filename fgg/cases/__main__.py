@@ -24,7 +24,7 @@ from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
 from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
 from fgg.cases.pictures import Names
 from fgg.catalogue import CONSTRUCTIONS
-from fgg.data.load import load_split
+from fgg.data.load import explained_split, load_split
 from fgg.errors import FggError
 from fgg.experiments import flat
 from fgg.faithfulness.registry import Metric, chosen
@@ -90,7 +90,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """Rank the images, find the features, write tables and pictures."""
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
-    split = load_split(arguments.images, settings["max_images"], settings["seed"])
+    split = explained_split(arguments.images, settings)
     metrics = chosen(arguments.metrics)
     gains = read_gains(arguments.results, split.image_ids, arguments.id, arguments.baseline, metrics)
     composites = choice.composite(gains)
@@ -149,7 +149,9 @@ def explain(
     """Maps, gates and dominant features of all explained images; maps and gates as the tables hold them."""
     settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
     maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
-    gated = case_tables.read_rows(maps / f"{arguments.id}.parquet", ids, ("predicted", "confidence", "relevance"))
+    gated = case_tables.read_rows(
+        maps / f"{arguments.id}.parquet", ids, ("predicted", "confidence", "target", "relevance")
+    )
     vanilla = case_tables.read_rows(maps / "transmm.parquet", ids, ("relevance",))["relevance"]
     applied = {layer: case_tables.read_rows(gates, ids, ("score", "gate"), layer) for layer in gate.layers}
 
@@ -160,7 +162,7 @@ def explain(
     change = after - before
     folders = dict(entry.split("=", 1) for entry in arguments.sae)
     saes = {int(layer): load_sae(folder).to(device) for layer, folder in folders.items()}
-    target = torch.from_numpy(gated["predicted"])
+    target = torch.from_numpy(gated["target"])
     parts = []
     with arithmetic(settings["precision"], device):
         for part in batches(len(ids), images_per_batch(model, settings["batch_size"]), "features"):
@@ -172,6 +174,7 @@ def explain(
         image_ids=ids,
         labels=split.labels,
         predicted=gated["predicted"],
+        target=gated["target"],
         confidence=gated["confidence"],
         vanilla=vanilla,
         gated=gated["relevance"],

@@ -19,7 +19,7 @@ from fgg.tables import matrix, read_table
 MOST_CLASSES = 3  # named per feature and direction
 FIRST_COLUMNS = ("dataset", "experiment", "layer", "category", "rank", "image_id", "composite")
 OTHER_COLUMNS = (
-    *("true_class", "predicted_class", "confidence", "patch_rank", "patch", "row", "column"),
+    *("true_class", "predicted_class", "explained_class", "confidence", "patch_rank", "patch", "row", "column"),
     *("vanilla_relevance", "gated_relevance", "vanilla_map", "gated_map", "change", "score", "gate"),
     *("feature", "activation", "feature_gradient", "contribution", "direction", "picture"),
 )
@@ -39,7 +39,8 @@ class Explained:
     Attributes:
         image_ids: n.
         labels: int64 (n,).
-        predicted: int64 (n,), the class explained.
+        predicted: int64 (n,).
+        target: int64 (n,), the class explained.
         confidence: (n,).
         vanilla, gated: relevance.
         vanilla_map, gated_map: relevance as it is seen, 0 to 1.
@@ -53,6 +54,7 @@ class Explained:
     image_ids: list[str]
     labels: np.ndarray
     predicted: np.ndarray
+    target: np.ndarray
     confidence: np.ndarray
     vanilla: np.ndarray
     gated: np.ndarray
@@ -117,6 +119,7 @@ def case_table(
                     **{f"gain_{name}": gains.loc[image_id, name] for name in gains},
                     "true_class": explained.classes[explained.labels[i]],
                     "predicted_class": explained.classes[explained.predicted[i]],
+                    "explained_class": explained.classes[explained.target[i]],
                     "confidence": float(explained.confidence[i]),
                 }
                 for patch_rank, patch in enumerate(explained.most_changed[i], start=1):
@@ -203,7 +206,7 @@ def dominant_events(explained: Explained, layer: int) -> pd.DataFrame:
             "feature": own["feature"][image, patch],
             "image": image,
             "patch": patch,
-            "class": explained.predicted[image],
+            "class": explained.target[image],
             "change": explained.change[image, patch],
             "contribution": own["contribution"][image, patch].astype(np.float64),
             "activation": own["activation"][image, patch].astype(np.float64),

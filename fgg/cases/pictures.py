@@ -66,8 +66,7 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
             fig,
             f"{TITLES[first['category']].capitalize()}, {first['rank']} of {of}: {end_of(first['image_id'], 45)}",
             f"{names.experiment}; features of layer {first['layer']}",
-            f"true class {start_of(first['true_class'], 35)}, predicted {start_of(first['predicted_class'], 35)}"
-            f" (p = {first['confidence']:.2f})",
+            _about(first),
             f"gain over {names.baseline}: {_gains(first, names.metrics)} (positive is better)",
         )
         axes = [place(LEFT + x, top, side, side) for x in (0.0, 1.43, 2.86, 4.86)]
@@ -135,6 +134,13 @@ def feature_page(
             axis = place(LEFT + column * (side + 0.08), below + row * (side + 0.48), side, side)
             tile(axis, own, COLOURS[own.lines[0].split()[0]])
         save(fig, path)
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    """What the image shows, what the model says, and what is explained if that is something else."""
+    true, predicted, explained = (start_of(row[f"{name}_class"], 35) for name in ("true", "predicted", "explained"))
+    text = f"true class {true}, predicted {predicted} (p = {row['confidence']:.2f})"
+    return text if row["explained_class"] == row["predicted_class"] else f"{text}, explained {explained}"
 
 
 def _gains(row: dict[str, Any], metrics: Mapping[str, str]) -> str:

@@ -1,6 +1,6 @@
-"""Compare all experiments with the baseline: comparison.parquet, comparison.csv and hypotheses.csv.
+"""Compare all experiments with the baseline: comparison, hypotheses, decomposition and agreement.
 
-python -m fgg.comparison --datasets elpv --settings JSON --results results --output results
+python -m fgg.comparison --settings JSON --results results --data data --output results
 """
 
 from __future__ import annotations
@@ -11,55 +11,84 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from fgg.comparison import quality
 from fgg.comparison.summary import readable
-from fgg.comparison.tables import comparison, metrics_of, read_notes
+from fgg.comparison.tables import comparison
+from fgg.degeneracy import measured, note
 from fgg.errors import FggError
+from fgg.experiments import needs_sae
 from fgg.jobs.command import command
 from fgg.tables import read_json, write_csv, write_table
+
+REQUIRED = ("baseline", "protocol", "precision", "seed", "experiments")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
     """Read the scores, write the tables, print a short one."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison", description=__doc__.split("\n")[0])
-    parser.add_argument("--datasets", required=True, nargs="+", metavar="NAME")
     parser.add_argument(
         "--settings",
         required=True,
         help="JSON, or a file of it: baseline, protocol, precision, seed, experiments {dataset: [[id, settings], …]}, "
-        "and perhaps notes {dataset: {id: text}}",
+        "and perhaps metrics, instances, family, quality and notes {dataset: {id: text}}",
     )
-    parser.add_argument("--results", required=True, help="folder with {dataset}/faithfulness/{experiment}.parquet")
-    parser.add_argument("--output", required=True, help="folder for the tables")
-    parser.add_argument("--models", help="folder with {dataset}/model.json, whose degenerate layers become notes")
-    parser.add_argument("--data", type=Path, help="folder with {dataset}/dataset.json, whose skipped files are counted")
-    parser.add_argument("--notes", help="file of JSON, {dataset: {experiment: text}}; goes before --models")
+    parser.add_argument(
+        "--results", required=True, type=Path, help="folder with {dataset}/faithfulness/{experiment}.parquet"
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder for the tables")
+    parser.add_argument(
+        "--data", type=Path, help="folder with prepared/, models/ and saes/, whose faults become notes, and are counted"
+    )
+    parser.add_argument("--notes", help="file of JSON, {dataset: {experiment: text}}, instead of those from --data")
     arguments = parser.parse_args(argv)
+    settings = read(arguments.settings, arguments.data)
+    if arguments.notes:
+        settings["notes"] = read_json(arguments.notes)
 
-    datasets = arguments.datasets
-    settings = _json(arguments.settings, "--settings")
-    missing = [key for key in ("baseline", "protocol", "precision", "seed", "experiments") if key not in settings]
-    missing += [f"experiments.{name}" for name in datasets if name not in settings.get("experiments", {})]
-    if missing:
+    tables = comparison(arguments.results, list(settings["experiments"]), settings)
+    for name, table in tables._asdict().items():
+        write_csv(arguments.output / f"{name}.csv", table.to_pandas())
+    write_table(arguments.output / "comparison.parquet", tables.comparison, settings)
+    print("\n".join(readable(tables.comparison.to_pandas(), settings)))
+
+
+def read(text: str, data: Path | None = None) -> dict[str, Any]:
+    """The settings, with what the data say of themselves: notes, skipped files, classes.
+
+    Raises:
+        FggError: not JSON, or it lacks something.
+    """
+    settings = _json(text, "--settings")
+    if missing := [key for key in REQUIRED if key not in settings]:
         raise FggError(f"--settings lacks {', '.join(missing)}")
-    # Pairs keep the order of the grid where JSON objects are sorted.
-    settings["experiments"] = {name: dict(settings["experiments"][name]) for name in datasets}
-    found = read_notes(arguments.models, settings["experiments"]) if arguments.models else {}
-    given = read_json(arguments.notes) if arguments.notes else settings.get("notes") or {}
-    settings["notes"] = {name: {**found.get(name, {}), **given.get(name, {})} for name in datasets}
-
-    if arguments.data:
-        settings["skipped"] = {
-            name: read_json(arguments.data / name / "dataset.json")["n_skipped"] for name in datasets
+    # Pairs keep the order of the grid; the keys of JSON objects are sorted.
+    settings["experiments"] = {name: dict(grid) for name, grid in settings["experiments"].items()}
+    settings["notes"] = settings.get("notes") or {}
+    if data is None:
+        return settings
+    levels = {**quality.LEVELS, **settings.get("quality", {})}
+    for name, grid in settings["experiments"].items():
+        own = {
+            "prepared": name,
+            "model": name,
+            "sae": name,
+            "split": "test",
+            **settings.get("instances", {}).get(name, {}),
         }
-
-    table, hypotheses = comparison(arguments.results, datasets, settings)
-    output = Path(arguments.output)
-    frame = table.to_pandas()
-    write_table(output / "comparison.parquet", table, settings)
-    write_csv(output / "comparison.csv", frame)
-    write_csv(output / "hypotheses.csv", hypotheses.to_pandas())
-    print("\n".join(readable(frame, {name: metrics_of(settings, name) for name in datasets})))
+        images = read_json(data / "prepared" / own["prepared"] / "dataset.json")
+        model = read_json(data / "models" / own["model"] / "model.json")
+        layers = {layer for settings in grid.values() if needs_sae(settings) for layer in settings["gate"]["layers"]}
+        saes = {n: read_json(data / "saes" / own["sae"] / f"layer_{n}" / "metrics.json") for n in sorted(layers)}
+        status = measured(model["layers"])
+        found = {}
+        for experiment, each in grid.items():
+            remarks = [note(each, status), *quality.warnings(each, model, saes, own["split"], levels)]
+            found[experiment] = "; ".join(filter(None, remarks))
+        settings["notes"][name] = {**found, **settings["notes"].get(name, {})}
+        settings.setdefault("skipped", {})[name] = images["n_skipped"]
+        settings.setdefault("classes", {})[name] = images["classes"]
+    return settings
 
 
 def _json(text: str, option: str) -> Any:

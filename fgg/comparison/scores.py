@@ -8,14 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from fgg.errors import FggError
-from fgg.faithfulness.registry import Metric
+from fgg.faithfulness.measures import Measure
 from fgg.tables import read_table
 
 Scores = dict[str, pd.DataFrame]
 COMMON = ("image_id", "label", "predicted", "relevance_ties")
 
 
-def read_scores(place: str | Path, experiments: Sequence[str], baseline: str, metrics: Mapping[str, Metric]) -> Scores:
+def read_scores(
+    place: str | Path, experiments: Sequence[str], baseline: str, measures: Mapping[str, Measure]
+) -> Scores:
     """The scores of a dataset, experiment -> frame indexed by image id, all in the same order.
 
     Args:
@@ -24,7 +26,7 @@ def read_scores(place: str | Path, experiments: Sequence[str], baseline: str, me
     Raises:
         FggError: a table is missing or damaged, an image id occurs twice, or the images differ.
     """
-    scores = {name: experiment_scores(Path(place), name, metrics) for name in experiments}
+    scores = {name: experiment_scores(Path(place), name, measures) for name in experiments}
     if baseline not in scores:
         raise FggError(f"the baseline {baseline!r} is not among the experiments: {', '.join(experiments)}")
     for name, frame in scores.items():
@@ -32,22 +34,22 @@ def read_scores(place: str | Path, experiments: Sequence[str], baseline: str, me
     return scores
 
 
-def experiment_scores(place: Path, name: str, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+def experiment_scores(place: Path, name: str, measures: Mapping[str, Measure]) -> pd.DataFrame:
     """The scores of one experiment, indexed and sorted by image id. Raises FggError as `read_scores`."""
     parts = []
-    if own := [entry for entry in metrics.values() if entry.own]:
+    if own := [measure for measure in measures.values() if measure.metric.own]:
         parts.append(_read(place / "faithfulness" / f"{name}.parquet", name, own))
-    for entry in metrics.values():
-        if not entry.own:
-            parts.append(_read(place / "scores" / entry.name / f"{name}.parquet", name, [entry]))
-            what = f"the metric {entry.name!r} of experiment {name!r}"
-            _check_images(what, parts[-1], "its other scores", parts[0], f"scores/{entry.name}/{name}.parquet")
+    for metric in dict.fromkeys(measure.metric.name for measure in measures.values() if not measure.metric.own):
+        foreign = [measure for measure in measures.values() if measure.metric.name == metric]
+        parts.append(_read(place / "scores" / metric / f"{name}.parquet", name, foreign))
+        what = f"the metric {metric!r} of experiment {name!r}"
+        _check_images(what, parts[-1], "its other scores", parts[0], f"scores/{metric}/{name}.parquet")
     first, *others = parts
     return first.join([part.drop(columns=[*COMMON[1:]]) for part in others]) if others else first
 
 
-def _read(path: Path, name: str, metrics: Sequence[Metric]) -> pd.DataFrame:
-    columns = [own for entry in metrics for own in (entry.name, entry.error_column) if own]
+def _read(path: Path, name: str, measures: Sequence[Measure]) -> pd.DataFrame:
+    columns = [own for entry in measures for own in (entry.name, entry.error_column) if own]
     frame = read_table(path, columns=[*COMMON, *columns]).to_pandas()
     twice = frame["image_id"].duplicated().sum()
     if twice:

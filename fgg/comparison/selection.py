@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fgg.comparison.compared import measures_of
 from fgg.comparison.scores import read_scores
-from fgg.comparison.tables import metrics_of
 from fgg.errors import FggError
 from fgg.experiments import candidates
-from fgg.faithfulness.registry import Metric
+from fgg.faithfulness.measurable import measurable_images
+from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command, json_object
-from fgg.statistics.paired import ALPHA, effect_size, holm, paired
+from fgg.statistics.paired import effect_size, holm, paired
+from fgg.statistics.power import ALPHA
 from fgg.tables import write_csv
 
-RULE = "largest mean effect size (d_z over the metrics) on the validation split"
+RULE = "largest mean effect size (d_z over the metrics and fills) on the measurable images of the validation split"
 
 
 @command
@@ -40,10 +42,10 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     chosen, ranking = [], []
     for dataset, grid in arguments.experiments.items():
-        place, metrics = arguments.results / dataset, metrics_of(arguments.settings, dataset)
-        own = rank(place / "validation", dataset, candidates(dict(grid)), arguments.settings, metrics)
+        place, measures = arguments.results / dataset, measures_of(arguments.settings, dataset)
+        own = rank(place / "validation", dataset, candidates(dict(grid)), arguments.settings, measures)
         ranking += own
-        chosen += confirm(place, dataset, own, arguments.settings, metrics)
+        chosen += confirm(place, dataset, own, arguments.settings, measures)
     write_csv(arguments.ranking, pd.DataFrame(ranking))
     write_csv(arguments.output, pd.DataFrame(chosen))
     for row in chosen:
@@ -54,25 +56,28 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def rank(
-    folder: Path, dataset: str, names: list[str], settings: dict[str, Any], metrics: Mapping[str, Metric]
+    folder: Path, dataset: str, names: list[str], settings: dict[str, Any], measures: Mapping[str, Measure]
 ) -> list[dict[str, Any]]:
-    """The candidates on the validation split, best first: a row each with the effect size per metric.
+    """The candidates on the validation split, best first: a row each with the effect size per measure.
+
+    Only measurable images count.
 
     Raises:
         FggError: no candidate has an effect size in every metric.
     """
     baseline = settings["baseline"]
-    scores = read_scores(folder, [baseline, *names], baseline, metrics)
+    scores = read_scores(folder, [baseline, *names], baseline, measures)
     rows: list[dict[str, Any]] = []
     for name in names:
-        effects = {
-            metric: entry.sign * effect_size((scores[name][metric] - scores[baseline][metric]).dropna().to_numpy())
-            for metric, entry in metrics.items()
-        }
+        effects = {}
+        for measure, entry in measures.items():
+            inside = measurable_images(folder, entry.fill, scores[baseline].index)
+            differences = (scores[name][measure] - scores[baseline][measure])[inside].dropna().to_numpy()
+            effects[measure] = entry.metric.sign * effect_size(differences)
         mean = float(np.mean(list(effects.values())))
         rows.append(
             {"dataset": dataset, "experiment": name, "mean_effect_size": mean}
-            | {f"{metric}_effect_size": effect for metric, effect in effects.items()}
+            | {f"{measure}_effect_size": effect for measure, effect in effects.items()}
         )
     # A candidate whose scores equal the baseline's has no effect size; it goes last. Ties keep the grid's order.
     rows.sort(key=lambda row: -np.nan_to_num(row["mean_effect_size"], nan=-np.inf))
@@ -86,24 +91,26 @@ def confirm(
     dataset: str,
     ranking: list[dict[str, Any]],
     settings: dict[str, Any],
-    metrics: Mapping[str, Metric],
+    measures: Mapping[str, Measure],
 ) -> list[dict[str, Any]]:
-    """The first of the ranking on the explained split: a row per metric."""
+    """The first of the ranking on the measurable images of the explained split: a row per measure."""
     baseline, name = settings["baseline"], ranking[0]["experiment"]
-    scores = read_scores(folder, [baseline, name], baseline, metrics)
+    scores = read_scores(folder, [baseline, name], baseline, measures)
     rows = []
-    for metric, entry in metrics.items():
-        key = (settings["seed"], "bootstrap", dataset, name, metric)
-        found = paired(scores[name][metric], scores[baseline][metric], entry.sign, key)
+    for measure, entry in measures.items():
+        inside = measurable_images(folder, entry.fill, scores[baseline].index)
+        own, reference = (scores[each].loc[inside, measure] for each in (name, baseline))
+        found = paired(own, reference, entry.metric.sign, settings["seed"])
         rows.append(
             {
                 "dataset": dataset,
                 "rule": RULE,
                 "n_candidates": len(ranking),
                 "experiment": name,
-                "metric": metric,
-                "higher_is_better": entry.higher_is_better,
-                "validation_effect_size": ranking[0][f"{metric}_effect_size"],
+                "metric": entry.metric.name,
+                "fill": entry.fill,
+                "higher_is_better": entry.metric.higher_is_better,
+                "validation_effect_size": ranking[0][f"{measure}_effect_size"],
             }
             | {
                 column: found[column]

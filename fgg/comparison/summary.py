@@ -1,4 +1,4 @@
-"""The table to read, ``results/summary.csv``: the rows of the comparison over all images, and the main columns.
+"""The table to read, ``results/summary.csv``: the main rows and columns of the comparison.
 
 python -m fgg.comparison.summary --comparison results/comparison.parquet --output results/summary.csv
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-from fgg.faithfulness.registry import Metric
+from fgg.comparison.compared import measures_of
+from fgg.comparison.strata import MEASURABLE, VERDICTS
 from fgg.jobs.command import command
 from fgg.tables import read_table, write_csv
 
@@ -21,46 +23,51 @@ COLUMNS = (
     *("dataset", "experiment", *SETTINGS, "metric", "higher_is_better", "n", "mean", "sem", "baseline_mean"),
     *(*STATISTICS, "significant", "protocol", "precision"),
     *("n_undefined", "share_improved", "wilcoxon_p", "n_experiments_tried", "n_skipped", "note"),
+    *(
+        "fill",
+        "stratum",
+        "seed",
+        "n_images",
+        "n_measurable",
+        "smallest_detectable",
+        "median",
+        "minimum",
+        "maximum",
+        "verdict",
+    ),
 )
 
 
 def summary(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the comparison over all images, with the columns `COLUMNS`."""
-    return comparison.loc[comparison["stratum"] == "all", list(COLUMNS)].reset_index(drop=True)
+    """The rows of the comparison over the measurable images, and over all, with the columns `COLUMNS`."""
+    return comparison.loc[comparison["stratum"].isin(VERDICTS), list(COLUMNS)].reset_index(drop=True)
 
 
-def readable(comparison: pd.DataFrame, metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
-    """Lines of text: per dataset the means, with a word where they differ, and per metric the best experiment.
+def readable(comparison: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of text: per dataset and seed the means on measurable images, with the verdict if they differ.
 
     Args:
-        metrics: dataset -> name -> metric.
+        settings: of the comparison.
     """
-    for dataset, frame in comparison[comparison["stratum"] == "all"].groupby("dataset", sort=False):
-        first = frame.iloc[0]
-        width = max(map(len, frame["experiment"]))
-        yield f"{dataset}: {first['n_images']} images, baseline {first['baseline']}, protocol {first['protocol']}"
-        own = metrics[str(dataset)]
-        heads = [f"{metric.title} ({metric.direction})" for metric in own.values()]
-        yield "  ".join(["mean".ljust(width), *heads])
-        for name, rows in frame.groupby("experiment", sort=False):
-            cells = [_cell(row).ljust(len(head)) for head, (_, row) in zip(heads, rows.iterrows(), strict=True)]
-            yield "  ".join([name.ljust(width), *cells]).rstrip()
-        yield "better, worse: than the baseline, p < 0.05 after Holm"
-        for metric, rows in frame.groupby("metric", sort=False):
-            tested = rows.dropna(subset=["improvement"])
-            if len(tested):
-                best = tested.loc[tested["improvement"].idxmax()]
-                yield (
-                    f"best {own[str(metric)].title} of {best['n_experiments_tried']} experiments tried: "
-                    f"{best['experiment']} ({best['difference']:+.4f}, {best['improvement_pct']:+.1f} %, "
-                    f"adjusted p {best['p_adjusted']:.2g})"
-                )
+    for instance in settings["experiments"]:
+        about = settings.get("instances", {}).get(instance, {"dataset": instance, "seed": settings["seed"]})
+        own = (comparison["dataset"] == about["dataset"]) & (comparison["seed"] == str(about["seed"]))
+        frame = comparison[own & (comparison["stratum"] == MEASURABLE)]
+        first, width = frame.iloc[0], max(map(len, frame["experiment"]))
+        n_images = comparison.loc[own & (comparison["stratum"] == "all"), "n_images"].max()
+        yield f"{instance}: {n_images} images, baseline {first['baseline']}, protocol {first['protocol']}"
+        for measure in measures_of(settings, instance).values():
+            rows = frame[(frame["metric"] == measure.metric.name) & (frame["fill"] == measure.fill)]
+            yield ""
+            yield f"{measure.title} ({measure.metric.direction}), {rows.iloc[0]['n_images']} measurable images"
+            for _, row in rows.iterrows():
+                yield f"  {row['experiment'].ljust(width)} {row['mean']:9.4f}  {_word(row)}".rstrip()
         yield ""
+    yield "better, worse: than the baseline, p < 0.05 after Holm"
 
 
-def _cell(row: pd.Series) -> str:
-    word = ("better" if row["improvement"] > 0 else "worse") if row["significant"] else ""
-    return f"{row['mean']:8.4f} {word}"
+def _word(row: pd.Series) -> str:
+    return row["verdict"] if row["significant"] else ""
 
 
 @command

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -128,6 +129,37 @@ def load_split(path: str | Path, max_images: int | None = None, seed: int = 0) -
     own = np.array([rows[image_id] for image_id in chosen], dtype=np.int64)
     labels = np.array(table["label"], dtype=np.int64)[own]
     return Split(path, chosen, labels, [names[label] for label in labels], names, own)
+
+
+def explained_split(path: str | Path, settings: Mapping[str, Any]) -> Split:
+    """The images of a split that are explained.
+
+    Args:
+        settings: ``sample`` (what the dataset was prepared with; None for no sample), ``max_images`` and ``seed``.
+
+    Raises:
+        FggError: as `load_split`, or the split was prepared without this sample.
+    """
+    if settings.get("sample") is None:
+        return load_split(path, settings["max_images"], settings["seed"])
+    split = load_split(path)
+    wanted = json.loads((pq.read_schema(path).metadata or {}).get(b"fgg", b"{}")).get("sample")
+    if not wanted:
+        raise FggError(f"{path} was prepared without a sample; delete it and run the workflow again")
+    places = {image_id: place for place, image_id in enumerate(split.image_ids)}
+    if missing := [image_id for image_id in wanted if image_id not in places]:
+        raise FggError(
+            f"{path} lacks images of the sample: {', '.join(missing[:5])}; delete it and run the workflow again"
+        )
+    own = sorted(places[image_id] for image_id in wanted)
+    names = [split.label_names[place] for place in own]
+    return replace(
+        split,
+        image_ids=[split.image_ids[place] for place in own],
+        labels=split.labels[own],
+        label_names=names,
+        rows=split.rows[own],
+    )
 
 
 def _subset(image_ids: list[str], labels: list[int], max_images: int, seed: int) -> list[str]:

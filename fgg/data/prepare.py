@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from fgg import tables
 from fgg.data.images import decode_unnamed
+from fgg.data.sample import sample_ids
 from fgg.data.sources.records import SPLITS, Record
 from fgg.data.sources.registry import open_source
 from fgg.data.stratified import apportion, keyed_order
@@ -29,6 +30,7 @@ from fgg.jobs.command import command, json_object
 from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
+OPTIONAL = ("sample", "split")  # the sample that is explained, and the split that it belongs to
 FEATURES = datasets.Features(
     {
         "image_id": datasets.Value("string"),
@@ -61,9 +63,13 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
     checked, unreadable = _check_images(source.records)
     _check_share(dataset, unreadable, len(checked), settings["max_skipped"])
     classes = source.classes or sorted({record.label_name for record in source.records})
-    splits = _split(checked, classes, settings, fixed=source.classes is not None)
+    explained = settings.get("split", "test")
+    sample = sample_ids(settings.get("sample"), source.records, classes)
+    splits = _split(checked, classes, settings, source.classes is not None, {explained: sample})
+    _check_sample(splits[explained], sample, explained)
     for split, images in splits.items():
-        _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings})
+        own = sample if split == explained else []
+        _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings}, own)
     skipped = sorted([*source.skipped, *unreadable], key=lambda entry: entry["path"])
     record = {
         "dataset": dataset,
@@ -89,7 +95,7 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     if not isinstance(settings, dict):
         raise FggError(f"settings: {settings!r} is not an object with {', '.join(SETTINGS)}")
     missing = [key for key in SETTINGS if key not in settings]
-    unknown = [key for key in settings if key not in SETTINGS]
+    unknown = [key for key in settings if key not in (*SETTINGS, *OPTIONAL)]
     if missing or unknown:
         raise FggError(f"settings: missing {missing}, unknown {unknown}; the keys are: {', '.join(SETTINGS)}")
     fractions = settings["fractions"]
@@ -132,13 +138,28 @@ def _check_share(dataset: str, unreadable: list[dict[str, str]], n_read: int, al
     )
 
 
+def _check_sample(images: list[Checked], sample: list[str], split: str) -> None:
+    """Raise FggError if images of the sample are unreadable, or belong to another split of the source's own."""
+    there = {image.record.image_id for image in images}
+    if missing := [image_id for image_id in sample if image_id not in there]:
+        raise FggError(
+            f"sample: {len(missing)} of its {len(sample)} images are not in the split {split}, because they are unreadable "
+            f"or in another of the source's splits: {', '.join(missing[:5])}; take them out of the sample, or set `split`"
+        )
+
+
 def _split(
-    checked: list[Checked], classes: list[str], settings: Mapping[str, Any], fixed: bool
+    checked: list[Checked],
+    classes: list[str],
+    settings: Mapping[str, Any],
+    fixed: bool,
+    reserved: Mapping[str, list[str]],
 ) -> dict[str, list[Checked]]:
     """The source's own splits, or a stratified split by the fractions; each sorted by image_id.
 
     Within a class, (seed, image_id) determines the order, so neither the folder's order nor the
-    other classes matter. With ``fixed`` classes, a split may lack a class: the model's outputs do not change.
+    other classes matter. With ``fixed`` classes, a split may lack a class: the model's outputs do not change. Images
+    that are reserved for a split go there: a sample to the explained one, so that nothing is trained on it.
     """
     splits: dict[str, list[Checked]] = {split: [] for split in SPLITS}
     if all(image.record.split for image in checked):
@@ -146,8 +167,12 @@ def _split(
             splits[str(image.record.split)].append(image)
     else:
         weights = [settings["fractions"][split] for split in SPLITS]
+        place = {image_id: split for split, own in reserved.items() for image_id in own}
+        free = []
+        for image in checked:
+            splits[place[image.record.image_id]].append(image) if image.record.image_id in place else free.append(image)
         for label in classes:
-            images = {image.record.image_id: image for image in checked if image.record.label_name == label}
+            images = {image.record.image_id: image for image in free if image.record.label_name == label}
             order = iter(keyed_order(images, settings["seed"], "split"))
             for split, size in zip(SPLITS, apportion(len(images), weights), strict=True):
                 splits[split] += [images[next(order)] for _ in range(size)]
@@ -176,9 +201,12 @@ def _checksum(checked: list[Checked], classes: list[str]) -> str:
     return digest.hexdigest()
 
 
-def _write(path: Path, images: list[Checked], classes: list[str], settings: Mapping[str, Any]) -> None:
+def _write(
+    path: Path, images: list[Checked], classes: list[str], settings: Mapping[str, Any], sample: list[str]
+) -> None:
     """Write a split, a row group at a time, so that memory does not grow with the dataset."""
-    note = json.dumps({"schema": tables.SCHEMA_VERSION, "settings": settings, "classes": classes}, sort_keys=True)
+    facts = {"schema": tables.SCHEMA_VERSION, "settings": settings, "classes": classes}
+    note = json.dumps(facts | ({"sample": sample} if sample else {}), sort_keys=True)
     schema = FEATURES.arrow_schema
     schema = schema.with_metadata({**schema.metadata, b"fgg": note.encode()})
     with (

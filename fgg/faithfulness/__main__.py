@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fgg.faithfulness.job import Job, parse
-from fgg.faithfulness.registry import chosen, switched_on
+from fgg.faithfulness.measures import fills_of, measures
 from fgg.jobs import shared_work
 from fgg.jobs.command import command, started
 from fgg.jobs.plan import planned
@@ -31,7 +31,7 @@ def run(job: Job) -> None:
 
     def companions() -> list[Task]:
         """The run's other experiments on these images whose maps are there and whose scores are still to be computed."""
-        if not all(metric.own for metric in chosen(switched_on(job.settings["metrics"])).values()):
+        if not all(own.metric.own for own in measures(fills_of(job.settings["metrics"])).values()):
             return []  # somebody else's code runs in its own job alone
         others = [other for other in planned("faithfulness", parse) if _there(other) and other.group == job.group]
         found = {other.task.key: other for other in others if other.task.key not in jobs and not other.task.done}

@@ -12,7 +12,7 @@ from fgg.errors import FggError
 from fgg.faithfulness.perturbation import Perturber
 from fgg.models.capture import check_target
 
-PROTOCOLS = ("corrected", "thesis")
+PROTOCOLS = ("corrected", "thesis", "paper")
 
 
 def check_protocol(protocol: str) -> None:
@@ -50,3 +50,11 @@ def tied_patches(relevance: Tensor) -> Tensor:
     same = ordered[:, 1:] == ordered[:, :-1]
     pad = torch.nn.functional.pad
     return (pad(same, (1, 0)) | pad(same, (0, 1))).sum(-1)
+
+
+def mean_ranks(values: Tensor) -> Tensor:
+    """Ranks along the last dimension, from 1 on, ties by their mean, float64; a series with NaN has NaN ranks."""
+    below = (values[..., None, :] < values[..., :, None]).sum(-1)
+    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
+    ranks = below.double() + (equal + 1).double() / 2
+    return torch.where(values.isnan().any(-1, keepdim=True), torch.nan, ranks)

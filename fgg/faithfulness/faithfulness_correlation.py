@@ -6,8 +6,9 @@ per dataset (`responses`) and shared by all experiments (`correlate`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.checks import check_protocol, check_relevance, class_of
+from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks
+from fgg.faithfulness.order_curves import engine_of
 from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
 from fgg.randomness import generator
@@ -67,13 +69,18 @@ def faithfulness_correlation_scores(
     relevance: Tensor, responses: Responses, protocol: str, runs: int = 20, trials: int = 3, subset_size: int = 20
 ) -> dict[str, Tensor]:
     """The mean over trials, their spread, the mean's error, and the undefined trials."""
-    scores = correlate(relevance, responses.subsets, responses.drops, protocol)
+    return over_trials("faithfulness_correlation", correlate(relevance, responses.subsets, responses.drops, protocol))
+
+
+def over_trials(name: str, scores: Tensor) -> dict[str, Tensor]:
+    """The columns of a metric from its scores (B, trials)."""
+    trials = scores.shape[1]
     spread = scores.std(1, correction=1) if trials > 1 else torch.full_like(scores[:, 0], torch.nan)
     return {
-        "faithfulness_correlation": scores.mean(1),
-        "faithfulness_correlation_sd": spread,
-        "faithfulness_correlation_se": spread / trials**0.5,
-        "faithfulness_correlation_undefined": scores.isnan().sum(1),
+        name: scores.mean(1),
+        f"{name}_sd": spread,
+        f"{name}_se": spread / trials**0.5,
+        f"{name}_undefined": scores.isnan().sum(1),
     }
 
 
@@ -116,7 +123,7 @@ def draw_subsets(
 
 
 def responses(engine: Perturber, subsets: Tensor, target: Tensor | None = None) -> Tensor:
-    """Drops of the target logit when patch subsets are filled with the image's mean.
+    """Drops of the target logit when patch subsets are filled.
 
     Args:
         subsets: int64 (B, R, k).
@@ -133,19 +140,27 @@ def responses(engine: Perturber, subsets: Tensor, target: Tensor | None = None) 
     return engine.clean.gather(1, chosen[:, None]) - filled
 
 
-def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str = "corrected") -> Tensor:
-    """Spearman correlation over runs between a subset's summed relevance and its drop.
+def correlate(
+    relevance: Tensor,
+    subsets: Tensor,
+    drops: Tensor,
+    protocol: str = "corrected",
+    correlation: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Correlation over runs between a subset's summed relevance and its drop.
 
     Args:
         relevance: (B, N).
         subsets: int64 (B, ..., runs, k).
         drops: (B, ..., runs).
-        protocol: ``thesis`` gives 0 where a series is constant; ``corrected`` NaN.
+        protocol: ``thesis`` gives 0 where a series is constant; the others NaN.
+        correlation: `spearman`, also for None, or `pearson`.
 
     Returns:
         float64 (B, ...).
     """
     check_protocol(protocol)
+    correlation = correlation or spearman
     subsets = subsets.to(relevance.device, torch.int64)
     members = relevance.gather(1, subsets.flatten(1)).view(subsets.shape)
     # In one order and in float64, so that equal members give equal sums, which tie.
@@ -156,65 +171,100 @@ def correlate(relevance: Tensor, subsets: Tensor, drops: Tensor, protocol: str =
         constant = (sums.std(-1, correction=0) < THESIS_CONSTANT) | (
             drops.double().std(-1, correction=0) < THESIS_CONSTANT
         )
-        return torch.where(constant, 0.0, spearman(sums, drops)).nan_to_num(nan=0.0)
-    return spearman(sums, drops)
+        return torch.where(constant, 0.0, correlation(sums, drops)).nan_to_num(nan=0.0)
+    return correlation(sums, drops)
 
 
 def spearman(x: Tensor, y: Tensor) -> Tensor:
     """Spearman's rank correlation along the last dimension, ties by mean rank; NaN for a constant series."""
-    x, y = _ranks(x), _ranks(y)
+    return _correlation(mean_ranks(x), mean_ranks(y))
+
+
+def pearson(x: Tensor, y: Tensor) -> Tensor:
+    """Pearson's correlation along the last dimension, float64; NaN for a constant series."""
+    constant = (x == x[..., :1]).all(-1) | (y == y[..., :1]).all(-1)
+    return torch.where(constant, torch.nan, _correlation(x.double(), y.double()))
+
+
+def _correlation(x: Tensor, y: Tensor) -> Tensor:
     x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     scale = (x.square().sum(-1) * y.square().sum(-1)).sqrt()
     return torch.where(scale > 0, (x * y).sum(-1) / scale, torch.nan)
-
-
-def _ranks(values: Tensor) -> Tensor:
-    """Mean ranks from 1 on, float64; a series with NaN has NaN ranks."""
-    below = (values[..., None, :] < values[..., :, None]).sum(-1)
-    equal = (values[..., None, :] == values[..., :, None]).sum(-1)
-    ranks = below.double() + (equal + 1).double() / 2
-    return torch.where(values.isnan().any(-1, keepdim=True), torch.nan, ranks)
 
 
 def faithfulness_correlation(
     model: VisionTransformer,
     images: Tensor,
     relevance: Tensor,
-    target: Tensor | None = None,
-    subsets: Tensor | np.ndarray | None = None,
+    target: Tensor | int | None = None,
+    subsets: Tensor | np.ndarray | Sequence | None = None,
     protocol: str = "corrected",
+    fill: str | float = "mean",
+    preprocess: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+    correlation: str = "spearman",
 ) -> Tensor:
     """Faithfulness Correlation: does the summed relevance of random patches follow the drop when they are filled?
 
-    From Bhatt et al. 2020, *Evaluating and Aggregating Feature-based Model Explanations*, with ranks instead of
-    values: Spearman's correlation, over the runs, between the relevance of a random subset of patches, summed, and
-    the drop of the class's logit when the subset is filled with the image's mean.
+    From Bhatt et al. 2020, *Evaluating and Aggregating Feature-based Model Explanations*: the correlation, over the
+    runs, between the relevance of a random subset of patches, summed, and the drop of the class's logit when the
+    subset is filled. The paper takes Pearson's; the default is Spearman's, of ranks.
 
     Args:
         model: a timm VisionTransformer; it leaves the call as it came.
         images: normalised float (B, C, H, W), on the model's device.
         relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
-        subsets: int64 (B, runs, k), tensor or array, the patches that are filled together in each run, from 0 to
-            N - 1; required. ``fgg.draw_subsets(image_ids, N, 1, runs, k, seed)[:, 0]`` draws them.
-        protocol: ``corrected``, or ``thesis``, which gives 0 where the sums or the drops are constant.
+        subsets: int64 (B, runs, k), the patches that are filled together in each run, from 0 to N - 1. None draws 20
+            runs of 20 patches, or of a third of the patches where they are fewer than 40, keyed by (seed, image_id).
+        protocol: ``corrected``, or ``thesis``, which gives 0 where the sums or the drops are constant. ``paper`` is
+            ``corrected``.
+        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
+        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
+        image_ids: with ``seed``, keys of everything drawn; None takes the images' numbers.
+        seed: of the same.
+        correlation: ``spearman`` or ``pearson``.
 
     Returns:
         float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant, or a
         relevance is NaN. With few runs it is noisy: see docs/sampling-error.md.
 
     Raises:
-        FggError: images, relevance or subsets of the wrong shape, subsets missing or beyond the patches, an unknown
-            class or protocol.
+        FggError: images, relevance or subsets of the wrong shape, subsets beyond the patches or with a patch twice, an
+            unknown class, protocol, fill or correlation.
     """
-    engine = Perturber(model, images)
+    if correlation not in CORRELATIONS:
+        raise FggError(f"correlation {correlation!r} is unknown; choose from {', '.join(CORRELATIONS)}")
+    engine = engine_of(model, images, fill, preprocess, image_ids, seed)
     relevance = check_relevance(engine, relevance)
-    if subsets is None or subsets.ndim != 3 or len(subsets) != len(images):
+    chosen = _drawn(engine, image_ids, seed) if subsets is None else _checked(engine, subsets)
+    return correlate(relevance, chosen, responses(engine, chosen, target), protocol, CORRELATIONS[correlation])
+
+
+CORRELATIONS = {"spearman": spearman, "pearson": pearson}
+
+
+def _drawn(engine: Perturber, image_ids: Sequence[str] | None, seed: int) -> Tensor:
+    names = [str(number) for number in range(len(engine.images))] if image_ids is None else image_ids
+    size = min(20, max(1, engine.patches // 3)) if engine.patches < 40 else 20
+    return torch.from_numpy(draw_subsets(names, engine.patches, 1, 20, size, seed)[:, 0])
+
+
+def _checked(engine: Perturber, subsets: Tensor | np.ndarray | Sequence) -> Tensor:
+    try:
+        found = torch.as_tensor(subsets)
+    except (TypeError, ValueError):
+        found = torch.empty(0)
+    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.ndim != 3 or len(found) != len(engine.images) or not whole:
         raise FggError(
             "subsets must be int64 (images, runs, patches per subset), such as "
             "fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed)[:, 0]"
         )
-    subsets = torch.as_tensor(subsets)
-    if subsets.numel() and not 0 <= int(subsets.min()) <= int(subsets.max()) < engine.patches:
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < engine.patches:
         raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
-    return correlate(relevance, subsets, responses(engine, subsets, target), protocol)
+    ordered = found.sort(-1).values
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        raise FggError("subsets name a patch twice; within a subset every patch may occur once")
+    return found

@@ -24,6 +24,7 @@ class Job:
     attributions: Path
     settings: dict[str, Any]
     output: Path
+    curves: Path | None = None
     responses: Path | None = None
     shard: Shard = WHOLE
     code: str = ""
@@ -49,7 +50,8 @@ class Job:
         """What the job makes, and what that depends on."""
         files = {name: checksum(path) for name, path in {**self._files, "attributions": self.attributions}.items()}
         made_from = {"code": self.code, "files": files}
-        return Task("faithfulness", {"faithfulness": self.output}, self.settings, made_from)
+        outputs = {"faithfulness": self.output, **({"curves": self.curves} if self.curves else {})}
+        return Task("faithfulness", outputs, self.settings, made_from)
 
 
 def parse(argv: Sequence[str] | None) -> Job:
@@ -58,4 +60,5 @@ def parse(argv: Sequence[str] | None) -> Job:
     add_arguments(parser, "model", "images", "output", "shard", "code", settings="JSON: metrics, protocol, device, …")
     parser.add_argument("--attributions", type=Path, required=True, help="relevance table of the experiment")
     parser.add_argument("--responses", type=Path, help="response table of the dataset, for metrics that need it")
+    parser.add_argument("--curves", type=Path, help="table of the curves to write")
     return Job(**vars(parser.parse_args(argv)))

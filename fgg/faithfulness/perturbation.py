@@ -1,31 +1,32 @@
-"""The perturbation engine: logits of many versions of an image with some patches filled.
+"""The perturbation engine: logits of many versions of an image whose patches are filled, exchanged or removed.
 
-Patch embedding is linear and its patches do not overlap, so filling a patch with a constant replaces
-its token by ``fill * (sum of the kernel) + bias``. Masks are therefore applied to tokens, which are
-computed once per image, and so are the first block's queries, keys and values: each patch has only two
-of them, clean and filled. Where the head reads the class token, the last block computes that row only.
-A model that does not fit takes the pixel path, with the same numbers.
+Where the model's patch embedding allows it, masks are applied to tokens, which is many times faster than to pixels and gives
+the same numbers (`fgg.faithfulness.token_path`). Another model, and a fill that depends on the mask, takes the pixel path.
 
-Letters: B images, V versions of each, N patches, T tokens, D width, K classes.
+Letters: B images, V versions of each, N patches, K classes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
-from timm.layers import Attention, PatchEmbed
-from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.faithfulness.fills import Fill, impute
+from fgg.faithfulness.token_path import Tokens, allows_tokens
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
-from fgg.models.onednn_linear import linear
-from fgg.models.vit import check_images, patch_size, reads_class_token
+from fgg.models.vit import check_images, patch_size
+
+MOST_REMEMBERED = 2**26  # floats of logits that an engine keeps
 
 
 class Perturber:
@@ -36,6 +37,9 @@ class Perturber:
         images: normalised float (B, C, H, W).
         rows: perturbed images per forward pass; None chooses it from the model and the device.
         path: ``tokens``, ``pixels``, or None for the faster one that the model allows.
+
+    Attributes:
+        fill: what `logits` puts in the place of a patch; None fills with the mean over channels and pixels.
 
     Raises:
         FggError: wrong images, or ``path="tokens"`` for a model that does not allow it.
@@ -56,25 +60,45 @@ class Perturber:
             raise FggError("the patch embedding of this model does not allow the token path; use the pixel path")
         self.path = path or ("tokens" if allows_tokens(model) else "pixels")
         self.mean = self.images.float().mean((1, 2, 3))
+        self.fill: Fill | None = None
+        self._memory: dict[tuple[str, bytes], Tensor] = {}
         with self._evaluating():
-            self._tokens = _Tokens(model, self.images) if self.path == "tokens" else None
+            self._tokens = Tokens(model, self.images, exact=True) if self.path == "tokens" else None
+            self._removable: Tokens | None = self._tokens
             none = torch.zeros(len(images), 1, self.patches, dtype=torch.bool, device=images.device)
         self.clean = self.logits(none)[:, 0]
 
+    def using(self, fill: Fill) -> Perturber:
+        """The same engine with another fill; what is known of the clean images is shared."""
+        other = copy.copy(self)
+        other.fill = fill
+        return other
+
     def logits(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
-        """Logits of the versions.
+        """Logits of the versions. The same question is answered from memory, to the bit.
 
         Args:
             masks: bool (B, V, N), True where a patch is filled.
-            fill: (B,) one value per image, or (B, N) one per patch, in normalised units; None fills with
-                the mean over all channels and pixels of the clean image.
+            fill: (B,) one value per image, or (B, N) one per patch, in normalised units; None takes the engine's own
+                fill, or else the mean over all channels and pixels of the clean image.
 
         Returns:
-            float32 (B, V, K).
+            float32 (B, V, K). NaN where the fill is removal and nothing is left that the head reads.
 
         Raises:
             FggError: masks of the wrong shape, logits that are not finite, or too little GPU memory for one row.
         """
+        if fill is not None or self.fill is None:
+            return self._answered(masks, fill)
+        packed = np.packbits(masks.cpu().numpy(), axis=-1)
+        question = self.fill.name, hashlib.sha256(packed.tobytes() + str(tuple(masks.shape)).encode()).digest()
+        if question not in self._memory:
+            if sum(known.numel() for known in self._memory.values()) > MOST_REMEMBERED:
+                self._memory.clear()
+            self._memory[question] = self._answered(masks, None)
+        return self._memory[question]
+
+    def _answered(self, masks: Tensor, fill: Tensor | None) -> Tensor:
         while True:
             try:
                 return self._logits(masks, fill)
@@ -86,28 +110,42 @@ class Perturber:
         if batch != len(self.images) or patches != self.patches:
             expected = f"({len(self.images)}, V, {self.patches})"
             raise FggError(f"masks are {tuple(masks.shape)}, expected {expected}")
-        fill = self.mean if fill is None else fill
-        if fill.ndim == 1:
-            fill = fill[:, None].expand(-1, patches)
+        kind = "value" if fill is not None or self.fill is None else self.fill.kind
+        values = self._values(fill)
         out = None
         with self._evaluating():
-            if self._tokens is not None and versions and masks.any():
-                self._tokens.fill(fill)
-            for images, chosen in self._plan(batch, versions):
+            if kind in ("value", "image") and self._tokens is not None and versions and masks.any():
+                self._tokens.exchange(values) if kind == "image" else self._tokens.fill(values)
+            if kind == "removal":
+                out = self._removal_tokens().without(masks, self.rows)
+            for images, chosen in self._plan(batch, versions) if out is None else ():
                 part = masks[images, chosen]
-                if self._tokens is not None:
+                if kind != "imputation" and self._tokens is not None:
                     logits = self._tokens.forward(images, part)
                 else:
-                    logits = self._pixels(images, part, fill)
+                    logits = self._pixels(images, part, kind, values)
                 if out is None:
                     out = logits.new_empty(batch, versions, logits.shape[-1], dtype=torch.float32)
                 out[images, chosen] = logits.view(*part.shape[:2], -1).float()
         if out is None:
             return self.images.new_empty(batch, versions, self.model.num_classes, dtype=torch.float32)
-        if not out.isfinite().all():
+        undefined = masks.all(-1) if kind == "removal" else masks.new_zeros(())
+        if not (out.isfinite().all(-1) | undefined).all():
             with self._evaluating():
-                check_finite(self.model, self.images, out)
+                check_finite(self.model, self.images, out.masked_fill(undefined.expand(out.shape[:2])[..., None], 0.0))
         return out
+
+    def _removal_tokens(self) -> Tokens:
+        if self._removable is None:
+            self._removable = Tokens(self.model, self.images, exact=False)
+        return self._removable
+
+    def _values(self, fill: Tensor | None) -> Tensor:
+        """What replaces a patch: (B, N) values, or (B, C, H, W) images."""
+        if fill is None and self.fill is not None and self.fill.values is not None:
+            fill = self.fill.values
+        fill = self.mean if fill is None else fill
+        return fill[:, None].expand(-1, self.patches) if fill.ndim == 1 else fill
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -123,125 +161,19 @@ class Perturber:
             for start in range(0, versions, length):
                 yield slice(first, min(first + together, batch)), slice(start, min(start + length, versions))
 
-    def _pixels(self, images: slice, masks: Tensor, fill: Tensor) -> Tensor:
+    def _pixels(self, images: slice, masks: Tensor, kind: str, values: Tensor) -> Tensor:
         pixels = self.images[images]
         height, width = patch_size(self.model)
 
-        def spread(values: Tensor) -> Tensor:
-            rows = values.unflatten(-1, self.grid).repeat_interleave(height, -2)
+        def spread(of_patches: Tensor) -> Tensor:
+            rows = of_patches.unflatten(-1, self.grid).repeat_interleave(height, -2)
             return rows.repeat_interleave(width, -1)
 
-        filled = spread(fill[images].to(pixels.dtype))[:, None, None]
+        if kind == "imputation":
+            return self.model(
+                impute(pixels, spread(masks), self.fill.noise[images] if self.fill else None).flatten(0, 1)
+            )
+        own = values[images].to(pixels.dtype)
+        filled = own[:, None] if kind == "image" else spread(own)[:, None, None]
         versions = torch.where(spread(masks)[:, :, None], filled, pixels[:, None])
         return self.model(versions.flatten(0, 1))
-
-
-def allows_tokens(model: VisionTransformer) -> bool:
-    """Whether masking tokens equals masking pixels: a plain convolution whose patches do not overlap."""
-    embed = model.patch_embed
-    if type(embed) is not PatchEmbed or embed.dynamic_img_pad or not isinstance(embed.proj, nn.Conv2d):
-        return False
-    proj = embed.proj
-    plain = proj.stride == proj.kernel_size and set(proj.padding) == {0} and set(proj.dilation) == {1}
-    # With patch dropout the tokens of a training model are drawn at random; in eval mode it is idle.
-    return plain and proj.groups == 1
-
-
-def _standard(block: nn.Module) -> bool:
-    """Whether a block is timm's pre-norm block, whose parts are used one by one here."""
-    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
-
-
-class _Tokens:
-    """Token path of a batch of images: a table of each token, clean and filled, and forward passes from it."""
-
-    def __init__(self, model: VisionTransformer, images: Tensor) -> None:
-        self.model = model
-        self.first = _standard(model.blocks[0])
-        self.last = _standard(model.blocks[-1]) and reads_class_token(model) and len(model.blocks) > 1
-        self.prefix = model.num_prefix_tokens
-        self.embedded = self._normed(model.patch_embed.proj(images))
-        self.clean = self._row(self.embedded)
-        self.tokens = self.clean.shape[1]
-        # Rows 0 to T-1 of an image's table are its clean tokens, rows T to 2T-1 the filled ones.
-        self.table = self._pair(self.clean, self.clean)
-        self.identity = torch.arange(self.tokens, device=images.device)
-
-    def fill(self, fill: Tensor) -> None:
-        """Set the filled half of the table for fill values (B, N)."""
-        proj = self.model.patch_embed.proj
-        kernel = proj.weight.float().sum((1, 2, 3))
-        filled = fill.float()[..., None] * kernel
-        if proj.bias is not None:
-            filled = filled + proj.bias.float()
-        grid = self.embedded.shape[1:3] if self.embedded.ndim == 4 else self.model.patch_embed.grid_size
-        filled = filled.transpose(1, 2).unflatten(-1, tuple(grid)).to(self.embedded.dtype)
-        self.table = self._pair(self.clean, self._row(self._normed(filled)))
-
-    def forward(self, images: slice, masks: Tensor) -> Tensor:
-        """Logits of versions given by masks (b, v, N) of the images: (b * v, K)."""
-        model = self.model
-        batch, versions, _ = masks.shape
-        table = self.table[images]
-        index = self.identity + self.tokens * torch.nn.functional.pad(masks, (self.prefix, 0)).long()
-        index = index + 2 * self.tokens * torch.arange(batch, device=index.device)[:, None, None]
-        rows = table.flatten(0, 1).index_select(0, index.flatten()).view(batch * versions, self.tokens, -1)
-        blocks = list(model.blocks)
-        if self.first:
-            width = self.clean.shape[-1]
-            x = _attend(blocks[0], rows[..., :width], _heads(blocks[0].attn, rows[..., width:]))
-            blocks = blocks[1:]
-        else:
-            x = rows
-        for block in blocks[: -1 if self.last else None]:
-            x = block(x)
-        if self.last:
-            x = _class_row(model.blocks[-1], x)
-        return model.forward_head(model.norm(x))
-
-    def _normed(self, features: Tensor) -> Tensor:
-        """Patch features (B, D, h, w) in the layout and norm of timm's patch embedding."""
-        embed = self.model.patch_embed
-        if embed.flatten:
-            features = features.flatten(2).transpose(1, 2)
-        else:
-            features = features.permute(0, 2, 3, 1)  # dynamic input size: (B, h, w, D)
-        return embed.norm(features)
-
-    def _row(self, embedded: Tensor) -> Tensor:
-        """The tokens that enter the first block, (B, T, D)."""
-        return self.model.norm_pre(self.model._pos_embed(embedded))
-
-    def _pair(self, clean: Tensor, filled: Tensor) -> Tensor:
-        tokens = torch.cat([clean, filled], dim=1)
-        if not self.first:
-            return tokens
-        block = self.model.blocks[0]
-        return torch.cat([tokens, block.attn.qkv(block.norm1(tokens)).to(tokens.dtype)], dim=-1)
-
-
-def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, H, T, d) from the fused projection (B, T, 3 H d)."""
-    q, k, v = qkv.unflatten(-1, (-1, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    return attn.q_norm(q), attn.k_norm(k), v
-
-
-def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """A pre-norm block from its queries, keys and values on; x are the queries' tokens."""
-    attn = block.attn
-    mixed = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    x = x + block.ls1(attn.proj(attn.norm(mixed)))
-    return x + block.ls2(block.mlp(block.norm2(x)))
-
-
-def _class_row(block: Block, x: Tensor) -> Tensor:
-    """The class-token row of a block's output, (B, 1, D): keys and values for all tokens, a query for one."""
-    attn = block.attn
-    normed = block.norm1(x)
-    width = attn.attn_dim
-    weight, bias = attn.qkv.weight, attn.qkv.bias
-    q = linear(normed[:, :1], weight[:width], None if bias is None else bias[:width])
-    kv = linear(normed, weight[width:], None if bias is None else bias[width:])
-    q = q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
-    k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    return _attend(block, x[:, :1], (attn.q_norm(q), attn.k_norm(k), v))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.errors import FggError
-from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
+from fgg.faithfulness.checks import check_protocol, probability
+from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
 from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
 from fgg.models.vit import patch_size
@@ -33,13 +35,12 @@ from fgg.models.vit import patch_size
     },
     columns={"pixel_flipping_curve": "probability of the class after each step, the clean image's first"},
     default=True,
+    reads="order",
     place=3,
 )  # fmt: skip
-def pixel_flipping_scores(
-    engine: Perturber, relevance: Tensor, target: Tensor, protocol: str, patches_per_step: int = 1
-) -> dict[str, Tensor]:
+def pixel_flipping_scores(curves: OrderCurves, protocol: str, patches_per_step: int = 1) -> dict[str, Tensor]:
     """The area under the curve, and the curve."""
-    found = evaluate(engine, relevance, target, patches_per_step, protocol=protocol)
+    found = from_curves(curves, patches_per_step, protocol)
     return {"pixel_flipping": found.auc, "pixel_flipping_curve": found.curve.float()}
 
 
@@ -61,10 +62,13 @@ def pixel_flipping(
     model: VisionTransformer,
     images: Tensor,
     relevance: Tensor,
-    target: Tensor | None = None,
+    target: Tensor | int | None = None,
     patches_per_step: int = 1,
-    fill: str = "mean",
+    fill: str | float = "mean",
     protocol: str = "corrected",
+    preprocess: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> PixelFlipping:
     """Pixel Flipping: how fast does the class's probability fall when patches are filled, most relevant first?
 
@@ -77,9 +81,13 @@ def pixel_flipping(
         relevance: (B, N), patches row by row; ties go by patch index.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
         patches_per_step: patches filled per step; the last step takes what is left.
-        fill: ``mean`` fills with the mean over channels and pixels, ``black`` with 0 in normalised units.
+        fill: what replaces a patch: ``mean`` of the image over channels and pixels, or another of
+            `fgg.catalogue.FILLS`, or a number. Without ``preprocess``, ``black`` is 0 in normalised units.
         protocol: ``corrected`` takes the clean image's mean; ``thesis`` the mean of the image as perturbed so far,
-            and does not divide the area by the steps.
+            and does not divide the area by the steps. ``paper`` is ``corrected``.
+        preprocess: how the images were standardised, a `fgg.data.preprocess.Preprocess`.
+        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
+        seed: of the same.
 
     Returns:
         A `PixelFlipping`: ``curve``, float64 (B, steps + 1), the class's probability, the clean image's first; and
@@ -90,70 +98,43 @@ def pixel_flipping(
         FggError: images or relevance of the wrong shape, an unknown class, fill or protocol, fewer than one patch
             per step.
     """
-    return evaluate(Perturber(model, images), relevance, target, patches_per_step, fill, protocol)
+    named = "zero_normalised" if fill == "black" and preprocess is None else fill
+    engine = engine_of(model, images, named, preprocess, image_ids, seed)
+    return from_curves(OrderCurves(engine, relevance, target), patches_per_step, protocol)
 
 
 def evaluate(
     engine: Perturber,
     relevance: Tensor,
-    target: Tensor | None = None,
+    target: Tensor | int | None = None,
     patches_per_step: int = 1,
-    fill: str = "mean",
     protocol: str = "corrected",
 ) -> PixelFlipping:
-    """How fast does the class's probability fall when patches are filled, most relevant first?
+    """`pixel_flipping` of an engine's images, with the engine's fill."""
+    return from_curves(OrderCurves(engine, relevance, target), patches_per_step, protocol)
 
-    Args:
-        relevance: (B, N); ties go by patch index.
-        target: int64 (B,); None takes the predicted class.
-        patches_per_step: patches filled per step; the last step takes what is left.
-        fill: ``mean`` fills with the mean over channels and pixels, ``black`` with 0 in normalised units.
-        protocol: ``corrected`` takes the clean image's mean; ``thesis`` the mean of the image as perturbed
-            so far, and does not divide the area by the steps.
 
-    Raises:
-        FggError: relevance of the wrong shape, an unknown fill or protocol.
-    """
+def from_curves(curves: OrderCurves, patches_per_step: int, protocol: str) -> PixelFlipping:
+    """Pixel Flipping from the curves of a batch of maps. Raises FggError for an unknown protocol."""
     check_protocol(protocol)
-    if fill not in ("mean", "black"):
-        raise FggError(f"fill {fill!r} is unknown; choose 'mean' or 'black'")
-    if patches_per_step < 1:
-        raise FggError(f"patches_per_step: {patches_per_step} must be at least 1")
-    relevance = check_relevance(engine, relevance)
-    order = relevance.argsort(dim=-1, descending=True, stable=True)
-    return follow(engine, order, class_of(engine, target), patches_per_step, fill, protocol, relevance)
+    if protocol == "thesis":
+        check_step(patches_per_step)
+        found = follow(curves.engine, curves.order, curves.target, patches_per_step)
+        return PixelFlipping(torch.where(curves.relevance.isnan().any(1), torch.nan, found.auc), found.curve)
+    curve = curves.mif(patches_per_step)
+    return PixelFlipping(curves.area(curve), curve)
 
 
-def follow(
-    engine: Perturber,
-    order: Tensor,
-    chosen: Tensor,
-    patches_per_step: int,
-    fill: str,
-    protocol: str,
-    relevance: Tensor | None = None,
-) -> PixelFlipping:
-    """Pixel Flipping in a given order of patches (B, N)."""
-    patches = order.shape[1]
-    order = order.long()
-    steps = -(-patches // patches_per_step)
-    step_of = torch.empty_like(order).scatter_(
-        1, order, (torch.arange(patches, device=order.device) // patches_per_step).expand_as(order)
-    )
-    masks = step_of[:, None, :] <= torch.arange(steps, device=order.device)[:, None]
-    if fill == "black":
-        values = torch.zeros_like(engine.mean)
-    elif protocol == "thesis":
-        values = _running_means(engine, step_of, steps).gather(1, step_of)
-    else:
-        values = engine.mean
-    curve = torch.cat(
-        [probability(engine.clean[:, None], chosen), probability(engine.logits(masks, values), chosen)], dim=1
-    )
-    area = torch.trapezoid(curve, dim=1)
-    if relevance is not None:
-        area = torch.where(relevance.isnan().any(1), torch.nan, area)
-    return PixelFlipping(area if protocol == "thesis" else area / steps, curve)
+def follow(engine: Perturber, order: Tensor, chosen: Tensor, patches_per_step: int) -> PixelFlipping:
+    """Pixel Flipping as the thesis has it, in a given order of patches (B, N): a mean is that of the image as filled so far."""
+    step_of = steps(order.long(), patches_per_step)
+    number = -(-order.shape[1] // patches_per_step)
+    masks = step_of[:, None, :] <= torch.arange(number, device=order.device)[:, None]
+    running = engine.fill is None or engine.fill.name == "mean"
+    values = _running_means(engine, step_of, number).gather(1, step_of) if running else None
+    clean, filled = engine.clean[:, None], engine.logits(masks, values)
+    curve = torch.cat([probability(clean, chosen), probability(filled, chosen)], dim=1)
+    return PixelFlipping(torch.trapezoid(curve, dim=1), curve)
 
 
 def _running_means(engine: Perturber, step_of: Tensor, steps: int) -> Tensor:

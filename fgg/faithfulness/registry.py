@@ -5,9 +5,11 @@ Its parameters name what it is given:
 
 - ``model``: the VisionTransformer; ``images``: float (B, C, H, W); ``relevance``: float (B, N); ``target``: int64 (B,);
 - ``engine``: a `fgg.faithfulness.perturbation.Perturber` of the images, the fast way to perturbed images' logits;
+- ``curves``: a `fgg.faithfulness.order_curves.OrderCurves`, the probability while patches are filled in the map's order;
 - ``responses``: the model's answers to random patch subsets, where ``needs`` asks for them;
 - ``image_ids``, ``seed``: keys of everything random; ``protocol``; any other parameter is a setting and has a default.
 
+A metric that is given an engine, curves or responses is computed with each fill that the configuration asks for.
 It returns scores (B,), or a table {column: values of B rows} in which the scores bear the metric's name.
 """
 
@@ -23,10 +25,13 @@ from fgg import registry
 from fgg.errors import FggError
 
 NEEDS = {"responses": "logit drops to random patch subsets, computed once per data set"}
-GIVEN = ("model", "images", "relevance", "target", "engine", "responses", "image_ids", "seed", "protocol")
+PERTURBED = ("engine", "curves", "responses")
+GIVEN = ("model", "images", "relevance", "target", *PERTURBED, "image_ids", "seed", "protocol")
+READS = ("values", "order")
+SPECIAL = ("fills", "measurable")  # keys of `metrics` that name no metric
 _STATED = (
     *("name", "title", "citation", "higher_is_better", "lowest", "highest", "quantity", "definition", "assumes"),
-    *("short", "passes", "needs", "settings", "columns", "default", "place"),
+    *("short", "passes", "needs", "settings", "columns", "default", "place", "reads"),
 )
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,6 +57,7 @@ class Metric:
         default: computed unless the configuration says null.
         place: among the metrics, in tables and figures.
         short: the title where there is little room.
+        reads: ``values`` of a map, or only their ``order``.
         declaration: the function.
     """
 
@@ -72,6 +78,7 @@ class Metric:
     default: bool = False
     place: int = 1000
     short: str = ""
+    reads: str = "values"
 
     @property
     def sign(self) -> int:
@@ -82,6 +89,11 @@ class Metric:
     def direction(self) -> str:
         """Which direction is better, in words."""
         return f"{'higher' if self.higher_is_better else 'lower'} is better"
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether it looks at perturbed images, so that it depends on the fill."""
+        return any(name in self.declaration.parameters for name in PERTURBED)
 
     @property
     def own(self) -> bool:
@@ -118,6 +130,7 @@ def metric(
     default: bool = False,
     place: int = 1000,
     short: str = "",
+    reads: str = "values",
 ) -> Callable[[Function], Function]:
     """State what a metric is; the function stays as it is. See `Metric`; the name defaults to the function's."""
     return lambda function: function
@@ -174,7 +187,7 @@ def defaults() -> list[str]:
 
 def switched_on(settings: Mapping[str, Any]) -> list[str]:
     """The names in a configuration's ``metrics`` whose entry is not null."""
-    return [name for name, own in settings.items() if own is not None]
+    return [name for name, own in settings.items() if own is not None and name not in SPECIAL]
 
 
 def _metric(own: registry.Declaration) -> Metric:
@@ -184,6 +197,8 @@ def _metric(own: registry.Declaration) -> Metric:
         raise FggError(f"{where}: @metric knows no {', '.join(unknown)}; it takes {', '.join(_STATED)}")
     if wrong := [need for need in stated.get("needs", ()) if need not in NEEDS]:
         raise FggError(f"{where}: needs {', '.join(wrong)} is not there to be had; choose from {', '.join(NEEDS)}")
+    if stated.get("reads", "values") not in READS:
+        raise FggError(f"{where}: reads {stated['reads']!r} is unknown; choose from {', '.join(READS)}")
     if strange := [name for name in own.required if name not in GIVEN]:
         raise FggError(
             f"{where}: a metric is given {', '.join(GIVEN)}, by these names; its parameter {', '.join(strange)} is "

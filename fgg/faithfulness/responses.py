@@ -1,26 +1,33 @@
-"""The model's answers that Faithfulness Correlation needs: ``python -m fgg.faithfulness.responses``.
+"""The model's answers that do not depend on any relevance: ``python -m fgg.faithfulness.responses``.
 
-They do not depend on any relevance, so all experiments of a dataset share them.
+For each image and fill: the probability of the explained class, the same with every patch filled, and the drops of its logit
+for random patch subsets. All experiments of a dataset share them.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from fgg.data.load import load_split
+from fgg.data.load import explained_split
+from fgg.faithfulness.checks import class_of, probability
 from fgg.faithfulness.faithfulness_correlation import draw_subsets, responses
+from fgg.faithfulness.fills import channel_values, make_fill
 from fgg.faithfulness.perturbation import Perturber
 from fgg.jobs.command import add_arguments, command
 from fgg.jobs.merge import write_empty
 from fgg.jobs.shards import WHOLE, Shard
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
+from fgg.models.explained_class import PREDICTED, explained_class
+from fgg.models.vit import patch_size
 from fgg.progress import batches
 from fgg.tables import write_table
 
@@ -29,38 +36,75 @@ from fgg.tables import write_table
 def main(argv: list[str] | None = None) -> None:
     """Draw the subsets, run the model, write the table."""
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.responses", description=__doc__)
-    add_arguments(parser, "model", "images", "output", "shard", settings="JSON: runs, trials, subset_size, seed, …")
+    add_arguments(
+        parser, "model", "images", "output", "shard", settings="JSON: fills, target, runs, trials, subset_size, seed, …"
+    )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
     run(arguments.model, arguments.images, arguments.settings, arguments.output, arguments.shard)
 
 
 def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
-    """Logit drops of every image of the split, or of a shard of it, to its random patch subsets."""
+    """Answer for every explained image, or a shard of them.
+
+    Columns: ``image_id``, ``target`` (the explained class), ``probability``, and of each fill ``filled_probability`` and
+    ``drops`` (trials x runs float32), with ``@`` and the fill's name except for the first; ``subsets`` (int32) if drops are
+    wanted, which is if ``runs`` is in the settings.
+    """
     device = resolve(settings["device"])
-    model, preprocess, _ = model_files.load(model_folder, device)
-    split = load_split(images, settings["max_images"], settings["seed"])
+    model, preprocess, record = model_files.load(model_folder, device)
+    channels = channel_values(preprocess, record.get("training_mean"))
+    split = explained_split(images, settings)
     size = images_per_batch(model, settings["batch_size"])
     split = split.part(shard.rows(len(split), size))
+    settings = {"fills": ["mean"], **settings}
     if not len(split):
         return write_empty(output, settings)
-    trials, runs, subset_size = settings["trials"], settings["runs"], settings["subset_size"]
-    predicted, subsets, drops = [], [], []
+    parts: list[dict[str, np.ndarray]] = []
     with arithmetic(settings["precision"], device):
-        for part in batches(len(split), size, "responses"):
-            engine = Perturber(model, split.tensors(preprocess, part).to(device))
-            drawn = draw_subsets(
-                split.image_ids[part], engine.patches, trials, runs, subset_size, settings["seed"]
-            ).reshape(len(engine.images), trials * runs, subset_size)
-            subsets.append(drawn.reshape(len(drawn), -1).astype(np.int32))
-            drops.append(responses(engine, torch.from_numpy(drawn)).cpu().numpy())
-            predicted.append(engine.clean.argmax(-1).cpu().numpy())
-    columns = {"predicted": predicted, "subsets": subsets, "drops": drops}
-    write_table(
-        output,
-        {"image_id": split.image_ids, **{name: np.concatenate(rows) for name, rows in columns.items()}},
-        settings,
-    )
+        for rows in batches(len(split), size, "responses"):
+            own = split.part(rows)
+            engine = Perturber(model, own.tensors(preprocess).to(device))
+            chosen = explained_class(settings.get("target", PREDICTED), own.labels, record["classes"])
+            target = class_of(engine, None if chosen is None else chosen.to(device))
+            columns = {"target": target, "probability": probability(engine.clean[:, None], target)[:, 0]}
+            drawn = _subsets(own.image_ids, engine.patches, settings)
+            if drawn is not None:
+                columns["subsets"] = drawn.flatten(1).int()
+            for place, fill in enumerate(settings["fills"]):
+                kind = make_fill(fill, engine.images, patch_size(model), channels, own.image_ids, settings["seed"])
+                suffix = f"@{fill}" if place else ""
+                columns[f"filled_probability{suffix}"] = filled_probability(engine, engine.using(kind), target)
+                if drawn is not None:
+                    columns[f"drops{suffix}"] = responses(engine.using(kind), drawn, target)
+            parts.append({name: values.cpu().numpy() for name, values in columns.items()})
+    table = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return write_table(output, {"image_id": split.image_ids, **table}, settings)
+
+
+def _subsets(image_ids: Sequence[str], patches: int, settings: dict[str, Any]) -> Tensor | None:
+    """The random subsets of a batch, int64 (B, trials x runs, k); None if none are wanted."""
+    if "runs" not in settings:
+        return None
+    trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
+    drawn = draw_subsets(image_ids, patches, trials, runs, size, settings["seed"])
+    return torch.from_numpy(drawn.reshape(len(image_ids), trials * runs, size))
+
+
+def filled_probability(plain: Perturber, filled: Perturber, target: Tensor) -> Tensor:
+    """Probability of the class when every patch is filled, float64 (B,).
+
+    If the fill is removal and the model then has nothing to read, every patch is filled with the image's mean.
+
+    Args:
+        plain: an engine of the images, without a fill of its own.
+        filled: the same with the fill.
+    """
+    everything = torch.ones(len(plain.images), 1, plain.patches, dtype=torch.bool, device=plain.images.device)
+    found = probability(filled.logits(everything), target)[:, 0]
+    if found.isnan().any():
+        found = probability(plain.logits(everything), target)[:, 0]
+    return found
 
 
 if __name__ == "__main__":

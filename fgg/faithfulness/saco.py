@@ -1,20 +1,37 @@
-"""SaCo, the Salience-guided Faithfulness Coefficient (Wu et al. 2024, Algorithm 1)."""
+"""SaCo, the Salience-guided Faithfulness Coefficient (Wu et al. 2024, Algorithm 1), in three definitions.
+
+============== ========================= ========================= =========================
+protocol       corrected                 thesis                    paper
+============== ========================= ========================= =========================
+class          the target                the largest, of each      the predicted
+bins           equal, about 4 patches    about 4 patches           10
+equal drops    count for neither side    agree                     agree
+undefined      NaN                       0                         NaN
+============== ========================= ========================= =========================
+
+A bin's relevance is the sum of its patches'. Bins of unequal size therefore make the score depend on a constant added to the
+map; ``weigh: mean`` takes the mean instead. The score rewards the spread of the values as well as their order;
+``ranks`` puts each patch's rank in the place of its relevance.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, probability
+from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks, probability
+from fgg.faithfulness.order_curves import engine_of
 from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
-from fgg.faithfulness.settings_checks import bins_fault, number_of_bins
+from fgg.faithfulness.settings_checks import PATCHES_PER_BIN, bins_fault, number_of_bins
 
-PATCHES_PER_BIN = 4
+WEIGHTS = ("total", "mean")
 
 
 @metric(
@@ -30,14 +47,28 @@ PATCHES_PER_BIN = 4
     passes="one per bin",
     settings={
         "patches_per_bin": {
-            "description": "Patches per bin; ignored when `bins` is given.", "type": "integer", "minimum": 1, "default": 4,
+            "description": "Patches per bin, or as near to it as bins of equal size allow; ignored when `bins` is given.",
+            "type": "integer", "minimum": 1, "default": 4,
         },
         "bins": {
-            "description": "Number of bins; null derives it from patches_per_bin.",
+            "description": "Number of bins; null derives it from patches_per_bin, and is 10 under the protocol paper.",
             "type": ["integer", "null"], "minimum": 2, "default": None,
         },
+        "ranks": {
+            "description": "Weigh pairs by the ranks of the patches, so that only the order of a map counts.",
+            "type": "boolean", "default": False,
+        },
+        "weigh": {
+            "description": "A bin's relevance is the `total` of its patches', or their `mean`, which bins of unequal size "
+            "need if a constant added to a map is not to change the score.",
+            "enum": ["total", "mean"], "default": "total",
+        },
     },
-    columns={"saco_equal_drops": "pairs of bins with equal drops"},
+    columns={
+        "saco_equal_drops": "pairs of bins with equal drops",
+        "saco_bin_drops": "drop of the probability when each bin is filled, the most relevant bin's first",
+        "saco_bin_relevance": "what each bin weighs",
+    },
     default=True,
     place=1,
 )  # fmt: skip
@@ -48,10 +79,18 @@ def saco_scores(
     protocol: str,
     patches_per_bin: int = PATCHES_PER_BIN,
     bins: int | None = None,
+    ranks: bool = False,
+    weigh: str = "total",
 ) -> dict[str, Tensor]:
-    """SaCo of a batch, and its pairs of equal drops."""
-    found = evaluate(engine, relevance, target, number_of_bins(engine.patches, patches_per_bin, bins), protocol)
-    return {"saco": found.score, "saco_equal_drops": found.equal_drops}
+    """SaCo of a batch, what it was made of, and its pairs of equal drops."""
+    bins = number_of_bins(engine.patches, patches_per_bin, bins, protocol)
+    found = evaluate(engine, relevance, target, bins, protocol, ranks, weigh)
+    return {
+        "saco": found.score,
+        "saco_equal_drops": found.equal_drops,
+        "saco_bin_drops": found.drops,
+        "saco_bin_relevance": found.totals,
+    }
 
 
 @dataclass
@@ -61,7 +100,7 @@ class Saco:
     Attributes:
         score: float64 (B,), -1 to 1, higher is better; NaN where all bins have the same total relevance, or a patch's is NaN.
         drops: float64 (B, K), drop in probability when a bin is filled.
-        totals: float64 (B, K), summed relevance of the bins.
+        totals: float64 (B, K), relevance of the bins.
         equal_drops: int64 (B,), pairs of bins with equal drops.
     """
 
@@ -75,69 +114,74 @@ def saco(
     model: VisionTransformer,
     images: Tensor,
     relevance: Tensor,
-    target: Tensor | None = None,
+    target: Tensor | int | None = None,
     bins: int | None = None,
     protocol: str = "corrected",
+    fill: str | float = "mean",
+    ranks: bool = False,
+    weigh: str = "total",
+    preprocess: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """SaCo, the Salience-guided Faithfulness Coefficient: do the more relevant patches cause the larger drops?
 
     From Wu et al. 2024, *On the Faithfulness of Vision Transformer Explanations*, Algorithm 1. Patches are sorted by
-    relevance (stable, descending) and split into K near-equal bins, larger ones first. Each bin alone is filled with
-    the image's mean; its drop is p(c | image) - p(c | filled), a difference of probabilities. A pair of bins weighs
-    the difference of its summed relevances, positive when the drops agree with it, negative when not; pairs of equal
-    drops count for neither side. The score is the sum of the signed weights over the sum of their sizes.
+    relevance (stable, descending) and split into K near-equal bins, larger ones first. Each bin alone is filled; its
+    drop is p(c | image) - p(c | filled), a difference of probabilities. A pair of bins weighs the difference of its
+    summed relevances, positive when the drops agree with it, negative when not; pairs of equal drops count for neither
+    side. The score is the sum of the signed weights over the sum of their sizes.
 
     Args:
         model: a timm VisionTransformer; it leaves the call as it came.
         images: normalised float (B, C, H, W), on the model's device.
         relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
         target: class c per image, int64 (B,), or one for all; None takes the predicted class.
-        bins: K, from 2 to N; None makes bins of four patches.
-        protocol: ``corrected``, or ``thesis``: the drop is that of the largest probability, of whatever class; equal
-            drops count as agreeing; an undefined score is 0.
+        bins: K, from 2 to N; None makes bins of equal size, as near to four patches as can be (``paper``: 10 bins).
+        protocol: ``corrected``; ``thesis``: the drop is that of the largest probability, of whatever class, equal
+            drops count as agreeing, an undefined score is 0; or ``paper``: the predicted class whatever the target,
+            equal drops agree.
+        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
+        ranks: take each patch's rank (ties: their mean) for its relevance, so that only the order counts.
+        weigh: a bin's relevance is the ``total`` of its patches' or their ``mean``. They differ where bins are of
+            unequal size; then only the mean makes the score independent of a constant added to the map.
+        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
+        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
+        seed: of the same.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same summed relevance, or a patch's
-        is NaN.
+        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same relevance, or a patch's is NaN.
 
     Raises:
-        FggError: images or relevance of the wrong shape, an unknown class, too few or too many bins, an unknown
-            protocol.
+        FggError: images or relevance of the wrong shape, an unknown class or fill, too few or too many bins, an
+            unknown protocol.
     """
-    return evaluate(Perturber(model, images), relevance, target, bins, protocol).score
+    engine = engine_of(model, images, fill, preprocess, image_ids, seed)
+    return evaluate(engine, relevance, target, bins, protocol, ranks, weigh).score
 
 
 def evaluate(
     engine: Perturber,
     relevance: Tensor,
-    target: Tensor | None = None,
+    target: Tensor | int | None = None,
     bins: int | None = None,
     protocol: str = "corrected",
+    ranks: bool = False,
+    weigh: str = "total",
 ) -> Saco:
-    """Do the more relevant bins of patches cause the larger drops?
-
-    Patches are sorted by relevance (stable, descending) and split into K near-equal bins, larger ones
-    first. Each bin alone is filled with the image's mean; its drop is p(c | image) - p(c | filled). A pair
-    of bins weighs the difference of its total relevances, positive when the drops agree with it.
-
-    Args:
-        relevance: (B, N).
-        target: int64 (B,), class c; None takes the predicted class.
-        bins: K; None makes bins of four patches.
-        protocol: ``corrected``, or ``thesis``: the drop is that of the largest probability, of whatever
-            class; equal drops count as agreeing; an undefined score is 0.
-
-    Raises:
-        FggError: relevance of the wrong shape, too few or more than N bins, an unknown protocol.
-    """
+    """SaCo of an engine's images, with the engine's fill. See `saco` for the arguments and what is raised."""
     check_protocol(protocol)
+    if weigh not in WEIGHTS:
+        raise FggError(f"metrics.saco: weigh {weigh!r} is unknown; choose from {', '.join(WEIGHTS)}")
     relevance = check_relevance(engine, relevance)
     patches = relevance.shape[1]
-    bins = -(-patches // PATCHES_PER_BIN) if bins is None else bins
+    bins = number_of_bins(patches, PATCHES_PER_BIN, bins, protocol)
     if fault := bins_fault(bins, patches, protocol):
         raise FggError(f"metrics.saco: {fault}")
     order = relevance.argsort(dim=-1, descending=True, stable=True)
-    return score_bins(engine, relevance, membership(order, bins), bins, target, protocol)
+    if ranks:
+        relevance = mean_ranks(relevance)
+    return score_bins(engine, relevance, membership(order, bins), bins, target, protocol, weigh)
 
 
 def membership(order: Tensor, bins: int) -> Tensor:
@@ -151,7 +195,13 @@ def membership(order: Tensor, bins: int) -> Tensor:
 
 
 def score_bins(
-    engine: Perturber, relevance: Tensor, bin_of: Tensor, bins: int, target: Tensor | None, protocol: str
+    engine: Perturber,
+    relevance: Tensor,
+    bin_of: Tensor,
+    bins: int,
+    target: Tensor | int | None,
+    protocol: str,
+    weigh: str = "total",
 ) -> Saco:
     """SaCo for given bins: bin_of int64 (B, N) from 0 to bins - 1, bin 0 the most relevant."""
     masks = bin_of[:, None, :] == torch.arange(bins, device=bin_of.device)[:, None]
@@ -159,21 +209,25 @@ def score_bins(
     if protocol == "thesis":
         drops = clean.double().softmax(-1).amax(-1) - filled.double().softmax(-1).amax(-1)
     else:
-        chosen = class_of(engine, target)
+        chosen = class_of(engine, None if protocol == "paper" else target)
         drops = probability(clean, chosen) - probability(filled, chosen)
     totals = torch.zeros(bin_of.shape[0], bins, dtype=torch.float64, device=bin_of.device)
     totals.scatter_add_(1, bin_of, relevance.double())
+    if weigh == "mean":
+        totals = totals / masks.sum(-1)
     score, equal = coefficient(totals, drops, protocol)
     return Saco(score, drops, totals, equal)
 
 
 def coefficient(totals: Tensor, drops: Tensor, protocol: str = "corrected") -> tuple[Tensor, Tensor]:
-    """SaCo from the bins' total relevances and drops (B, K), and the pairs with equal drops (B,)."""
+    """SaCo from the bins' relevances and drops (B, K), and the pairs with equal drops (B,)."""
     first, second = torch.triu_indices(drops.shape[1], drops.shape[1], 1, device=drops.device)
     weight = totals[:, first] - totals[:, second]
     change = drops[:, first] - drops[:, second]
     if protocol == "thesis":
         signed = weight.abs() * torch.where(change >= 0, 1.0, -1.0)
+    elif protocol == "paper":
+        signed = weight * torch.where(change >= 0, 1.0, -1.0)
     else:
         signed = weight * change.sign()
     total = weight.abs().sum(1)

@@ -11,19 +11,23 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from fgg.data.load import load_split
+from fgg.data.load import explained_split
 from fgg.errors import FggError
 from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.faithfulness_correlation import Responses
+from fgg.faithfulness.fills import channel_values, make_fill
 from fgg.faithfulness.job import Job
+from fgg.faithfulness.measures import Measure, all_fills, fills_of, measures
+from fgg.faithfulness.order_curves import OrderCurves
 from fgg.faithfulness.perturbation import Perturber
-from fgg.faithfulness.registry import Metric, chosen, switched_on
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.shared_work import Task
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
-from fgg.tables import matrix, read_table
+from fgg.models.vit import patch_size
+from fgg.tables import matrix, read_settings, read_table
 
-KEPT = ("image_id", "label", "predicted", "confidence")
+KEPT = ("image_id", "label", "predicted", "confidence", "target")
 MOST_MAP_BYTES = 2**28  # of the maps of other experiments that one process keeps in memory
 
 
@@ -31,49 +35,50 @@ class Scorer:
     """Computes the scores of several jobs that share model, images, settings and shard.
 
     Args:
-        jobs: by the key of their task; the first is this process' own, whose faults end it.
+        jobs: by the key of their task; the first is this process' own, whose errors end it.
     """
 
-    together = False  # every experiment asks for perturbed images of its own
+    together = False  # every experiment needs perturbed images of its own
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         torch.set_num_threads(JOB_THREADS)
         self._own, own = next(iter(jobs.items()))
         self._settings = own.settings
-        self._metrics = chosen(switched_on(own.settings["metrics"]))
+        fills = fills_of(own.settings["metrics"])
+        self._measures, self._fills = measures(fills), all_fills(fills)
         self._device = resolve(own.settings["device"])
-        self._model, self._preprocess, _ = model_files.load(own.model, self._device)
-        split = load_split(own.images, own.settings["max_images"], own.settings["seed"])
+        self._model, self._preprocess, record = model_files.load(own.model, self._device)
+        self._channels = channel_values(self._preprocess, record.get("training_mean"))
+        split = explained_split(own.images, own.settings)
         self.batch = images_per_batch(self._model, own.settings["batch_size"])
         self._rows = own.shard.rows(len(split), self.batch)
         self._split = split.part(self._rows)
         self.images = len(self._split)
-        answered = None
+        self._ids = split.image_ids
+        self._answered: pa.Table | None = None
+        self._explained_class: list[int] | None = None
         if own.responses is not None:
-            answered = read_table(own.responses, ["image_id", "predicted", "subsets", "drops"])
+            answered = read_table(own.responses)
             if answered["image_id"].to_pylist() != split.image_ids:
                 raise FggError(
                     f"{own.responses} holds other images than {own.images}; run the workflow again to rebuild it"
                 )
-        self._answered = None if answered is None else answered[self._rows]
-        self._at_hand: tuple[slice | None, list[tuple[slice, Perturber]]] = (None, [])
-        self._jobs, self._ids, self._said = (
-            dict(jobs),
-            split.image_ids,
-            None if answered is None else answered["predicted"],
-        )
+            self._drawn = read_settings(own.responses)
+            self._answered, self._explained_class = answered[self._rows], answered["target"].to_pylist()
+        self._at_hand: tuple[slice | None, list[tuple[slice, dict[str, Perturber]]]] = (None, [])
+        self._jobs = dict(jobs)
         self._explained: dict[str, pa.Table] = {}
         self._maps(self._own)
 
     def _maps(self, key: str) -> pa.Table:
-        """A job's attributions; raises FggError where they are those of other images or another model."""
+        """A job's attributions; raises FggError if they are those of other images or another model."""
         if key in self._explained:
             return self._explained[key]
         job, path = self._jobs[key], self._jobs[key].attributions
         explained = read_table(path, [*KEPT, "relevance"])
         if explained["image_id"].to_pylist() != self._ids:
             raise FggError(f"{path} holds other images than {job.images}; run the workflow again to rebuild it")
-        if self._said is not None and self._said.to_pylist() != explained["predicted"].to_pylist():
+        if self._explained_class is not None and self._explained_class != explained["target"].to_pylist():
             raise FggError(f"{job.responses} was made with another model than {path}; run the workflow again")
         if sum(table.nbytes for table in self._explained.values()) > MOST_MAP_BYTES:
             self._explained = {self._own: self._explained[self._own]}
@@ -84,10 +89,11 @@ class Scorer:
         """See `fgg.jobs.shared_work.Worker`."""
         found = {}
         for key in [task.key for task in tasks if task.key in self._jobs]:
+            curves: list[dict[str, Any]] = []
             try:
                 explained = self._maps(key)
                 with arithmetic(self._settings["precision"], self._device):
-                    parts = [self._scores(engine, explained, rows) for rows, engine in self._engines(piece)]
+                    parts = [self._scores(own, explained, rows, curves) for rows, own in self._engines(piece)]
             except FggError as error:
                 if key == self._own:
                     raise
@@ -96,49 +102,77 @@ class Scorer:
             columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
             kept = {name: explained[name][piece].combine_chunks() for name in KEPT}
             found[key] = {"faithfulness": {**kept, **ordered(columns)}}
+            if self._jobs[key].curves is not None:
+                found[key]["curves"] = pa.Table.from_pylist(curves, schema=CURVES)
         return found
 
-    def _engines(self, piece: slice) -> list[tuple[slice, Perturber]]:
-        """The batches of a piece with their engines, kept for the next task."""
+    def _engines(self, piece: slice) -> list[tuple[slice, dict[str, Perturber]]]:
+        """The batches of a piece with an engine for each fill, kept for the next task."""
         if self._at_hand[0] != piece:
             starts = range(piece.start, piece.stop, self.batch)
             batches = [slice(start, min(start + self.batch, piece.stop)) for start in starts]
-            tensors = (self._split.tensors(self._preprocess, rows).to(self._device) for rows in batches)
-            self._at_hand = (
-                piece,
-                [(rows, Perturber(self._model, own)) for rows, own in zip(batches, tensors, strict=True)],
-            )
+            self._at_hand = piece, [(rows, self._engines_of(rows)) for rows in batches]
         return self._at_hand[1]
 
-    def _scores(self, engine: Perturber, explained: pa.Table, rows: slice) -> dict[str, Tensor]:
-        """The columns of a batch."""
+    def _engines_of(self, rows: slice) -> dict[str, Perturber]:
+        images = self._split.tensors(self._preprocess, rows).to(self._device)
+        engine, ids, seed = Perturber(self._model, images), self._split.image_ids[rows], self._settings["seed"]
+        size = patch_size(self._model)
+        fills = {fill: make_fill(fill, images, size, self._channels, ids, seed) for fill in self._fills}
+        return {"": engine} | {name: engine.using(fill) for name, fill in fills.items()}
+
+    def _scores(
+        self, engines: Mapping[str, Perturber], explained: pa.Table, rows: slice, curves: list[dict[str, Any]]
+    ) -> dict[str, Tensor]:
+        """The columns of a batch; its curves are added to ``curves``, a row each."""
         relevance = torch.from_numpy(matrix(explained, "relevance")[rows].copy()).to(self._device)
-        given = {
+        given: dict[str, Any] = {
             "model": self._model,
-            "images": engine.images,
+            "images": engines[""].images,
             "relevance": relevance,
-            "target": torch.from_numpy(np.asarray(explained["predicted"][rows]).copy()).to(self._device),
-            "engine": engine,
+            "target": torch.from_numpy(np.asarray(explained["target"][rows]).copy()).to(self._device),
             "image_ids": self._split.image_ids[rows],
             "seed": self._settings["seed"],
             "protocol": self._settings["protocol"],
         }
         columns: dict[str, Tensor] = {"relevance_ties": tied_patches(relevance)}
-        for metric in self._metrics.values():
-            if "responses" in metric.needs:
-                given["responses"] = self._responses(metric, rows)
-            columns |= scores(metric, given, self._settings["metrics"][metric.reference])
+        own_curves = {fill: OrderCurves(engine, relevance, given["target"]) for fill, engine in engines.items()}
+        for measure in self._measures.values():
+            given["engine"], given["curves"] = engines[measure.fill], own_curves[measure.fill]
+            if "responses" in measure.metric.needs:
+                given["responses"] = self._responses(measure, rows)
+            settings = self._settings["metrics"][measure.metric.reference]
+            own = scores(measure.metric, given, settings)
+            columns |= {measure.column(name): values for name, values in own.items()}
+        for number, image_id in enumerate(self._split.image_ids[rows]):
+            for fill, each in own_curves.items():
+                curves += [{"image_id": image_id, "fill": fill, **row} for row in each.rows(number)]
         return {name: values.cpu() for name, values in columns.items()}
 
-    def _responses(self, metric: Metric, rows: slice) -> Responses:
+    def _responses(self, measure: Measure, rows: slice) -> Responses:
         if self._answered is None:
-            raise FggError(f"--responses is missing; {metric.name} needs the model's answers to random patch subsets")
-        settings = self._settings["metrics"][metric.reference]
-        shape = (-1, settings["trials"], settings["runs"])
+            raise FggError(
+                f"--responses is missing; {measure.metric.name} needs the model's answers to random patch subsets"
+            )
+        drawn = self._drawn
+        shape = (-1, drawn["trials"], drawn["runs"])
         own = self._answered[rows]
-        subsets = torch.from_numpy(matrix(own, "subsets").copy()).view(*shape, settings["subset_size"])
-        drops = torch.from_numpy(matrix(own, "drops").copy()).view(shape)
-        return Responses(subsets.to(self._device), drops.to(self._device))
+        drops = "drops" if measure.fill == drawn["fills"][0] else f"drops@{measure.fill}"
+        subsets = torch.from_numpy(matrix(own, "subsets").copy()).view(*shape, drawn["subset_size"])
+        return Responses(
+            subsets.to(self._device), torch.from_numpy(matrix(own, drops).copy()).view(shape).to(self._device)
+        )
+
+
+CURVES = pa.schema(
+    {
+        "image_id": pa.string(),
+        "fill": pa.string(),
+        "curve": pa.string(),
+        "patches_per_step": pa.int64(),
+        "probability": pa.list_(pa.float32()),
+    }
+)
 
 
 def scores(metric: Metric, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -148,6 +182,7 @@ def scores(metric: Metric, given: Mapping[str, Any], settings: Mapping[str, Any]
         FggError: the metric returned something else, or its settings name what it does not take.
     """
     own = metric.declaration
+    settings = {name: value for name, value in settings.items() if name != "fill" or not metric.perturbs}
     if unknown := [name for name in settings if name not in own.parameters]:
         raise FggError(f"metrics.{metric.reference}: unknown key {', '.join(unknown)}; {metric.name} does not take it")
     arguments = {name: value for name, value in given.items() if name in own.parameters}

@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+PATCHES_PER_BIN = 4
+PAPER_BINS = 10  # of Wu et al. 2024
 # One bin has no pairs to compare; the thesis' definition calls that 0.
-FEWEST_BINS = {"corrected": 2, "thesis": 1}
+FEWEST_BINS = {"corrected": 2, "thesis": 1, "paper": 2}
 
 
-def number_of_bins(patches: int, patches_per_bin: int, bins: int | None) -> int:
-    """The number of bins from the settings of ``metrics.saco``."""
-    return bins or -(-patches // patches_per_bin)
+def number_of_bins(patches: int, patches_per_bin: int, bins: int | None, protocol: str = "corrected") -> int:
+    """The number of bins from the settings of ``metrics.saco``.
+
+    Where it is derived, bins are of equal size: of the numbers that divide the patches, two at least, the one nearest to what
+    ``patches_per_bin`` asks for; the larger one of two that are as near. The thesis takes what is asked for, rounded up.
+    """
+    if bins is not None:
+        return bins
+    if protocol == "paper":
+        return PAPER_BINS
+    if protocol == "thesis":
+        return -(-patches // patches_per_bin)
+    wanted = patches / patches_per_bin
+    divisors = [number for number in range(2, patches + 1) if patches % number == 0]
+    return min(divisors, key=lambda number: (abs(number - wanted), -number), default=1)
 
 
 def bins_fault(bins: int, patches: int, protocol: str) -> str:
@@ -25,14 +39,14 @@ def bins_fault(bins: int, patches: int, protocol: str) -> str:
 def faults(metrics: Mapping[str, Any], patches: int, protocol: str) -> Iterator[tuple[str, str]]:
     """Settings of ``metrics`` that do not fit: key and why."""
     if own := metrics.get("saco"):
-        bins = number_of_bins(patches, own["patches_per_bin"], own["bins"])
+        bins = number_of_bins(patches, own["patches_per_bin"], own["bins"], protocol)
         if fault := bins_fault(bins, patches, protocol):
             yield "saco", fault
     if own := metrics.get("faithfulness_correlation"):
         size = own["subset_size"]
         if size >= patches:
             yield "faithfulness_correlation.subset_size", f"{size} must be below the {patches} patches of an image"
-    if own := metrics.get("pixel_flipping"):
-        step = own["patches_per_step"]
-        if step > patches:
-            yield "pixel_flipping.patches_per_step", f"{step} is more than the {patches} patches of an image"
+    for name, own in metrics.items():
+        step = own.get("patches_per_step") if isinstance(own, Mapping) else None
+        if isinstance(step, int) and step > patches:
+            yield f"{name}.patches_per_step", f"{step} is more than the {patches} patches of an image"

@@ -90,6 +90,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
         "classes": classes,
         "preprocess": preprocess.to_dict(),
         **({"zero_shot": head} if head else {}),
+        "training_mean": seen["train"].means.mean(0).tolist(),
         "accuracy": measure(seen),
         "layers": diagnose(model, splits["val"].tensors(preprocess, slice(0, DIAGNOSED_IMAGES)).to(device)),
         "training": history,
@@ -142,24 +143,27 @@ def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Pr
 class Seen:
     """The measurements on a split of n images.
 
-    ``labels`` (n,), ``predicted`` (n,), and ``grey`` (n, BASELINE_SIDE ** 2), small grey copies of the images.
+    ``labels`` (n,), ``predicted`` (n,), ``grey`` (n, BASELINE_SIDE ** 2), small grey copies of the images, and ``means``
+    (n, C), the mean of each image's input per channel.
     """
 
     labels: np.ndarray
     predicted: np.ndarray
     grey: np.ndarray
+    means: np.ndarray
 
 
 def look(
     model: VisionTransformer, split: Split, preprocess: Preprocess, device: torch.device, images: Tensor | None = None
 ) -> Seen:
     """Run the model on a split, a few images at a time; ``images`` are its tensors if they are already in memory."""
-    predicted, small = [], []
+    predicted, small, means = [], [], []
     for part in batches(len(split), LOOKED_AT, f"{split.path.stem} split"):
         shown = split.tensors(preprocess, part) if images is None else images[part]
         predicted.append(predict(model, shown.to(device)).cpu().numpy())
         small.append(grey(shown, preprocess.channels))
-    return Seen(split.labels, np.concatenate(predicted), np.concatenate(small))
+        means.append(shown.double().mean((2, 3)).numpy())
+    return Seen(split.labels, np.concatenate(predicted), np.concatenate(small), np.concatenate(means))
 
 
 def grey(images: Tensor, channels: str) -> np.ndarray:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from fgg.experiments import candidates, has_gates
 from fgg.pipeline.inputs import Inputs
-from fgg.pipeline.study import RUN_KEYS, Study
+from fgg.pipeline.study import EXPLAINED_KEYS, RUN_KEYS, Study
 
 
 def plan(study: Study, inputs: Inputs) -> dict[str, list[list[str]]]:
@@ -49,7 +49,7 @@ def attribution_command(
         *("--model", f"data/models/{dataset}", "--images", _images(inputs, wildcards, place)),
         *(word for sae in saes for word in ("--sae", sae)),
         *("--experiment", study.experiment(wildcards)),
-        *("--settings", study.settings_of(*RUN_KEYS, _limit(place))(wildcards)),
+        *("--settings", study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, _limit(place))(wildcards)),
         *("--shard", study.shard(wildcards), "--code", study.attribution_code(wildcards)),
         *("--relevance", f"{folder}attributions/{experiment}.parquet"),
         *(("--gates", f"{folder}gates/{experiment}.parquet") if has_gates(settings) else ()),
@@ -70,4 +70,5 @@ def faithfulness_command(
         *("--settings", study.score_settings(_limit(place))(wildcards)),
         *("--shard", study.shard(wildcards), "--code", study.score_code(wildcards)),
         *("--output", f"{folder}{shard}faithfulness/{experiment}.parquet"),
+        *("--curves", f"{folder}{shard}curves/{experiment}.parquet"),
     ]

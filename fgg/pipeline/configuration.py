@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from fgg.catalogue import FILLS
 from fgg.data.locations import weights_faults
 from fgg.errors import FggError
 from fgg.experiments import Config, candidates, dataset_config, experiments, needs_sae, prototype_split
@@ -60,18 +61,40 @@ def _filled(schema: Any) -> Any:
 
 def _metric_rules() -> Any:
     """The rules of ``metrics``: a block for each metric of this package, and for functions of others."""
-    blocks = {
+    blocks: dict[str, Any] = {
+        "fills": {
+            "description": f"What replaces a patch: {', '.join(FILLS)}, or a number. Metrics are computed with each.",
+            **FILL_LIST,
+            "default": ["mean"],
+        },
+        "measurable": {
+            "description": "An image is measurable if its probability falls by `least_drop` when everything is filled.",
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"least_drop": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.05}},
+            "default": {},
+        },
+    }
+    own_fill = {
+        "fill": {"description": "Fills of this metric; null takes `fills`.", "anyOf": [*ANY_FILL], "default": None}
+    }
+    blocks |= {
         name: {
             "description": f"{entry.title}: {entry.definition}",
             "type": ["object", "null"],
             "additionalProperties": False,
-            "properties": dict(entry.settings),
+            "properties": dict(entry.settings) | (own_fill if entry.perturbs else {}),
             **({"default": {}} if entry.default else {}),
         }
         for name, entry in metrics().items()
     }
     others = {REFERENCE.pattern: {"description": "Settings of a metric of one's own.", "type": ["object", "null"]}}
     return {"properties": blocks, "patternProperties": others, "additionalProperties": False}
+
+
+ONE_FILL: dict[str, Any] = {"anyOf": [{"enum": [*FILLS]}, {"type": "number"}]}
+FILL_LIST: dict[str, Any] = {"type": "array", "items": ONE_FILL, "minItems": 1, "uniqueItems": True}
+ANY_FILL = ({"type": "null"}, {"enum": [*FILLS]}, {"type": "number"}, FILL_LIST)
 
 
 def _known(_validator: Any, registry: str, found: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -235,7 +258,7 @@ def _metric_faults(settings: Mapping[str, Any]) -> Iterator[str]:
         rules = {"type": "object", "properties": dict(entry.settings)}
         for fault in Draft202012Validator(rules).iter_errors(settings[entry.reference]):
             yield f".{explain(fault, f'{entry.reference}.')}"
-        known = [name for name in entry.declaration.parameters if name not in GIVEN]
+        known = [name for name in entry.declaration.parameters if name not in GIVEN] + ["fill"] * entry.perturbs
         for key in settings[entry.reference]:
             if key not in known:
                 yield f".{entry.reference}: unknown key {key!r}{near(key, known)}; allowed: {', '.join(known) or 'none'}"

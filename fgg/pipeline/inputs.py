@@ -40,6 +40,11 @@ class Inputs:
         own = self._study.settings[wildcards.dataset]
         return [contents(own["source"])] if sources()[own["source"]].downloaded and not own["path"] else []
 
+    def sample_file(self, wildcards: Any) -> list[str]:
+        """The file that lists the images to explain, if there is one."""
+        sample = self._study.settings[wildcards.dataset]["sample"]
+        return [sample["ids"]] if isinstance(sample, dict) else []
+
     def model_weights(self, wildcards: Any) -> list[str]:
         """The files that a model is made of."""
         model = self._study.settings[wildcards.dataset]["model"]
@@ -120,11 +125,30 @@ class Inputs:
         names = dict.fromkeys((wildcards.experiment, self._study.config["baseline"]))
         return [path for name in names for path in self._score_tables(wildcards.dataset, name)]
 
+    def image_tables(self, wildcards: Any = None) -> list[str]:
+        """Which images are measurable, of all datasets."""
+        return [f"results/{dataset}/images.parquet" for dataset in self._study.datasets]
+
+    def selection_images(self, wildcards: Any = None) -> list[str]:
+        """The same of the validation split too."""
+        places = [place for dataset in self._study.datasets for place in (dataset, f"{dataset}/validation")]
+        return [f"results/{place}/images.parquet" for place in places]
+
+    def curves_of_dataset(self, wildcards: Any) -> list[str]:
+        """The curves of all experiments of a dataset that this package's metrics have computed."""
+        if not any(entry.own for entry in self._study.metrics[wildcards.dataset].values()):
+            return []
+        return [f"results/{wildcards.dataset}/curves/{name}.parquet" for name in self._study.grid[wildcards.dataset]]
+
     def maps_of_dataset(self, wildcards: Any) -> list[str]:
         """The maps of all experiments of a dataset."""
         return [
             f"results/{wildcards.dataset}/attributions/{name}.parquet" for name in self._study.grid[wildcards.dataset]
         ]
+
+    def all_maps(self, wildcards: Any = None) -> list[str]:
+        """The maps of all experiments of all datasets."""
+        return [f"results/{name}/attributions/{own}.parquet" for name, grid in self._study.grid.items() for own in grid]
 
     def gates_of_dataset(self, wildcards: Any) -> list[str]:
         """The gates of all experiments of a dataset that have some of their own."""
@@ -168,6 +192,7 @@ class Inputs:
     def extra_tables(self, wildcards: Any = None) -> list[str]:
         """Tables of what is switched on in the configuration."""
         checks = ["results/sanity.csv"] * bool(self.checked_attributions())
+        checks += ["results/thesis_statistics.csv"] * (self._study.config["protocol"] == "thesis")
         return checks + ["results/selection.csv"] * self._study.config["select"]["enabled"]
 
     def figures(self, dataset: str | None = None) -> dict[str, str]:

@@ -27,7 +27,8 @@ from fgg.experiments import (
     has_gates,
     needs_sae,
 )
-from fgg.faithfulness.registry import Metric, chosen, switched_on
+from fgg.faithfulness.measures import all_fills, fills_of
+from fgg.faithfulness.registry import Metric, chosen, find_metric, switched_on
 from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash, importable_root
 from fgg.pipeline.config_messages import refuse
 from fgg.pipeline.configuration import check, known_depth
@@ -38,7 +39,8 @@ from fgg.registry import Declaration
 from fgg.saes.formats.registry import sae_formats
 
 RUN_KEYS = ("seed", "device", "precision", "batch_size")
-RESPONSE_KEYS = tuple(f"metrics.faithfulness_correlation.{key}" for key in ("runs", "trials", "subset_size"))
+EXPLAINED_KEYS = ("sample", "target")  # what is explained; beside the limit to the number of images
+SUBSETS = ("runs", "trials", "subset_size")
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 PACKAGE = Path(__file__).parents[2]
 
@@ -70,6 +72,7 @@ class Study:
         self.grid = {name: experiments(self.config, name) for name in self.datasets}
         refuse(fault for name in self.datasets for fault in self._missing(name))
         self.metrics = {name: chosen(switched_on(own["metrics"])) for name, own in self.settings.items()}
+        self.fills = {name: fills_of(own["metrics"]) for name, own in self.settings.items()}
         self.shards: int = self.config["shards"]
         self.resources = yaml.safe_load((PACKAGE / "workflow/resources.yaml").read_text(encoding="utf-8"))
         for declaration in self._foreign():
@@ -106,12 +109,38 @@ class Study:
         """A param: the settings of a scoring job: this package's metrics, or the one that the wildcard names."""
 
         def of(wildcards: Any) -> str:
-            own = pick(self.config, self.settings[wildcards.dataset], ("metrics", "protocol", *RUN_KEYS, limit))
-            return as_json(
-                own | {"metrics": {m.reference: own["metrics"][m.reference] for m in self.scored(wildcards)}}
-            )
+            keys = ("metrics", "protocol", "sample", *RUN_KEYS, limit)
+            own = pick(self.config, self.settings[wildcards.dataset], keys)
+            fills = self.fills[wildcards.dataset]
+            metrics = {
+                metric.reference: own["metrics"][metric.reference]
+                | ({"fill": fills[metric.reference]} if metric.perturbs else {})
+                for metric in self.scored(wildcards)
+            }
+            return as_json(own | {"metrics": metrics})
 
         return of
+
+    def response_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
+        """A param: the settings of the job of the model's answers: the fills of all metrics, and the random subsets if needed."""
+
+        def of(wildcards: Any) -> str:
+            dataset = wildcards.dataset
+            own = pick(self.config, self.settings[dataset], (*EXPLAINED_KEYS, *RUN_KEYS, limit))
+            own["fills"] = all_fills(self.fills[dataset]) or ["mean"]
+            if any("responses" in metric.needs for metric in self.metrics[dataset].values()):
+                block = self.settings[dataset]["metrics"]["faithfulness_correlation"] or {}
+                defaults = find_metric("faithfulness_correlation").settings
+                own |= {key: block.get(key, defaults[key]["default"]) for key in SUBSETS}
+            return as_json(own)
+
+        return of
+
+    def prepare_settings(self, wildcards: Any) -> str:
+        """The settings of the job that prepares a dataset; the sample only if there is one."""
+        own = self.settings[wildcards.dataset]
+        sampled = ("sample", "split") if own["sample"] is not None else ()
+        return as_json(pick(self.config, own, ("source", "path", "fractions", "max_skipped", "seed", *sampled)))
 
     def scored(self, wildcards: Any) -> list[Metric]:
         """The metrics of a scoring job: the one that the wildcard names, or all of this package."""
@@ -142,27 +171,27 @@ class Study:
 
     def comparison_settings(self) -> str:
         """What the comparison is made with. Grids are lists: their order is that of the rows, and JSON objects are sorted."""
-        keys = ("baseline", "protocol", "precision", "seed")
+        keys = ("baseline", "protocol", "precision", "seed", "family", "equivalence_margin", "quality")
         own = {key: self.config[key] for key in keys}
-        return as_json({**own, "experiments": self._grids(), "metrics": self._metric_names()})
+        return as_json({**own, "experiments": self._grids(), "metrics": self._fills()})
 
     def selection_settings(self) -> str:
         """What the selection is made with."""
-        return as_json({**{key: self.config[key] for key in ("baseline", "seed")}, "metrics": self._metric_names()})
+        return as_json({**{key: self.config[key] for key in ("baseline", "seed")}, "metrics": self._fills()})
 
     def grids(self) -> str:
         """The grids as lists."""
         return as_json(self._grids())
 
+    def _fills(self) -> dict[str, Any]:
+        return {dataset: list(own.items()) for dataset, own in self.fills.items()}
+
     def _grids(self) -> dict[str, Any]:
         return {dataset: list(grid.items()) for dataset, grid in self.grid.items()}
 
-    def _metric_names(self) -> dict[str, list[str]]:
-        return {dataset: [entry.reference for entry in own.values()] for dataset, own in self.metrics.items()}
-
-    def metric_names(self, wildcards: Any) -> list[str]:
-        """The references of a dataset's metrics."""
-        return self._metric_names()[wildcards.dataset]
+    def measures(self, wildcards: Any) -> str:
+        """The metrics of a dataset and their fills."""
+        return as_json(list(self.fills[wildcards.dataset].items()))
 
     def splits(self) -> str:
         """The explained split of each dataset."""
@@ -232,10 +261,18 @@ class Study:
         names = {entry.name for own in self.metrics.values() for entry in own.values() if not entry.own}
         return "|".join(map(re.escape, sorted(names))) or NEVER
 
+    def places(self) -> str:
+        """A wildcard constraint: the folders of results that hold scores."""
+        names = "|".join(map(re.escape, self.datasets))
+        return f"({names})(/validation)?"
+
+    def measurable_settings(self, wildcards: Any) -> str:
+        """What makes an image measurable."""
+        return as_json(self.settings[wildcards.place.split("/")[0]]["metrics"]["measurable"])
+
     def divided_places(self) -> str:
         """A wildcard constraint: where tables are merged; nowhere without shards."""
-        names = "|".join(map(re.escape, self.datasets))
-        return f"({names})(/validation)?" if self.shards > 1 else NEVER
+        return self.places() if self.shards > 1 else NEVER
 
     def gate_layers(self, wildcards: Any) -> list[int]:
         """Layers whose SAEs an experiment reads."""

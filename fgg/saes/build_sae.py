@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import json
+import math
 import os
 import shutil
 import sys
@@ -28,6 +29,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, images_per_batch, resolve
 from fgg.models.vit import check_layers
 from fgg.progress import Progress, batches, progress
+from fgg.saes.downstream import downstream
 from fgg.saes.sae import SAE_FILES, check_sae, load_sae
 from fgg.tables import atomic, write_json
 
@@ -72,10 +74,14 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
     with tempfile.TemporaryDirectory() as folder:
         # Measure the saved SAE, since the gates will use what is read back.
         save_inference(sae, Path(folder))
-        measured = measure(load_sae(folder).to(device), held_out)
+        saved = load_sae(folder).to(device)
+        measured = measure(saved, held_out)
+        validation = load_split(data / "val.parquet", MEASURED_IMAGES, seed)
+        measured |= finite(downstream(model, preprocess, saved, layer, validation, held_out.mean(0)))
         print(
             f"layer {layer}: explained variance {measured['explained_variance']:.3f}, L0 {measured['l0']:.1f} of "
-            f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {len(held_out)} held-out tokens"
+            f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {len(held_out)} held-out tokens; "
+            f"{measured['same_prediction']:.1%} of predictions stay with the reconstruction in place"
         )
         for name in SAE_FILES:
             with atomic(output / name) as temporary:
@@ -221,6 +227,11 @@ def save_inference(sae: Any, folder: Path) -> None:
     config = json.loads((folder / SAE_FILES[0]).read_text(encoding="utf-8"))
     (folder / SAE_FILES[0]).write_text(json.dumps(config, sort_keys=True), encoding="utf-8")
     sae.to(device)
+
+
+def finite(measured: dict[str, float]) -> dict[str, float | None]:
+    """Measurements as JSON holds them: None for what is undefined."""
+    return {name: value if math.isfinite(value) else None for name, value in measured.items()}
 
 
 @torch.no_grad()

@@ -7,17 +7,15 @@ treatment is better than the baseline.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fgg.randomness import generator
+from fgg.statistics.bootstrap import bootstrap_interval
+from fgg.statistics.power import equivalence_p, smallest_detectable
 
-LEVEL = 0.95  # of every interval
-ALPHA = 0.05  # below it an adjusted p-value is significant
-RESAMPLES = 9999
+MARGIN = 0.2  # of d_z, below which a difference is called small (Cohen 1988)
 RESOLUTION = 1e-6  # scores are made in float32: smaller differences are ties
 FEWEST = 3  # pairs, below which nothing is tested
 
@@ -25,24 +23,31 @@ Row = dict[str, Any]
 
 
 def describe(scores: np.ndarray) -> Row:
-    """Number n, mean, sd (ddof 1) and sem of the defined scores in a vector; NaN is left out."""
+    """Number n, mean, sd (ddof 1), sem, median, minimum and maximum of the defined scores in a vector; NaN is left out."""
     scores = np.asarray(scores, dtype=np.float64)
     scores = scores[~np.isnan(scores)]
     n = len(scores)
     sd = float(scores.std(ddof=1)) if n > 1 else np.nan
-    return {"n": n, "mean": float(scores.mean()) if n else np.nan, "sd": sd, "sem": sd / np.sqrt(n) if n else np.nan}
+    found = {"n": n, "mean": np.nan, "sd": sd, "sem": sd / np.sqrt(n) if n else np.nan}
+    empty = dict.fromkeys(("mean", "median", "minimum", "maximum"), np.nan)
+    if not n:
+        return found | empty
+    middle = {"median": float(np.median(scores)), "minimum": float(scores.min()), "maximum": float(scores.max())}
+    return found | {"mean": float(scores.mean())} | middle
 
 
-def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence[str | int]) -> Row:
+def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, margin: float = MARGIN) -> Row:
     """Compare two score vectors (n,) whose rows are the same images.
 
     A pair with an undefined (NaN) score is left out. Of the pairs that remain: ``n_pairs`` and ``n_left_out``;
-    ``mean``, ``sd``, ``sem`` of the treatment and ``baseline_mean``; the mean ``difference`` and its interval
-    ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``key`` names its random stream); ``improvement`` =
+    ``mean``, ``sd``, ``sem``, ``median``, ``minimum``, ``maximum`` of the treatment and ``baseline_mean``; the mean
+    ``difference`` and its interval ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``seed`` is its seed); ``improvement`` =
     sign x difference; ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x
     mean / sd of the differences (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank
     test (Wilcoxon 1945: ties are dropped; exact where scipy's ``auto`` takes the exact distribution; NaN where
-    all are ties); ``share_improved``, with ties counted as not improved, and ``n_tied`` (|difference| <= 1e-6).
+    all are ties); ``share_improved``, with ties counted as not improved, and ``n_tied`` (|difference| <= 1e-6);
+    ``smallest_detectable``, the d_z that so many pairs find with a power of 80 %; ``equivalence_p``, the p-value of the
+    test that |d_z| is below ``margin`` (TOST).
 
     With fewer than 3 pairs, or differences that are all equal, nothing is tested: p-values and effect size are
     NaN, the interval is NaN or the constant, and ``reason`` says why.
@@ -71,6 +76,8 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence
         "wilcoxon_p": np.nan,
         "share_improved": float(np.mean((sign * differences > 0) & ~ties)) if n else np.nan,
         "n_tied": int(ties.sum()),
+        "smallest_detectable": smallest_detectable(n),
+        "equivalence_p": np.nan,
         "reason": "",
     }
     if n < FEWEST:
@@ -78,12 +85,13 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, key: Sequence
     if np.ptp(differences) <= RESOLUTION:
         reason = "identical scores" if ties.all() else "all differences are equal"
         return row | {"ci_low": mean, "ci_high": mean, "reason": reason}
-    low, high = bootstrap_interval(differences, generator(*key))
+    low, high = bootstrap_interval(differences, seed)
     row |= {
         "ci_low": low,
         "ci_high": high,
         "effect_size": sign * effect_size(differences),
         "p_value": float(stats.ttest_1samp(differences, 0).pvalue),
+        "equivalence_p": equivalence_p(differences, margin),
         "reason": "" if np.isfinite([low, high]).all() else "the bootstrap interval is undefined",
     }
     if not ties.all():
@@ -96,19 +104,6 @@ def effect_size(differences: np.ndarray) -> float:
     if len(differences) < FEWEST or np.ptp(differences) <= RESOLUTION:
         return float("nan")
     return float(differences.mean() / differences.std(ddof=1))
-
-
-def bootstrap_interval(values: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean of ``values`` (n,): bias-corrected, accelerated (BCa, Efron 1987)."""
-    from scipy import stats
-
-    batch = max(1, 2_000_000 // len(values))  # bounds the memory; the resamples stay the same stream
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # gives NaN, which the caller explains
-        result = stats.bootstrap(
-            (values,), np.mean, n_resamples=RESAMPLES, batch=batch, confidence_level=LEVEL, method="BCa", rng=rng
-        )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:

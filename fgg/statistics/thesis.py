@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fgg.statistics.paired import ALPHA, LEVEL
+from fgg.statistics.bootstrap import LEVEL
+from fgg.statistics.power import ALPHA
 
 
 def thesis_paired(treatment: Mapping[str, float], vanilla: Mapping[str, float], sign: int) -> dict[str, float | int]:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
+from fgg.faithfulness.fills import make_fill
 from fgg.faithfulness.perturbation import Perturber
+from fgg.models.vit import patch_size
 
 TIED = ("gradcam", "tied")
 
@@ -140,12 +142,13 @@ def test_pixel_flipping(engine, maps, read, close):
         step, filling = run["features_in_step"], run["perturb_baseline"]
         order = torch.from_numpy(stored[f"{run['attribution']}_order"].astype(np.int64))
         chosen = engine.clean.argmax(-1)
-        out = pixel_flipping.follow(engine, order, chosen, step, filling, "thesis")
+        own = engine.using(make_fill({"black": 0}.get(filling, filling), engine.images, patch_size(engine.model)))
+        out = pixel_flipping.follow(own, order, chosen, step)
         close(out.curve, stored[f"{name}_preds"], atol=5e-6, what=f"{name} curve")
         close(out.auc, stored[f"{name}_auc"], atol=2e-5, what=f"{name} area")
         if run["attribution"] not in TIED:
             assert rows.argsort(dim=-1, descending=True, stable=True).tolist() == order.tolist(), name
-            whole = pixel_flipping.evaluate(engine, rows, None, step, filling, "thesis")
+            whole = pixel_flipping.evaluate(own, rows, None, step, "thesis")
             close(whole.auc, stored[f"{name}_auc"], atol=2e-5, what=f"{name} area from relevance")
 
 

@@ -22,7 +22,7 @@ rule attribution:
     params:
         saes=study.sae_arguments,
         experiment=study.experiment,
-        settings=study.settings_of(*RUN_KEYS, "max_images"),
+        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
         shard=study.shard,
         code=study.attribution_code,
     message:
@@ -57,7 +57,7 @@ rule gated_attribution:
     params:
         saes=study.sae_arguments,
         experiment=study.experiment,
-        settings=study.settings_of(*RUN_KEYS, "max_images"),
+        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
         shard=study.shard,
         code=study.attribution_code,
     message:
@@ -82,7 +82,7 @@ rule merge:
         "logs/merge/{place}/{table}.log",
     wildcard_constraints:
         place=study.divided_places(),
-        table="(attributions|faithfulness|scores/[^/]+)/[^/]+|responses",
+        table="(attributions|faithfulness|curves|scores/[^/]+)/[^/]+|responses",
     conda:
         "../../envs/fgg.yaml"
     resources:

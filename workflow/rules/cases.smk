@@ -62,15 +62,15 @@ rule cases:
         experiment=study.experiment,
         saes=study.sae_arguments,
         settings=study.settings_of(
-            "cases.per_category", "cases.patches", "max_images", *RUN_KEYS
+            "cases.per_category", "cases.patches", "max_images", "sample", *RUN_KEYS
         ),
         baseline=config["baseline"],
-        metrics=study.metric_names,
+        metrics=study.measures,
         code=study.code("fgg.cases.__main__"),
     message:
         "Case studies of {wildcards.dataset}: {wildcards.experiment}"
     shell:
         "python -m fgg.cases --model data/models/{wildcards.dataset} --images {input.images}"
-        " --metrics {params.metrics} --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
+        " --metrics {params.metrics:q} --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
         " --dataset {wildcards.dataset} --id {wildcards.experiment} --experiment {params.experiment:q}"
         " --baseline {params.baseline} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"

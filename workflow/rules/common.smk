@@ -9,7 +9,7 @@ from fgg.pipeline import runs
 from fgg.pipeline.commands import plan
 from fgg.pipeline.environment import use_environment
 from fgg.pipeline.inputs import Inputs
-from fgg.pipeline.study import RESPONSE_KEYS, RUN_KEYS, Study
+from fgg.pipeline.study import EXPLAINED_KEYS, RUN_KEYS, Study
 
 # Jobs use the environment in which Snakemake runs, and can import the package from any folder.
 use_environment(workflow.basedir)
@@ -50,7 +50,9 @@ localrules:
     merge,
     merge_gated,
     figures,
+    measurable,
     sanity,
+    thesis_statistics,
     readme,
     pages,
     summary,

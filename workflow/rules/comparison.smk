@@ -1,12 +1,17 @@
 rule comparison:
     input:
         faithfulness=inputs.scores,
+        images=inputs.image_tables,
+        attributions=inputs.all_maps,
         models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
         data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
+        saes=inputs.all_sae_measures,
     output:
         table="results/comparison.parquet",
         csv="results/comparison.csv",
         hypotheses="results/hypotheses.csv",
+        decomposition="results/decomposition.csv",
+        agreement="results/agreement.csv",
     log:
         "logs/comparison.log",
     conda:
@@ -14,14 +19,36 @@ rule comparison:
     resources:
         **study.needs("comparison"),
     params:
-        datasets=study.datasets,
         settings=study.comparison_settings(),
         code=study.code("fgg.comparison.__main__"),
     message:
         "Comparing all experiments with {config[baseline]}"
     shell:
-        "python -m fgg.comparison --datasets {params.datasets} --settings {params.settings:q}"
-        " --results results --models data/models --data data/prepared --output results > {log} 2>&1"
+        "python -m fgg.comparison --settings {params.settings:q} --results results --data data"
+        " --output results > {log} 2>&1"
+
+
+# The statistics of the research code, for comparison with published numbers; made under `protocol: thesis` only.
+rule thesis_statistics:
+    input:
+        faithfulness=inputs.scores,
+        images=inputs.image_tables,
+    output:
+        table="results/thesis_statistics.csv",
+    log:
+        "logs/thesis_statistics.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("comparison"),
+    params:
+        settings=study.comparison_settings(),
+        code=study.code("fgg.comparison.thesis"),
+    message:
+        "Statistics as in the research code"
+    shell:
+        "python -m fgg.comparison.thesis --settings {params.settings:q} --results results"
+        " --output {output.table} > {log} 2>&1"
 
 
 rule sanity:

@@ -19,6 +19,7 @@ rule download:
 rule prepare:
     input:
         downloaded=inputs.downloaded_images,
+        sample=inputs.sample_file,
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
@@ -31,7 +32,7 @@ rule prepare:
     resources:
         **study.needs("prepare"),
     params:
-        settings=study.settings_of("source", "path", "fractions", "max_skipped", "seed"),
+        settings=study.prepare_settings,
         pictures=study.pictures,
         code=study.source_code,
     message:

@@ -16,7 +16,7 @@ rule responses:
         **study.needs("responses"),
         gpu=study.gpus,
     params:
-        settings=study.settings_of(*RESPONSE_KEYS, *RUN_KEYS, "max_images"),
+        settings=study.response_settings(),
         shard=study.shard,
         code=study.code("fgg.faithfulness.responses"),
     message:
@@ -24,6 +24,29 @@ rule responses:
     shell:
         "python -m fgg.faithfulness.responses --model data/models/{wildcards.dataset} --images {input.images}"
         " --settings {params.settings:q} --shard {params.shard} --output {output.responses} > {log} 2>&1"
+
+
+rule measurable:
+    input:
+        responses="results/{place}/responses.parquet",
+    output:
+        images="results/{place}/images.parquet",
+    log:
+        "logs/measurable/{place}.log",
+    wildcard_constraints:
+        place=study.places(),
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **study.needs("measurable"),
+    params:
+        settings=study.measurable_settings,
+        code=study.code("fgg.faithfulness.measurable"),
+    message:
+        "Finding the measurable images of {wildcards.place}"
+    shell:
+        "python -m fgg.faithfulness.measurable --responses {input.responses} --settings {params.settings:q}"
+        " --output {output.images} > {log} 2>&1"
 
 
 rule faithfulness:
@@ -35,6 +58,7 @@ rule faithfulness:
         responses=inputs.response_table,
     output:
         faithfulness=piece("results/{dataset}/{shard}faithfulness/{experiment}.parquet"),
+        curves=piece("results/{dataset}/{shard}curves/{experiment}.parquet"),
     log:
         "logs/faithfulness/{dataset}/{shard}{experiment}.log",
     benchmark:
@@ -54,7 +78,8 @@ rule faithfulness:
     shell:
         "python -m fgg.faithfulness --model data/models/{wildcards.dataset} --images {input.images}"
         " --attributions {input.attributions} {params.responses} --settings {params.settings:q}"
-        " --shard {params.shard} --code {params.code} --output {output.faithfulness} > {log} 2>&1"
+        " --shard {params.shard} --code {params.code} --output {output.faithfulness}"
+        " --curves {output.curves} > {log} 2>&1"
 
 
 # A metric of another package has its own jobs and tables. When its source changes, only they are made again.

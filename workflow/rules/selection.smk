@@ -16,7 +16,7 @@ use rule attribution as validation_attribution with:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
         experiment=study.experiment,
-        settings=study.settings_of(*RUN_KEYS, "select.max_images"),
+        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
         shard=study.shard,
         code=study.attribution_code,
 
@@ -39,7 +39,7 @@ use rule gated_attribution as validation_gated_attribution with:
     params:
         experiment=study.experiment,
         saes=study.sae_arguments,
-        settings=study.settings_of(*RUN_KEYS, "select.max_images"),
+        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
         shard=study.shard,
         code=study.attribution_code,
 
@@ -56,7 +56,7 @@ use rule responses as validation_responses with:
     benchmark:
         "benchmarks/validation/responses/{shard}{dataset}.tsv"
     params:
-        settings=study.settings_of(*RESPONSE_KEYS, *RUN_KEYS, "select.max_images"),
+        settings=study.response_settings("select.max_images"),
         shard=study.shard,
         code=study.code("fgg.faithfulness.responses"),
 
@@ -72,6 +72,7 @@ use rule faithfulness as validation_faithfulness with:
         faithfulness=piece(
             "results/{dataset}/validation/{shard}faithfulness/{experiment}.parquet"
         ),
+        curves=piece("results/{dataset}/validation/{shard}curves/{experiment}.parquet"),
     log:
         "logs/validation/faithfulness/{dataset}/{shard}{experiment}.log",
     benchmark:
@@ -109,6 +110,7 @@ rule selection:
     input:
         explained=inputs.scores,
         validation=inputs.candidate_scores,
+        images=inputs.selection_images,
     output:
         choice="results/selection.csv",
         ranking="results/selection_ranking.csv",

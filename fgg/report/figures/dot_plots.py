@@ -12,7 +12,7 @@ from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
 from fgg.report.figures import style
 from fgg.report.metrics_shown import metrics_in
-from fgg.statistics.paired import LEVEL
+from fgg.statistics.bootstrap import LEVEL
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
 

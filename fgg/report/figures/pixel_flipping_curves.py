@@ -11,7 +11,7 @@ import pandas as pd
 
 from fgg.report.experiment_names import group, label, place, varies
 from fgg.report.figures import style
-from fgg.statistics.paired import LEVEL
+from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import matrix, read_table
 
 MOST_BANDS = 4  # more gated curves than this are drawn without their bands

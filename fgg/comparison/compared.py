@@ -1,0 +1,126 @@
+"""An instance of a dataset, that is, a dataset with its seeds, as the comparison sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fgg.comparison.order_only import can_be_told_apart, order_only
+from fgg.comparison.scores import Scores, read_scores
+from fgg.comparison.strata import strata
+from fgg.faithfulness.measurable import measurable_images
+from fgg.faithfulness.measures import Measure, measures
+from fgg.faithfulness.registry import defaults
+from fgg.statistics.paired import MARGIN, Row, paired
+
+NO_ORDER = {"order_difference": np.nan, "order_p_value": np.nan}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An instance, and how it is compared.
+
+    Attributes:
+        place: the folder of its results.
+        common: columns that all its rows have.
+        experiments: id -> settings.
+        measures: name -> measure.
+        scores: id -> frame.
+        notes: id -> remark.
+        classes: names by label.
+        settings: of the comparison.
+    """
+
+    place: Path
+    common: Row
+    experiments: Mapping[str, Mapping[str, Any]]
+    measures: Mapping[str, Measure]
+    scores: Scores
+    notes: Mapping[str, str]
+    classes: Sequence[str]
+    settings: Mapping[str, Any]
+    _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def strata(self, measure: Measure) -> Mapping[str, np.ndarray]:
+        """The groups of images for a measure; they follow the baseline's predictions."""
+        reference = self.scores[self.settings["baseline"]]
+        return strata(reference, self.measurable(measure), self.classes)
+
+    def measurable(self, measure: Measure) -> np.ndarray:
+        """Which images are measurable, bool (n,)."""
+        if (measure.fill,) not in self._known:
+            ids = self.scores[self.settings["baseline"]].index
+            self._known[(measure.fill,)] = measurable_images(self.place, measure.fill, ids)
+        return self._known[(measure.fill,)]
+
+    def about(self, measure: Measure, stratum: str, inside: np.ndarray) -> Row:
+        """The columns that say what a row is about."""
+        return {
+            "metric": measure.metric.name,
+            "fill": measure.fill,
+            "higher_is_better": measure.metric.higher_is_better,
+            "stratum": stratum,
+            "n_images": int(inside.sum()),
+            "n_measurable": int((inside & self.measurable(measure)).sum()),
+            "told_apart": can_be_told_apart(measure),
+        }
+
+    def pair(self, name: str, partner: str, measure: Measure, inside: np.ndarray) -> Row:
+        """The paired statistics of two experiments on some images."""
+        first, second = (self.scores[each].loc[inside, measure.name] for each in (name, partner))
+        margin = self.settings.get("equivalence_margin", MARGIN)
+        return paired(first, second, measure.metric.sign, self.settings["seed"], margin)
+
+    def order_part(self, name: str, partner: str, measure: Measure, inside: np.ndarray) -> Row:
+        """What the order of a map alone gains over the partner, in the metric's unit."""
+        if (name, partner, measure.name) not in self._known:
+            found = order_only(self.place, name, partner, measure, self.settings["protocol"])
+            self._known[name, partner, measure.name] = found
+        own = self._known[name, partner, measure.name]
+        if own is None:
+            return NO_ORDER
+        row = paired(own[inside], self.scores[partner].loc[inside, measure.name], measure.metric.sign, 0)
+        if row["reason"] == "identical scores":
+            return {"order_difference": 0.0, "order_p_value": np.nan}
+        return {"order_difference": row["difference"], "order_p_value": row["p_value"]}
+
+
+def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compared:
+    """Read an instance's scores. Raises FggError as `read_scores`."""
+    experiments, own_measures = settings["experiments"][instance], measures_of(settings, instance)
+    place = results / instance
+    scores = read_scores(place, list(experiments), settings["baseline"], own_measures)
+    about = settings.get("instances", {}).get(instance, {"dataset": instance, "seed": settings["seed"]})
+    common = {
+        "dataset": about["dataset"],
+        "seed": str(about["seed"]),
+        "n_experiments_tried": len(experiments) - 1,
+        "n_skipped": settings.get("skipped", {}).get(instance, 0),
+        "protocol": settings["protocol"],
+        "precision": settings["precision"],
+    }
+    notes = _notes(settings, instance, scores)
+    classes = settings.get("classes", {}).get(instance, ())
+    return Compared(place, common, experiments, own_measures, scores, notes, classes, settings)
+
+
+def measures_of(settings: Mapping[str, Any], instance: str) -> dict[str, Measure]:
+    """The measures of an instance, by name, from the settings of a comparison."""
+    own = settings.get("metrics", {}).get(instance)
+    return measures(dict(own) if own else {name: ["mean"] for name in defaults()})
+
+
+def _notes(settings: Mapping[str, Any], instance: str, scores: Scores) -> dict[str, str]:
+    """The given note of every experiment, and a count of the images that it predicted otherwise than the baseline."""
+    given = settings.get("notes", {}).get(instance, {})
+    predicted = scores[settings["baseline"]]["predicted"]
+    notes = {}
+    for name, frame in scores.items():
+        other = int((frame["predicted"] != predicted).sum())
+        extra = f"{other} images predicted otherwise than by {settings['baseline']}" if other else ""
+        notes[name] = "; ".join(filter(None, (given.get(name, ""), extra)))
+    return notes

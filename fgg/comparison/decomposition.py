@@ -1,0 +1,77 @@
+"""How much of a gate's gain is order, and how much values.
+
+A gate changes the order of the patches and the spread of their values. With both maps' order and both maps' values there are
+four maps; what order and values gain is told with each of them changed first and last, and as their mean, which is the
+Shapley value of the two factors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fgg.comparison.compared import Compared
+from fgg.experiments import experiment_id, is_plain_combined
+from fgg.faithfulness.measures import Measure
+from fgg.statistics.bootstrap import bootstrap_interval
+from fgg.statistics.paired import FEWEST, Row
+
+UNGATED = "transmm"
+
+
+def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Iterator[Row]:
+    """A row per combined gate whose controls ``gate_order`` and ``gate_values`` are in the grid, on some of the images."""
+    for name, settings in own.experiments.items():
+        if not is_plain_combined(settings) or UNGATED not in own.experiments:
+            continue
+        four = [UNGATED, name, *(experiment_id(settings["gate"], each) for each in ("gate_order", "gate_values"))]
+        if any(each not in own.experiments for each in four):
+            continue
+        scores = np.stack([own.scores[each].loc[inside, measure.name].to_numpy(np.float64) for each in four])
+        scores = scores[:, ~np.isnan(scores).any(0)]
+        means = scores.mean(1) if scores.shape[1] else np.full(4, np.nan)
+        row = own.common | about | {"experiment": name, "n": scores.shape[1]}
+        row |= dict(zip(("baseline_mean", "gated_mean", "order_mean", "values_mean"), means.tolist(), strict=True))
+        yield row | decompose(*(measure.metric.sign * scores), seed=own.settings["seed"])
+
+
+def decompose(neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: np.ndarray, seed: int) -> Row:
+    """The gains of order and values, from the scores per image (n,), higher being better, of the four maps.
+
+    Args:
+        neither: TransMM.
+        both: the gated map.
+        order: the gated order with TransMM's values.
+        values: TransMM's order with the gated values.
+        seed: of the intervals.
+    """
+    parts = {
+        "order": (order - neither, both - values),
+        "values": (values - neither, both - order),
+    }
+    found: Row = {
+        "gain": _mean(both - neither),
+        "interaction": _mean(both - neither - (order - neither) - (values - neither)),
+    }
+    for name, (first, last) in parts.items():
+        shapley = (first + last) / 2
+        low, high, p_value = _tested(shapley, seed)
+        found |= {f"{name}_first": _mean(first), f"{name}_last": _mean(last), name: _mean(shapley)}
+        found |= {f"{name}_low": low, f"{name}_high": high, f"{name}_p": p_value}
+    return found
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _tested(values: np.ndarray, seed: int) -> tuple[float, float, float]:
+    """Interval and p-value of a mean; the constant and NaN if the values are all equal."""
+    from scipy import stats
+
+    if len(values) < FEWEST:
+        return float("nan"), float("nan"), float("nan")
+    if np.ptp(values) <= 0:
+        return float(values[0]), float(values[0]), float("nan")
+    return *bootstrap_interval(values, seed), float(stats.ttest_1samp(values, 0).pvalue)

@@ -1,0 +1,66 @@
+"""Whether a model and its SAEs are good enough for a verdict to mean something; what is not becomes a warning in every table.
+
+The levels are those of a sceptic. They can be set in the configuration (``quality``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fgg.catalogue import CONSTRUCTIONS
+
+LEVELS = {"model_gain": 0.05, "explained_variance": 0.8, "same_prediction": 0.95, "dead_share": 0.5}
+
+
+def model_warnings(record: Mapping[str, Any], split: str, levels: Mapping[str, float]) -> Iterator[str]:
+    """What is wrong with a model, from its model.json: it must be better than the best simple baseline on a split."""
+    found = record["accuracy"][split]
+    simple = {
+        "always the most frequent class": found["majority_accuracy"],
+        "logistic regression on grey pixels": found["logistic_regression_accuracy"],
+    }
+    name, best = max(simple.items(), key=lambda entry: entry[1])
+    if found["accuracy"] < best + levels["model_gain"]:
+        yield f"weak model: accuracy {found['accuracy']:.3f} on {split}, {name} {best:.3f}"
+
+
+def sae_warnings(layer: int, measured: Mapping[str, Any], levels: Mapping[str, float]) -> Iterator[str]:
+    """What is wrong with the SAE of a layer, from its metrics.json."""
+    faults = []
+    if _number(measured["explained_variance"]) < levels["explained_variance"]:
+        faults.append(f"explained variance {_number(measured['explained_variance']):.2f}")
+    same = measured.get("same_prediction")
+    if same is not None and same < levels["same_prediction"]:
+        faults.append(f"only {100 * same:.0f} % of predictions stay with its reconstruction in place")
+    if measured["dead_share"] > levels["dead_share"]:
+        faults.append(f"{100 * measured['dead_share']:.0f} % of its features are dead")
+    if faults:
+        yield f"weak SAE of layer {layer}: {', '.join(faults)}"
+
+
+def warnings(
+    settings: Mapping[str, Any],
+    model: Mapping[str, Any],
+    saes: Mapping[int, Mapping[str, Any]],
+    split: str,
+    levels: Mapping[str, float],
+) -> Iterator[str]:
+    """The warnings about an experiment: those of the model, and of the SAEs that it reads.
+
+    Args:
+        settings: of the experiment.
+        model: model.json.
+        saes: layer -> metrics.json.
+        split: the explained one.
+    """
+    yield from model_warnings(model, split, levels)
+    gate = settings.get("gate")
+    if gate and CONSTRUCTIONS[gate["construction"]].needs_sae:
+        for layer in gate["layers"]:
+            if layer in saes:
+                yield from sae_warnings(layer, saes[layer], levels)
+
+
+def _number(value: Any) -> float:
+    return float("-inf") if value is None else float(value)

@@ -1,0 +1,76 @@
+"""Insertion (Petsiuk et al. 2018) on patches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.faithfulness.order_curves import OrderCurves, curves_of
+from fgg.faithfulness.registry import metric
+
+
+@metric(
+    name="insertion",
+    title="Insertion",
+    citation="Petsiuk et al. 2018, RISE: Randomized Input Sampling for Explanation of Black-box Models",
+    higher_is_better=True,
+    lowest=0.0,
+    highest=1.0,
+    quantity="area under p(class) (0 to 1)",
+    definition="how large is the area under the probability while patches come back, most relevant first?",
+    assumes="a filled patch carries no information; only the order of the patches counts",
+    passes="one per step",
+    settings={
+        "patches_per_step": {
+            "description": "Patches put back per step.",
+            "type": "integer",
+            "minimum": 1,
+            "default": 5,
+        },
+    },
+    reads="order",
+    place=41,
+)
+def insertion_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
+    """The area under the curve from the filled image to the clean one."""
+    return curves.area(curves.insertion(patches_per_step))
+
+
+def insertion(
+    model: VisionTransformer,
+    images: Tensor,
+    relevance: Tensor,
+    target: Tensor | int | None = None,
+    patches_per_step: int = 1,
+    fill: str | float = "mean",
+    preprocess: Any = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Insertion: how fast does p(c) rise when the patches of a filled image come back, most relevant first?
+
+    From Petsiuk et al. 2018, *RISE*, on patches. Where the steps divide the patches it is the area under the LIF curve:
+    to put the most relevant patches back is to leave the least relevant ones filled.
+
+    Args:
+        model: a timm VisionTransformer; it leaves the call as it came.
+        images: normalised float (B, C, H, W), on the model's device.
+        relevance: (B, N), patches row by row; ties go by patch index.
+        target: class per image, int64 (B,), or one for all; None takes the predicted class.
+        patches_per_step: patches put back per step; the last step takes what is left.
+        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number; the paper takes ``blur``.
+        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
+        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
+        seed: of the same.
+
+    Returns:
+        float64 (B,), the area over the share of steps, 0 to 1; higher is better. NaN where the relevance is.
+
+    Raises:
+        FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.
+    """
+    curves = curves_of(model, images, relevance, target, fill, preprocess, image_ids, seed)
+    return insertion_scores(curves, patches_per_step)

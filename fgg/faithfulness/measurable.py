@@ -1,0 +1,82 @@
+"""Which images can be measured: ``python -m fgg.faithfulness.measurable``. Does not import torch.
+
+If an image keeps its probability when every patch is filled, nothing in it made that probability, or the fill does not remove
+it; then no map of it is more faithful than another. Such images are counted, and verdicts are given without them first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fgg.errors import FggError
+from fgg.jobs.command import add_arguments, command
+from fgg.tables import read_settings, read_table, write_table
+
+COLUMNS = ("image_id", "fill", "target", "probability", "filled_probability", "full_drop", "measurable")
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Read the model's answers, write a row per image and fill."""
+    parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.measurable", description=__doc__.split("\n")[0])
+    add_arguments(parser, "output", settings="JSON: least_drop")
+    parser.add_argument("--responses", type=Path, required=True, help="results/{dataset}/responses.parquet")
+    arguments = parser.parse_args(argv)
+    table = measurable(arguments.responses, arguments.settings)
+    write_table(arguments.output, {name: table[name].to_numpy() for name in COLUMNS}, arguments.settings)
+
+
+def measurable(responses: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
+    """A row per image and fill, with `COLUMNS`: the drop when everything is filled, and whether it reaches ``least_drop``."""
+    answered, fills = read_table(responses), read_settings(responses)["fills"]
+    parts = []
+    for place, fill in enumerate(fills):
+        probability = answered["probability"].to_numpy()
+        filled = answered[f"filled_probability@{fill}" if place else "filled_probability"].to_numpy()
+        parts.append(
+            pd.DataFrame(
+                {
+                    "image_id": answered["image_id"].to_pylist(),
+                    "fill": fill,
+                    "target": answered["target"].to_numpy(),
+                    "probability": probability,
+                    "filled_probability": filled,
+                    "full_drop": probability - filled,
+                    "measurable": probability - filled >= settings["least_drop"],
+                }
+            )
+        )
+    order = np.arange(len(answered)).repeat(len(fills)).reshape(-1, len(fills))
+    places = order + len(answered) * np.arange(len(fills))
+    return pd.concat(parts, ignore_index=True).iloc[places.reshape(-1)].reset_index(drop=True)
+
+
+def measurable_images(place: str | Path, fill: str, image_ids: pd.Index) -> np.ndarray:
+    """Whether each of these images is measurable with a fill: bool (n,). All are if the metric perturbs nothing.
+
+    Args:
+        place: the folder with ``images.parquet``.
+        fill: the fill; empty for a metric that perturbs nothing.
+
+    Raises:
+        FggError: the table lacks the fill, or one of the images.
+    """
+    if not fill:
+        return np.ones(len(image_ids), dtype=bool)
+    path = Path(place) / "images.parquet"
+    table = read_table(path, ["image_id", "fill", "measurable"]).to_pandas()
+    own = table[table["fill"] == fill].set_index("image_id")["measurable"]
+    if missing := len(image_ids.difference(own.index)):
+        raise FggError(f"{path} lacks {missing} images with the fill {fill}; delete it and run the workflow again")
+    return own.loc[image_ids].to_numpy(dtype=bool)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,124 @@
+"""The class's probability while patches are filled one after another: most relevant first (MIF), or least relevant first (LIF).
+
+Pixel Flipping, SRG, insertion and deletion all read these curves, so each is computed once per image, fill and order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.errors import FggError
+from fgg.faithfulness.checks import check_relevance, class_of, probability
+from fgg.faithfulness.fills import channel_values, make_fill
+from fgg.faithfulness.perturbation import Perturber
+from fgg.models.vit import patch_size
+
+
+class OrderCurves:
+    """The curves of a batch of maps, computed when they are asked for.
+
+    Args:
+        engine: of the images, with the fill.
+        relevance: (B, N); ties go by patch index in MIF. LIF is the same order backwards.
+        target: class whose probability is followed, int64 (B,), or one for all; None takes the predicted class.
+
+    Raises:
+        FggError: relevance of the wrong shape, or an unknown class.
+    """
+
+    def __init__(self, engine: Perturber, relevance: Tensor, target: Tensor | int | None = None) -> None:
+        self.engine = engine
+        self.relevance = check_relevance(engine, relevance)
+        self.target = class_of(engine, target)
+        self.order = self.relevance.argsort(dim=-1, descending=True, stable=True)
+        self._known: dict[tuple[str, int], Tensor] = {}
+
+    def mif(self, patches_per_step: int) -> Tensor:
+        """Most relevant first: float64 (B, steps + 1), the clean image's probability first; the last step takes the rest."""
+        return self._curve("mif", patches_per_step)
+
+    def lif(self, patches_per_step: int) -> Tensor:
+        """Least relevant first, as `mif`."""
+        return self._curve("lif", patches_per_step)
+
+    def insertion(self, patches_per_step: int) -> Tensor:
+        """From the filled image back to the clean one, most relevant first: as `mif`, the filled image's probability first."""
+        if self.engine.patches % patches_per_step == 0:
+            return self.lif(patches_per_step).flip(1)
+        return self._curve("insertion", patches_per_step)
+
+    def rows(self, number: int) -> Iterator[dict[str, Any]]:
+        """The curves of an image that have been computed so far, as rows of a table."""
+        for (kind, patches_per_step), curve in self._known.items():
+            yield {"curve": kind, "patches_per_step": patches_per_step, "probability": curve[number].tolist()}
+
+    def area(self, curve: Tensor) -> Tensor:
+        """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is."""
+        area = torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
+        return torch.where(self.relevance.isnan().any(1), torch.nan, area)
+
+    def _curve(self, kind: str, patches_per_step: int) -> Tensor:
+        check_step(patches_per_step)
+        if (kind, patches_per_step) not in self._known:
+            step_of = steps(self.order.flip(1) if kind == "lif" else self.order, patches_per_step)
+            at = torch.arange(-(-self.engine.patches // patches_per_step), device=step_of.device)[:, None]
+            masks = step_of[:, None, :] >= at if kind == "insertion" else step_of[:, None, :] <= at
+            found = probability(self.engine.logits(masks), self.target)
+            clean = probability(self.engine.clean[:, None], self.target)
+            parts = [found, clean] if kind == "insertion" else [clean, found]
+            self._known[kind, patches_per_step] = torch.cat(parts, dim=1)
+        return self._known[kind, patches_per_step]
+
+
+def check_step(patches_per_step: int) -> None:
+    """Raise FggError for fewer than one patch per step."""
+    if patches_per_step < 1:
+        raise FggError(f"patches_per_step: {patches_per_step} must be at least 1")
+
+
+def steps(order: Tensor, patches_per_step: int) -> Tensor:
+    """The step in which each patch is filled, from 0 on: int64 (B, N), for patches in the order of filling (B, N)."""
+    number = torch.arange(order.shape[1], device=order.device) // patches_per_step
+    return torch.empty_like(order).scatter_(1, order, number.expand_as(order))
+
+
+def curves_of(
+    model: VisionTransformer,
+    images: Tensor,
+    relevance: Tensor,
+    target: Tensor | int | None,
+    fill: str | float,
+    preprocess: object | None = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+) -> OrderCurves:
+    """The curves for a call from outside the workflow; see `engine_of`."""
+    return OrderCurves(engine_of(model, images, fill, preprocess, image_ids, seed), relevance, target)
+
+
+def engine_of(
+    model: VisionTransformer,
+    images: Tensor,
+    fill: str | float,
+    preprocess: object | None = None,
+    image_ids: Sequence[str] | None = None,
+    seed: int = 0,
+) -> Perturber:
+    """An engine with a fill, for a call from outside the workflow.
+
+    Args:
+        preprocess: a `fgg.data.preprocess.Preprocess`, which ``zero``, ``black`` and ``white`` need.
+        image_ids: key what ``noise`` and ``road`` draw, with the seed; None takes the images' numbers.
+
+    Raises:
+        FggError: images of the wrong shape, or an unknown fill.
+    """
+    engine = Perturber(model, images)
+    names = [str(number) for number in range(len(images))] if image_ids is None else list(image_ids)
+    channels = None if preprocess is None else channel_values(preprocess)
+    return engine.using(make_fill(fill, engine.images, patch_size(model), channels, names, seed))

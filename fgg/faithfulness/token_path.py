@@ -1,0 +1,165 @@
+"""Perturbed images as tokens: what a filled, an exchanged or a removed patch means after the patch embedding.
+
+Patch embedding is linear and its patches do not overlap, so filling a patch replaces its token. Tokens are computed once per
+image and gathered; so are the first block's queries, keys and values, since each patch has only two of them, clean and
+filled. Where the head reads the class token, the last block computes that row only.
+
+Letters: B images, V versions of each, N patches, T tokens, D width, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.layers import Attention, PatchEmbed
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from fgg.models.onednn_linear import linear
+from fgg.models.vit import reads_class_token
+
+
+def allows_tokens(model: VisionTransformer) -> bool:
+    """Whether masking tokens equals masking pixels: a plain convolution whose patches do not overlap."""
+    embed = model.patch_embed
+    if type(embed) is not PatchEmbed or embed.dynamic_img_pad or not isinstance(embed.proj, nn.Conv2d):
+        return False
+    proj = embed.proj
+    plain = proj.stride == proj.kernel_size and set(proj.padding) == {0} and set(proj.dilation) == {1}
+    # With patch dropout the tokens of a training model are drawn at random; in eval mode it is idle.
+    return plain and proj.groups == 1
+
+
+def _standard(block: nn.Module) -> bool:
+    """Whether a block is timm's pre-norm block, whose parts are used one by one here."""
+    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+
+
+class Tokens:
+    """Token path of a batch of images: a table of each token, clean and filled, and forward passes from it.
+
+    Args:
+        exact: whether filling tokens equals filling pixels (`allows_tokens`); if not, tokens can only be removed.
+    """
+
+    def __init__(self, model: VisionTransformer, images: Tensor, exact: bool) -> None:
+        self.model = model
+        self.first = _standard(model.blocks[0])
+        self.last = _standard(model.blocks[-1]) and reads_class_token(model) and len(model.blocks) > 1
+        self.prefix = model.num_prefix_tokens
+        self.reads_prefix = reads_class_token(model) or (model.pool_include_prefix and self.prefix > 0)
+        self.embedded = self._normed(model.patch_embed.proj(images)) if exact else model.patch_embed(images)
+        self.clean = self._row(self.embedded)
+        self.tokens = self.clean.shape[1]
+        # Rows 0 to T-1 of an image's table are its clean tokens, rows T to 2T-1 the filled ones.
+        self.table = self._pair(self.clean, self.clean)
+        self.identity = torch.arange(self.tokens, device=images.device)
+
+    def fill(self, fill: Tensor) -> None:
+        """Set the filled half of the table for fill values (B, N)."""
+        proj = self.model.patch_embed.proj
+        kernel = proj.weight.float().sum((1, 2, 3))
+        filled = fill.float()[..., None] * kernel
+        if proj.bias is not None:
+            filled = filled + proj.bias.float()
+        grid = self.embedded.shape[1:3] if self.embedded.ndim == 4 else self.model.patch_embed.grid_size
+        filled = filled.transpose(1, 2).unflatten(-1, tuple(grid)).to(self.embedded.dtype)
+        self.table = self._pair(self.clean, self._row(self._normed(filled)))
+
+    def exchange(self, images: Tensor) -> None:
+        """Set the filled half of the table to the patches of other images (B, C, H, W)."""
+        self.table = self._pair(self.clean, self._row(self._normed(self.model.patch_embed.proj(images))))
+
+    def forward(self, images: slice, masks: Tensor) -> Tensor:
+        """Logits of versions given by masks (b, v, N) of the images: (b * v, K)."""
+        batch, versions, _ = masks.shape
+        table = self.table[images]
+        index = self.identity + self.tokens * torch.nn.functional.pad(masks, (self.prefix, 0)).long()
+        index = index + 2 * self.tokens * torch.arange(batch, device=index.device)[:, None, None]
+        rows = table.flatten(0, 1).index_select(0, index.flatten()).view(batch * versions, self.tokens, -1)
+        return self._blocks(rows)
+
+    def without(self, masks: Tensor, rows: int) -> Tensor:
+        """Logits of versions (B, V, N) whose masked patches are left out: float32 (B, V, K).
+
+        NaN where no token is left that the head reads. Versions with the same number of tokens go together, at most
+        ``rows`` of them.
+        """
+        table = self.table[:, : self.tokens].flatten(0, 1)
+        batch, versions, patches = masks.shape
+        gone = masks.flatten(0, 1)
+        counts = gone.sum(1)
+        logits = table.new_full((len(gone), self.model.num_classes), torch.nan, dtype=torch.float32)
+        for count in counts.unique().tolist():
+            if count == patches and not self.reads_prefix:
+                continue
+            for members in (counts == count).nonzero()[:, 0].split(rows):
+                kept = (~gone[members]).nonzero()[:, 1].view(len(members), patches - count) + self.prefix
+                index = torch.cat([self.identity[: self.prefix].expand(len(members), -1), kept], dim=1)
+                index = index + self.tokens * (members // versions)[:, None]
+                tokens = table.index_select(0, index.flatten()).view(*index.shape, -1)
+                logits[members] = self._blocks(tokens).float()
+        return logits.view(batch, versions, -1)
+
+    def _blocks(self, rows: Tensor) -> Tensor:
+        """Logits of rows of the table, (n, T, …) to (n, K)."""
+        model = self.model
+        blocks = list(model.blocks)
+        if self.first:
+            width = self.clean.shape[-1]
+            x = _attend(blocks[0], rows[..., :width], _heads(blocks[0].attn, rows[..., width:]))
+            blocks = blocks[1:]
+        else:
+            x = rows
+        for block in blocks[: -1 if self.last else None]:
+            x = block(x)
+        if self.last:
+            x = _class_row(model.blocks[-1], x)
+        return model.forward_head(model.norm(x))
+
+    def _normed(self, features: Tensor) -> Tensor:
+        """Patch features (B, D, h, w) in the layout and norm of timm's patch embedding."""
+        embed = self.model.patch_embed
+        if embed.flatten:
+            features = features.flatten(2).transpose(1, 2)
+        else:
+            features = features.permute(0, 2, 3, 1)  # dynamic input size: (B, h, w, D)
+        return embed.norm(features)
+
+    def _row(self, embedded: Tensor) -> Tensor:
+        """The tokens that enter the first block, (B, T, D)."""
+        return self.model.norm_pre(self.model._pos_embed(embedded))
+
+    def _pair(self, clean: Tensor, filled: Tensor) -> Tensor:
+        tokens = torch.cat([clean, filled], dim=1)
+        if not self.first:
+            return tokens
+        block = self.model.blocks[0]
+        return torch.cat([tokens, block.attn.qkv(block.norm1(tokens)).to(tokens.dtype)], dim=-1)
+
+
+def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, H, T, d) from the fused projection (B, T, 3 H d)."""
+    q, k, v = qkv.unflatten(-1, (-1, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
+    return attn.q_norm(q), attn.k_norm(k), v
+
+
+def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """A pre-norm block from its queries, keys and values on; x are the queries' tokens."""
+    attn = block.attn
+    mixed = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    x = x + block.ls1(attn.proj(attn.norm(mixed)))
+    return x + block.ls2(block.mlp(block.norm2(x)))
+
+
+def _class_row(block: Block, x: Tensor) -> Tensor:
+    """The class-token row of a block's output, (B, 1, D): keys and values for all tokens, a query for one."""
+    attn = block.attn
+    normed = block.norm1(x)
+    width = attn.attn_dim
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    q = linear(normed[:, :1], weight[:width], None if bias is None else bias[:width])
+    kv = linear(normed, weight[width:], None if bias is None else bias[width:])
+    q = q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
+    k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
+    return _attend(block, x[:, :1], (attn.q_norm(q), attn.k_norm(k), v))
