@@ -7,6 +7,7 @@ folder with cases.csv, features.csv, cases.json, and the pictures.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,9 @@ from fgg.catalogue import CONSTRUCTIONS
 from fgg.data.load import explained_split, load_split
 from fgg.errors import FggError
 from fgg.experiments import flat
-from fgg.faithfulness.registry import Metric, chosen
+from fgg.faithfulness.measurable import measurable_images
+from fgg.faithfulness.measures import measures
+from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import add_arguments, command
 from fgg.liveness import check_wanted
 from fgg.models import model_files
@@ -53,7 +56,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--prototype-images", type=Path, required=True, help="the prototypes' split (.parquet)")
     parser.add_argument("--sae", action="append", required=True, metavar="LAYER=FOLDER", help="SAE; repeatable")
-    parser.add_argument("--metrics", nargs="+", required=True, metavar="NAME", help="metrics that gains are counted by")
+    parser.add_argument(
+        "--metrics", required=True, type=json.loads, help="JSON [[metric, [fills]], …]: what gains are counted by"
+    )
     parser.add_argument("--results", type=Path, required=True, help="folder results/{dataset}")
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--id", required=True, help="the experiment's id")
@@ -88,12 +93,15 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:
-    """Rank the images, find the features, write tables and pictures."""
+    """Rank the measurable images by their gains with the first fill, find the features, write tables and pictures."""
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
     split = explained_split(arguments.images, settings)
-    metrics = chosen(arguments.metrics)
+    first = {name: own for name, own in measures(dict(arguments.metrics)).items() if not own.suffix}
+    metrics = {own.metric.name: own.metric for own in first.values()}
+    fill = next((own.fill for own in first.values() if own.fill), "")
     gains = read_gains(arguments.results, split.image_ids, arguments.id, arguments.baseline, metrics)
-    composites = choice.composite(gains)
+    measurable = measurable_images(arguments.results, fill, gains.index)
+    composites = choice.composite(gains.where(measurable[:, None]))
     selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
@@ -107,6 +115,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         "n_images": len(gains),
         "n_ranked": len(gains) - len(selection.unranked),
         "n_unranked": len(selection.unranked),
+        "n_unmeasurable": int((~measurable).sum()),
         "n_without_feature": int(cases["feature"].isna().sum()),
     }
     selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains)}

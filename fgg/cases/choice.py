@@ -23,7 +23,7 @@ FLOOR = 1e-9  # added to the standard deviation, as in the research code
 
 @dataclass(frozen=True)
 class Selection:
-    """Image ids per category, first come first; ``unranked`` have no defined gain at all."""
+    """Image ids per category, first come first; ``unranked`` have no defined gain, or are not measurable."""
 
     chosen: dict[str, list[str]]
     unranked: list[str]

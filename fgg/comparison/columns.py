@@ -24,6 +24,7 @@ _MEASURE = {
 }
 STATISTICS = {
     "difference": _NUMBER,  # treatment - baseline, in the metric's unit
+    "difference_se": _NUMBER,  # its standard error
     "ci_low": _NUMBER,  # 95 % BCa interval of the difference
     "ci_high": _NUMBER,
     "improvement": _NUMBER,  # from here on, positive is better
@@ -38,6 +39,7 @@ STATISTICS = {
     "equivalence_p": _NUMBER,  # TOST of |d_z| below the margin
     "equivalence_p_adjusted": _NUMBER,
     "order_difference": _NUMBER,  # with the baseline's values in the map's order: what the order alone gains
+    "order_se": _NUMBER,
     "order_p_value": _NUMBER,
     "order_p_adjusted": _NUMBER,
     "share_improved": _NUMBER,

@@ -17,7 +17,9 @@ from fgg.faithfulness.measures import Measure, measures
 from fgg.faithfulness.registry import defaults
 from fgg.statistics.paired import MARGIN, Row, paired
 
-NO_ORDER = {"order_difference": np.nan, "order_p_value": np.nan}
+NO_ORDER = {"order_difference": np.nan, "order_se": np.nan, "order_p_value": np.nan}
+
+ORDER = {"order_difference": "difference", "order_se": "difference_se", "order_p_value": "p_value"}
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class Compared:
             return NO_ORDER
         row = paired(own[inside], self.scores[partner].loc[inside, measure.name], measure.metric.sign, 0)
         if row["reason"] == "identical scores":
-            return {"order_difference": 0.0, "order_p_value": np.nan}
-        return {"order_difference": row["difference"], "order_p_value": row["p_value"]}
+            return {"order_difference": 0.0, "order_se": 0.0, "order_p_value": np.nan}
+        return {name: row[source] for name, source in ORDER.items()}
 
 
 def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compared:

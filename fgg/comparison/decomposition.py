@@ -33,7 +33,8 @@ def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Ite
         means = scores.mean(1) if scores.shape[1] else np.full(4, np.nan)
         row = own.common | about | {"experiment": name, "n": scores.shape[1]}
         row |= dict(zip(("baseline_mean", "gated_mean", "order_mean", "values_mean"), means.tolist(), strict=True))
-        yield row | decompose(*(measure.metric.sign * scores), seed=own.settings["seed"])
+        neither, both, order, values = measure.metric.sign * scores
+        yield row | decompose(neither, both, order, values, own.settings["seed"])
 
 
 def decompose(neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: np.ndarray, seed: int) -> Row:

@@ -25,6 +25,7 @@ from fgg.experiments import experiment_id, flat, is_plain_combined
 from fgg.faithfulness.measures import Measure
 from fgg.statistics.paired import Row, describe
 
+POWER = "power"  # what a gate is compared with: TransMM to one of the powers
 BY_GATE = (
     "transmm",
     "shuffled",
@@ -106,6 +107,7 @@ def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
             for other in ("no_sae", "activation_only", "gradient_only")
         }
         yield from ((name, kind, partners[kind]) for kind in BY_GATE if partners[kind] in experiments)
+        yield from ((name, POWER, other) for other, own in experiments.items() if own.get("power"))
 
 
 def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np.ndarray]) -> Iterator[Row]:

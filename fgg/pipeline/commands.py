@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 from fgg.experiments import candidates, has_gates
 from fgg.pipeline.inputs import Inputs
-from fgg.pipeline.study import EXPLAINED_KEYS, RUN_KEYS, Study
+from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
+from fgg.pipeline.study import Study
 
 
 def plan(study: Study, inputs: Inputs) -> dict[str, list[list[str]]]:
@@ -25,7 +26,7 @@ def plan(study: Study, inputs: Inputs) -> dict[str, list[list[str]]]:
 
 
 def _images(inputs: Inputs, wildcards: SimpleNamespace, place: str) -> str:
-    return f"data/prepared/{wildcards.dataset}/val.parquet" if place else inputs.explained_images(wildcards)
+    return inputs.validation_images(wildcards) if place else inputs.explained_images(wildcards)
 
 
 def _limit(place: str) -> str:
@@ -41,16 +42,17 @@ def attribution_command(
         place: where under the dataset's results: nothing, or ``validation/``.
         shard: the wildcard: nothing, or ``shards/1-of-4/``.
     """
+    parameters = Parameters(study)
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
     settings = study.grid[dataset][experiment]
     folder = f"results/{dataset}/{place}{shard}"
     saes = [f"{layer}=data/saes/{dataset}/layer_{layer}" for layer in study.gate_layers(wildcards)]
     return [
-        *("--model", f"data/models/{dataset}", "--images", _images(inputs, wildcards, place)),
+        *("--model", inputs.model_folder(wildcards), "--images", _images(inputs, wildcards, place)),
         *(word for sae in saes for word in ("--sae", sae)),
-        *("--experiment", study.experiment(wildcards)),
-        *("--settings", study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, _limit(place))(wildcards)),
-        *("--shard", study.shard(wildcards), "--code", study.attribution_code(wildcards)),
+        *("--experiment", parameters.experiment(wildcards)),
+        *("--settings", parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, _limit(place))(wildcards)),
+        *("--shard", parameters.shard(wildcards), "--code", parameters.attribution_code(wildcards)),
         *("--relevance", f"{folder}attributions/{experiment}.parquet"),
         *(("--gates", f"{folder}gates/{experiment}.parquet") if has_gates(settings) else ()),
     ]
@@ -60,15 +62,16 @@ def faithfulness_command(
     study: Study, inputs: Inputs, dataset: str, experiment: str, place: str, shard: str
 ) -> list[str]:
     """The arguments of ``python -m fgg.faithfulness`` for this package's metrics."""
+    parameters = Parameters(study)
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
     folder = f"results/{dataset}/{place}"
     responses = inputs.validation_responses(wildcards) if place else inputs.response_table(wildcards)
     return [
-        *("--model", f"data/models/{dataset}", "--images", _images(inputs, wildcards, place)),
+        *("--model", inputs.model_folder(wildcards), "--images", _images(inputs, wildcards, place)),
         *("--attributions", f"{folder}attributions/{experiment}.parquet"),
         *(word for path in responses for word in ("--responses", path)),
-        *("--settings", study.score_settings(_limit(place))(wildcards)),
-        *("--shard", study.shard(wildcards), "--code", study.score_code(wildcards)),
+        *("--settings", parameters.score_settings(_limit(place))(wildcards)),
+        *("--shard", parameters.shard(wildcards), "--code", parameters.score_code(wildcards)),
         *("--output", f"{folder}{shard}faithfulness/{experiment}.parquet"),
         *("--curves", f"{folder}{shard}curves/{experiment}.parquet"),
     ]

@@ -19,6 +19,7 @@ from fgg.experiments import Config, candidates, dataset_config, experiments, nee
 from fgg.faithfulness import settings_checks
 from fgg.faithfulness.registry import GIVEN, chosen, metrics, switched_on
 from fgg.pipeline.config_messages import NAMES, explain, near, refuse, unfit
+from fgg.pipeline.seeds import instances
 from fgg.registry import REFERENCE, is_reference
 
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
@@ -153,6 +154,9 @@ def _cross_checks(config: Config) -> Iterator[str]:
             hint = near(name, config["datasets"])
             yield f"run: dataset {name!r} is not defined{hint}; defined: {', '.join(sorted(config['datasets']))}"
     known = [name for name in config["run"] if name in config["datasets"]]
+    for name, own in instances(config).items():
+        if name != own.dataset and name in config["run"]:
+            yield f"datasets.{name}: the name is that of {own.dataset!r} with another seed; rename the dataset"
     for name in known:
         yield from _check_dataset(config, name)
     if config["cases"]["enabled"]:

@@ -29,11 +29,39 @@ class Inputs:
 
     def explained_images(self, wildcards: Any) -> str:
         """The split that is explained."""
-        return f"data/prepared/{wildcards.dataset}/{self._study.settings[wildcards.dataset]['split']}.parquet"
+        return f"{self.prepared_folder(wildcards)}/{self._study.settings[wildcards.dataset]['split']}.parquet"
+
+    def validation_images(self, wildcards: Any) -> str:
+        """The validation split."""
+        return f"{self.prepared_folder(wildcards)}/val.parquet"
+
+    def prepared_folder(self, wildcards: Any) -> str:
+        """The folder of an instance's images."""
+        return f"data/prepared/{self._study.of(wildcards.dataset).prepared}"
+
+    def prepared_dataset(self, wildcards: Any) -> list[str]:
+        """All files of that folder."""
+        names = ("train.parquet", "val.parquet", "test.parquet", "dataset.json")
+        return [f"{self.prepared_folder(wildcards)}/{name}" for name in names]
+
+    def model_folder(self, wildcards: Any) -> str:
+        """The folder of an instance's model."""
+        return f"data/models/{self._study.of(wildcards.dataset).model}"
+
+    def model_files(self, wildcards: Any) -> list[str]:
+        """Its files."""
+        return [f"{self.model_folder(wildcards)}/{name}" for name in ("model.safetensors", "model.json")]
+
+    def records(self, wildcards: Any = None) -> list[str]:
+        """What the images and the models of all instances say of themselves."""
+        own = self._study.instances.values()
+        images = [f"data/prepared/{one.prepared}/dataset.json" for one in own]
+        return list(dict.fromkeys(images + [f"data/models/{one.model}/model.json" for one in own]))
 
     def prototype_images(self, wildcards: Any) -> str:
         """The split that prototypes come from."""
-        return f"data/prepared/{wildcards.dataset}/{prototype_split(self._study.config, wildcards.dataset)}.parquet"
+        dataset = self._study.of(wildcards.dataset).dataset
+        return f"{self.prepared_folder(wildcards)}/{prototype_split(self._study.config, dataset)}.parquet"
 
     def downloaded_images(self, wildcards: Any) -> list[str]:
         """What says that a dataset's images are downloaded, where they are."""
@@ -183,22 +211,31 @@ class Inputs:
         """The folders of all case studies."""
         return [
             f"results/{dataset}/cases/{name}"
-            for dataset in self._study.datasets
+            for dataset in self._study.shown
             for name in case_experiments(self._study.config, dataset)
         ]
+
+    def pooled_table(self, wildcards: Any = None) -> list[str]:
+        """The table of several runs together, if there are several."""
+        return ["results/pooled.csv"] * (len(self._study.datasets) > 1)
 
     # ---- targets
 
     def extra_tables(self, wildcards: Any = None) -> list[str]:
         """Tables of what is switched on in the configuration."""
         checks = ["results/sanity.csv"] * bool(self.checked_attributions())
+        checks += self.pooled_table()
         checks += ["results/thesis_statistics.csv"] * (self._study.config["protocol"] == "thesis")
         return checks + ["results/selection.csv"] * self._study.config["select"]["enabled"]
 
     def figures(self, dataset: str | None = None) -> dict[str, str]:
         """The figures of a dataset, or of any: name of the file -> title."""
-        names = [dataset] if dataset else self._study.datasets
-        return {name: title for own in names for name, title in figures(self._study.metrics[own]).items()}
+        names = [dataset] if dataset else self._study.shown
+        found: dict[str, str] = {}
+        for own in names:
+            powers = any(settings.get("power") for settings in self._study.grid[own].values())
+            found |= figures(self._study.metrics[own], powers)
+        return found
 
     def caption(self, figure: str) -> str:
         """The file of a figure's caption: metrics share one."""
@@ -214,4 +251,5 @@ class Inputs:
         left_out = ["sanity"] * (not self.checked_attributions())
         left_out += ["selection", "selection_ranking"] * (not self._study.config["select"]["enabled"])
         left_out += ["cases", "features"] * (not self.case_studies())
+        left_out += ["pooled"] * (len(self._study.datasets) < 2)
         return {name: own for name, own in pages().items() if name not in left_out}

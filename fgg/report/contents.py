@@ -6,9 +6,15 @@ from collections.abc import Mapping
 
 from fgg.faithfulness.registry import Metric
 
+CURVED = ("srg", "insertion", "deletion")  # metrics that read the curves
 
-def figures(metrics: Mapping[str, Metric]) -> dict[str, str]:
-    """The figures of a dataset with these metrics, in the order of the report: name of the file -> title."""
+
+def figures(metrics: Mapping[str, Metric], powers: bool = False) -> dict[str, str]:
+    """The figures of a dataset with these metrics, in the order of the report: name of the file -> title.
+
+    Args:
+        powers: whether the grid has TransMM to powers.
+    """
     found = {"overview": "Overview of the maps"}
     found |= {name: metric.title for name, metric in metrics.items()}
     found |= {
@@ -16,6 +22,10 @@ def figures(metrics: Mapping[str, Metric]) -> dict[str, str]:
         "paired_differences": "Paired differences",
         "heat_map": "Layers and constructions",
     }
+    if powers:
+        found["powers"] = "Order and values"
+    if any(name in metrics for name in CURVED):
+        found["order_curves"] = "Most and least relevant first"
     if "pixel_flipping" in metrics:
         found["pixel_flipping_curves"] = "Pixel Flipping curves"
     found |= {"gates": "Gates", "sae_quality": "Quality of the SAEs"}
@@ -30,6 +40,9 @@ def pages() -> dict[str, tuple[str, str]]:
         "README": ("Headline", "Results in words"),
         "summary": ("Tables", "Summary"),
         "hypotheses": ("Tables", "Hypotheses"),
+        "decomposition": ("Tables", "Order and values"),
+        "agreement": ("Tables", "Agreement of the metrics"),
+        "pooled": ("Tables", "Pooled over seeds and datasets"),
         "comparison": ("Tables", "All statistics"),
         "selection": ("Tables", "Selection"),
         "selection_ranking": ("Tables", "Selection, all candidates"),

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 CONTROL_TITLES = {
     "permuted_gate": "permuted gate",
     "sharpened": "sharpened TransMM",
+    "gate_values": "gate's values, TransMM's order",
+    "gate_order": "gate's order, TransMM's values",
+    "power": "to a power",
     "randomized_model": "randomised model",
     "randomized_sae": "randomised SAE",
 }
@@ -23,6 +26,8 @@ PARTNER_TITLES = {
     "shuffled": "shuffled decoder",
     "permuted": "permuted gate",
     "sharpened": "sharpened TransMM",
+    "values": "gate's values, TransMM's order",
+    "order": "gate's order, TransMM's values",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
 GROUPS = ("Baselines", "Gated", "Controls")
 
@@ -38,6 +43,8 @@ def kind(cells: Mapping[str, Any]) -> str:
     """What distinguishes an experiment from its neighbours on the same layers, such as ``activation × gradient``."""
     if not cells["construction"]:
         title = _method_title(cells)
+        if cells["control"] == "power":
+            return f"{title} to the power {str(cells.get('experiment', '?')).rsplit('-p', 1)[-1]}"
         return f"{title}, {CONTROL_TITLES.get(cells['control'], cells['control'])}" if cells["control"] else title
     if cells["control"]:
         return CONTROL_TITLES.get(cells["control"], cells["control"])

@@ -8,33 +8,37 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from fgg.comparison.pooled import EVERY
+from fgg.comparison.strata import ALL, MEASURABLE
+from fgg.comparison.verdicts import BETTER, IDENTICAL, UNTESTABLE, WORSE, is_better
 from fgg.errors import FggError
-from fgg.faithfulness.registry import Metric
+from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
 from fgg.report.experiment_names import PARTNER_TITLES
-from fgg.report.metrics_shown import metrics_in
-from fgg.statistics.paired import ALPHA, FEWEST
+from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.report.headline) -->", "<!-- results: end -->"
-FEW = 30  # images, below which the smallest difference that can be shown is told
-CONTROLS = ("shuffled", "permuted", "sharpened")
+CONTROLS = ("shuffled", "permuted", "sharpened", "values", "order", "power", "no_sae")
+TEXTS = ("dataset", "seed", "seeds", "layers", "fill")
 
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read hypotheses.csv, print or insert the text."""
+    """Read hypotheses.csv, and pooled.csv if there are several runs; print or insert the text."""
     parser = argparse.ArgumentParser(prog="python -m fgg.report.headline", description=__doc__.split("\n")[0])
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
+    parser.add_argument("--pooled", help="results/pooled.csv, of several seeds or datasets")
     parser.add_argument("--insert", type=Path, help="file with the markers between which the text goes")
     arguments = parser.parse_args(argv)
-    frame = read_csv(arguments.hypotheses, texts=("layers",))
-    text = "\n".join(words(frame))
+    hypotheses = read_csv(arguments.hypotheses, texts=TEXTS)
+    pooled = read_csv(arguments.pooled, texts=TEXTS) if arguments.pooled else None
+    text = "\n".join(words(hypotheses, pooled=pooled))
     if arguments.insert is None:
         print(text)
         return
@@ -46,72 +50,198 @@ def main(argv: list[str] | None = None) -> None:
         temporary.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", before), encoding="utf-8")
 
 
-def words(hypotheses: pd.DataFrame, known: Mapping[str, Metric] | None = None) -> Iterator[str]:
-    """Lines of Markdown: per dataset a sentence for each metric, and a table of all named comparisons."""
-    from scipy import stats
+def words(
+    hypotheses: pd.DataFrame, known: Mapping[str, Measure] | None = None, pooled: pd.DataFrame | None = None
+) -> Iterator[str]:
+    """Lines of Markdown: per dataset a sentence for each metric, and a table of all named comparisons.
 
-    for dataset, frame in hypotheses.groupby("dataset", sort=False):
-        metrics = metrics_in(frame, known)
-        gates = list(dict.fromkeys(frame["experiment"]))
-        tried = frame["n_experiments_tried"].iloc[0]
+    Args:
+        hypotheses: of one run or several.
+        known: the measures by name, with metrics of other packages.
+        pooled: the same pooled, if there are several runs.
+    """
+    for dataset, runs in hypotheses.groupby("dataset", sort=False):
+        seeds = list(dict.fromkeys(runs["seed"]))
+        frame = runs if pooled is None or len(seeds) < 2 else _as_one(pooled, runs, str(dataset))
+        yield from _dataset(str(dataset), runs, frame, seeds, measures_in(runs, known))
+    if pooled is not None and hypotheses["dataset"].nunique() > 1:
+        every = hypotheses.assign(dataset=EVERY)
+        frame = _as_one(pooled, every, EVERY)
+        yield from (
+            "",
+            "All datasets together (random effects over the runs; nothing where the datasets disagree):",
+            "",
+        )
+        yield from _sentences(frame, measures_in(hypotheses, known))
+
+
+def _as_one(pooled: pd.DataFrame, runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The pooled rows of the hypotheses, with the columns that this text reads."""
+    own = pooled[(pooled["dataset"] == dataset) & (pooled["against"] != "baseline")].fillna({"fill": ""})
+    gates = runs.drop_duplicates("experiment").set_index("experiment")[["layers", "clamp_max", "alpha"]]
+    return own.join(gates, on="experiment")
+
+
+def _dataset(
+    dataset: str, runs: pd.DataFrame, frame: pd.DataFrame, seeds: Sequence[str], measures: Mapping[str, Measure]
+) -> Iterator[str]:
+    first, gates = runs.iloc[0], list(dict.fromkeys(runs["experiment"]))
+    per_run = runs[runs["stratum"] == ALL].groupby("seed", sort=False)["n_images"].max()
+    images = f"{per_run.iloc[0]} images" + (f" in each of {len(seeds)} runs with other seeds" if len(seeds) > 1 else "")
+    yield (
+        f"On `{dataset}` ({images}, {first['protocol']} protocol; {first['n_experiments_tried']} experiments beside the "
+        f"baseline, {len(gates)} of them combined gates):"
+    )
+    yield ""
+    yield from _measurable(runs, seeds)
+    yield from _sentences(frame, measures)
+    yield ""
+    yield from _power(runs)
+    yield from _warnings(runs)
+    fills = list(dict.fromkeys(measure.fill for measure in measures.values()))
+    for fill in fills:
+        own = {name: measure for name, measure in measures.items() if measure.fill == fill}
+        yield ""
+        if fill and len(fills) > 1:
+            yield f"With the fill {fill.replace('_', ' ')}, on measurable images (in brackets: on all, if different):"
+            yield ""
+        yield from _table(frame, own)
+    yield ""
+    pooled_words = "random effects over the seeds, Hartung and Knapp's test" if len(seeds) > 1 else "paired t-test"
+    yield (
+        f"Change in %, positive = better; *p* from the {pooled_words}, after Holm. *In values*: the metric rewards the spread of "
+        "the map's values; the order of the patches by itself is not shown to be better."
+    )
+
+
+def _measurable(runs: pd.DataFrame, seeds: Sequence[str]) -> Iterator[str]:
+    """How many images are measurable with each fill."""
+    whole = runs[runs["stratum"] == ALL].drop_duplicates(["seed", "fill"])
+    parts = []
+    for fill, own in whole.groupby("fill", sort=False, dropna=False):
+        if fill and not pd.isna(fill):
+            parts.append(
+                f"{own['n_measurable'].sum()} of {own['n_images'].sum()} with the fill {str(fill).replace('_', ' ')}"
+            )
+    if parts:
         yield (
-            f"On `{dataset}` ({frame['n'].max()} images, {frame['protocol'].iloc[0]} protocol, {tried} experiments "
-            f"beside the baseline, {len(gates)} of them combined gates):"
+            f"Measurable images: {'; '.join(parts)}{' (all runs together)' if len(seeds) > 1 else ''}. The others keep their "
+            "probability when everything is filled, so nothing can be measured there. Verdicts are on the measurable images."
         )
         yield ""
-        for metric, rows in frame.groupby("metric", sort=False):
-            yield f"- {metrics[metric].title}: {sentence(rows)}"
-        yield ""
-        yield "| gated layers | against | " + " | ".join(m.title for m in metrics.values()) + " |"
-        yield "|---|---|" + "---|" * len(metrics)
-        for (_, against), rows in frame.groupby(["experiment", "against"], sort=False):
-            first = rows.iloc[0]
-            cells = [cell(rows[rows["metric"] == metric]) for metric in metrics]
-            where = first["layers"] + _strength(first, frame)
-            yield f"| {where} | {PARTNER_TITLES.get(against, against)} | " + " | ".join(cells) + " |"
-        yield ""
-        yield "Change in %, positive = better; *p* from the paired t-test, Holm over these rows, by metric."
-        most = int(frame["n"].max())
-        if FEWEST <= most < FEW:
-            needed = stats.t.ppf(1 - ALPHA / 2, most - 1) / most**0.5
-            yield ""
-            yield (
-                f"With {most} images hardly anything can be shown: before Holm's adjustment, a mean difference is "
-                f"significant from {needed:.2f} standard deviations of the images' differences on."
-            )
+
+
+def _sentences(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
+    """A sentence per metric, over its fills."""
+    of_metric: dict[str, list[Measure]] = {}
+    for measure in measures.values():
+        of_metric.setdefault(measure.metric.name, []).append(measure)
+    shown = frame[frame["stratum"] == MEASURABLE]
+    for several in of_metric.values():
+        parts, agreed = [], []
+        for measure in several:
+            rows = rows_of(shown, measure)
+            fill = f"fill {measure.fill.replace('_', ' ')}: " if len(several) > 1 else ""
+            parts.append(fill + sentence(rows))
+            agreed.append(_signs(rows))
+        text = f"- {several[0].metric.title}: {'; '.join(parts)}."
+        if len(several) > 1 and all(signs == agreed[0] for signs in agreed):
+            text += " The fills agree."
+        elif len(several) > 1:
+            text += " The fills do not agree, so there is no verdict that holds for both."
+        yield text
+
+
+def _signs(rows: pd.DataFrame) -> dict[str, str]:
+    """Gate -> the verdict against TransMM, without its qualification."""
+    own = rows[rows["against"] == "transmm"]
+    word = {BETTER: BETTER, WORSE: WORSE}
+    return {row["experiment"]: word.get(row["verdict"].split(" ")[0], "") for _, row in own.iterrows()}
 
 
 def sentence(rows: pd.DataFrame) -> str:
-    """What one metric says of the combined gates: against TransMM, and against the controls."""
-    verdicts = rows.pivot(index="experiment", columns="against", values="verdict")
-    if "transmm" not in verdicts:
-        return "TransMM is not in the grid."
-    better = verdicts[verdicts["transmm"] == "better"]
-    worse = int((verdicts["transmm"] == "worse").sum())
-    untested = verdicts.loc[verdicts["transmm"].str.startswith("not testable"), "transmm"]
-    if len(untested) == len(verdicts):
-        return f"no combined gate could be tested against TransMM ({untested.iloc[0].removeprefix('not testable: ')})."
-    text = f"{len(better)} of {len(verdicts)} combined gates are better than TransMM, {worse} worse"
+    """What one measure says of the combined gates: against TransMM, and against the controls. Without a full stop."""
+    own = rows[rows["against"] == "transmm"].set_index("experiment")["verdict"]
+    if own.empty:
+        return "TransMM is not in the grid"
+    untested = own[own.str.startswith(UNTESTABLE)]
+    if len(untested) == len(own):
+        return f"no combined gate could be tested against TransMM ({untested.iloc[0].removeprefix(f'{UNTESTABLE}: ')})"
+    better = [name for name, text in own.items() if is_better(text)]
+    qualified = int((own.str.startswith(BETTER) & ~own.map(is_better)).sum())
+    worse = int(own.str.startswith(WORSE).sum())
+    text = f"{len(better)} of {len(own)} combined gates better than TransMM"
+    text += f", {qualified} better in values only" if qualified else ""
+    text += f", {worse} worse"
     text += f", {len(untested)} not testable" if len(untested) else ""
-    controls = [name for name in CONTROLS if name in verdicts]
-    if len(better) and controls:
-        beaten = (better[controls] == "better").all(axis=1)
-        names = ", ".join(PARTNER_TITLES[name] for name in controls)
-        text += f"; {int(beaten.sum())} of the better ones also beat every control ({names})"
-    return text + "."
+    if better:
+        beaten = [name for name in better if beats_controls(rows[rows["experiment"] == name])]
+        text += f"; {len(beaten)} of the better ones beat every control that applies"
+    return text
+
+
+def beats_controls(rows: pd.DataFrame) -> bool:
+    """Whether a gate is better than each control that can differ from it.
+
+    A control with the gate's own scores, such as one with the same order under a metric of order, does not apply.
+    """
+    controls = rows[rows["against"].isin(CONTROLS) & (rows["verdict"] != IDENTICAL)]
+    return bool(len(controls)) and bool(controls["verdict"].str.startswith(BETTER).all())
+
+
+def _power(runs: pd.DataFrame) -> Iterator[str]:
+    """What the images could have shown."""
+    own = runs[(runs["stratum"] == MEASURABLE) & runs["smallest_detectable"].notna() & (runs["n"] > 0)]
+    if own.empty:
+        return
+    parts = []
+    for fill, rows in own.groupby("fill", sort=False, dropna=False):
+        with_fill = f" (fill {str(fill).replace('_', ' ')})" if own["fill"].nunique() > 1 else ""
+        parts.append(f"d_z = {rows['smallest_detectable'].median():.2f}{with_fill}")
+    yield (
+        f'So many images show a difference of {", ".join(parts)} with a power of 80 %, before any adjustment; "no difference '
+        'shown" says nothing of smaller ones.'
+    )
+
+
+def _warnings(runs: pd.DataFrame) -> Iterator[str]:
+    """What is wrong with the model and the SAEs."""
+    found = dict.fromkeys(
+        part for note in runs["note"].dropna() for part in note.split("; ") if part.startswith("weak ")
+    )
+    if found:
+        yield ""
+        yield f"**Warning:** {'; '.join(found)}. Read the verdicts with this in mind."
+
+
+def _table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
+    yield "| gated layers | against | " + " | ".join(m.metric.title for m in measures.values()) + " |"
+    yield "|---|---|" + "---|" * len(measures)
+    for (_, against, partner), rows in frame.groupby(["experiment", "against", "partner"], sort=False):
+        first = rows.iloc[0]
+        cells = [cell(rows_of(rows, measure)) for measure in measures.values()]
+        if any(cells):
+            title = f"TransMM to the power {str(partner).rsplit('-p', 1)[-1]}" if against == "power" else against
+            yield f"| {first['layers'] + _strength(first, frame)} | {PARTNER_TITLES.get(title, title)} | {' | '.join(cells)} |"
 
 
 def cell(rows: pd.DataFrame) -> str:
-    """A verdict with its numbers."""
-    if rows.empty:
+    """A verdict on measurable images with its numbers; in brackets that on all images, if it differs."""
+    shown, every = (rows[rows["stratum"] == stratum] for stratum in (MEASURABLE, ALL))
+    if shown.empty:
         return ""
-    row = rows.iloc[0]
+    text = _verdict(shown.iloc[0])
+    if len(every) and every.iloc[0]["verdict"] != shown.iloc[0]["verdict"]:
+        text += f" [{_verdict(every.iloc[0])}]"
+    return f"**{text}**" if shown.iloc[0]["verdict"] in (BETTER, WORSE) else text
+
+
+def _verdict(row: pd.Series) -> str:
     if pd.isna(row["p_adjusted"]):
         return row["verdict"]
     p = "*p* < 0.001" if row["p_adjusted"] < 0.001 else f"*p* = {row['p_adjusted']:.3f}"
     change = "" if pd.isna(row["improvement_pct"]) else f"{round(row['improvement_pct'], 1) + 0.0:+.1f} %, "
-    text = f"{row['verdict']} ({change}{p})"
-    return f"**{text}**" if row["verdict"] in ("better", "worse") else text
+    return f"{row['verdict']} ({change}{p})"
 
 
 def _strength(row: pd.Series, frame: pd.DataFrame) -> str:

@@ -1,10 +1,11 @@
-"""The metrics that a table of the comparison holds, with their titles."""
+"""The measures that a table of the comparison holds, with their titles."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from fgg.faithfulness.measures import Measure
 from fgg.faithfulness.registry import Metric, metrics
 from fgg.registry import Declaration
 
@@ -12,16 +13,33 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def metrics_in(frame: pd.DataFrame, known: Mapping[str, Metric] | None = None) -> dict[str, Metric]:
-    """The metrics of a frame with the column ``metric``, and perhaps ``higher_is_better``, in its order.
+def measures_in(frame: pd.DataFrame, known: Mapping[str, Measure] | None = None) -> dict[str, Measure]:
+    """The measures of a frame with the columns ``metric``, ``fill`` and perhaps ``higher_is_better``, in its order, by name.
 
     Args:
-        known: metrics of other packages by name; those that are not known are called by their name.
+        known: measures by name, such as those of metrics of other packages; others are called by their metric's name.
     """
+    pairs = frame.drop_duplicates(["metric", "fill"]).fillna({"fill": ""})
+    fills: dict[str, list[str]] = {}
+    for row in pairs.to_dict("records"):
+        fills.setdefault(str(row["metric"]), []).append(str(row["fill"]))
+    direction = {str(row["metric"]): bool(row.get("higher_is_better", True)) for row in pairs.to_dict("records")}
+    titles = {measure.metric.name: measure.metric for measure in (known or {}).values()}
     found = {}
-    for row in frame.drop_duplicates("metric").to_dict("records"):
-        name = str(row["metric"])
-        own = (known or {}).get(name) or metrics().get(name)
-        unknown = Declaration("", name, {}, (), (), "")
-        found[name] = own or Metric(name, name.replace("_", " "), "", unknown, bool(row.get("higher_is_better", True)))
+    for name, own in fills.items():
+        unknown = Metric(name, name.replace("_", " "), "", Declaration("", name, {}, (), (), ""), direction[name])
+        metric = titles.get(name) or metrics().get(name) or unknown
+        for place, fill in enumerate(own):
+            measure = Measure(metric, fill, f"@{fill}" if place else "", len(own) < 2)
+            found[measure.name] = measure
     return found
+
+
+def rows_of(frame: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The rows of a measure."""
+    return frame[(frame["metric"] == measure.metric.name) & (frame["fill"].fillna("") == measure.fill)]
+
+
+def first_fills(measures: Mapping[str, Measure]) -> dict[str, Measure]:
+    """The measures with each metric's first fill."""
+    return {name: measure for name, measure in measures.items() if not measure.suffix}

@@ -29,19 +29,49 @@ from fgg.report.contents import pages
 from fgg.report.html import markdown, render, table_page, text_page
 from fgg.tables import atomic, read_csv, read_table
 
-TEXTS = ("dataset", "experiment", "layers", "partner", "feature", "image_id", "true_class", "predicted_class")
+TEXTS = (
+    "dataset",
+    "seed",
+    "seeds",
+    "fill",
+    "first_fill",
+    "second_fill",
+    "experiment",
+    "layers",
+    "partner",
+    "feature",
+    "image_id",
+    "true_class",
+    "predicted_class",
+)
 FOLDED = ("cases", "features")  # tables that are made of one per folder of case studies
 ABOUT = {
     "summary": (
-        "A row per dataset, experiment and metric, over all images. `difference` is experiment minus baseline on the same "
-        "images, in the metric's own direction; `improvement_pct` and `effect_size` are positive where the experiment is "
-        "better. Orange: significantly better; purple: significantly worse."
+        "A row per dataset, seed, experiment, metric and fill, on the measurable images and on all (`stratum`). `difference` is "
+        "experiment minus baseline on the same images, in the metric's own direction; `improvement_pct` and `effect_size` are "
+        "positive if the experiment is better. Orange: significantly better; purple: significantly worse."
     ),
     "hypotheses": (
         "Every gate by activation × gradient (`experiment`) against what could explain its effect (`against`), with a "
-        "verdict in words. *p* from the paired t-test, Holm over these rows, by dataset and metric."
+        "verdict in words. *p* from the paired t-test; Holm over the metrics and these rows together (`family`), within a "
+        "dataset, seed, stratum and fill."
     ),
-    "comparison": "All statistics, over all images and over the correctly and wrongly classified ones (`stratum`).",
+    "decomposition": (
+        "What the order of the patches and the spread of the values give to each gate's gain over TransMM: the gate's order with "
+        "TransMM's values, and TransMM's order with the gate's values. `order` and `values` are Shapley values, each the mean of "
+        "the change made first and last; positive is better."
+    ),
+    "agreement": (
+        "Spearman correlation of two metrics over the experiments (`over_methods`, of their means) and over the images "
+        "(`over_images`, of the gains over the baseline, mean over experiments). 1: they rank alike; 0: they have nothing to do "
+        "with each other."
+    ),
+    "pooled": (
+        "Differences pooled over seeds, and over datasets in the rows of (all): random effects with Hartung and Knapp's interval. "
+        "`mean` is the improvement, positive is better; a further run's true value lies between `prediction_low` and "
+        "`prediction_high`; `share_between` is the share of the variance that lies between runs."
+    ),
+    "comparison": "All statistics, also by class, and for the correctly and wrongly classified images (`stratum`).",
     "selection": (
         "The gate with the largest mean effect size on the validation split, reported once on the explained one. There was "
         "one choice, and it did not see these images, so Holm runs over the metrics only."
@@ -72,7 +102,17 @@ COLUMNS = {
     "control": "what the experiment is a control by",
     "metric": "faithfulness metric",
     "higher_is_better": "direction of the metric",
-    "stratum": "all images, or those whose class the model got right or wrong",
+    "fill": "what replaces a patch; empty if the metric perturbs nothing",
+    "seed": "the seed, or the seeds of the split, the model and the SAEs",
+    "stratum": "measurable images, all, those whose class the model got right or wrong, or those of a class",
+    "n_measurable": "of these, images whose probability falls when everything is filled",
+    "smallest_detectable": "effect size d_z that so many images find with a power of 80 %, before Holm",
+    "equivalence_p": "test that the effect is below the margin (TOST)",
+    "order_difference": "difference with the baseline's values laid in the map's order: what the order alone gains",
+    "median": "median score",
+    "minimum": "smallest score",
+    "maximum": "largest score",
+    "difference_se": "standard error of the difference",
     "n": "images the row's numbers rest on",
     "n_images": "images of the stratum",
     "n_undefined": "images whose score is undefined",

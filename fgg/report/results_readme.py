@@ -1,7 +1,7 @@
 """What a run found and what it was, in words: ``results/README.md``.
 
     python -m fgg.report.results_readme --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
-        --data data --splits '{"elpv": "test"}' --output results/README.md
+        --decomposition results/decomposition.csv --data data --splits '{"elpv": "test"}' --output results/README.md
 
 Nothing in it depends on the time or the machine.
 """
@@ -17,16 +17,18 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
-from fgg.comparison.tables import metrics_of
-from fgg.faithfulness.registry import Metric
+from fgg.comparison.compared import measures_of
+from fgg.comparison.strata import ALL, MEASURABLE
+from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import figures
 from fgg.report.figures.sae_quality import quality
-from fgg.report.headline import words
-from fgg.report.metrics_shown import metrics_in
+from fgg.report.headline import TEXTS, words
+from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
 
 POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
+CHECK_QUANTILE = 3.29  # of the normal distribution: 99.9 %
 STATUS = {
     "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
     "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
@@ -47,48 +49,60 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fgg.report.results_readme", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
+    parser.add_argument("--decomposition", help="results/decomposition.csv")
+    parser.add_argument("--pooled", help="results/pooled.csv, if there are several runs")
     parser.add_argument("--data", required=True, type=Path, help="folder with prepared/, models/ and saes/")
     parser.add_argument("--splits", required=True, type=json_object, help="JSON {dataset: explained split}")
     parser.add_argument("--output", required=True, type=Path, help="results/README.md")
     arguments = parser.parse_args(argv)
     comparison = read_table(arguments.comparison).to_pandas()
-    hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
+    tables = {
+        name: read_csv(path, texts=TEXTS)
+        for name in ("hypotheses", "decomposition", "pooled")
+        if (path := getattr(arguments, name)) is not None
+    }
     settings = read_settings(arguments.comparison)
-    metrics = {name: metrics_of(settings, name) for name in arguments.splits}
-    text = "\n".join(readme(comparison, hypotheses, arguments.data, arguments.splits, metrics))
+    measures = {name: measures_of(settings, name) for name in arguments.splits}
+    text = "\n".join(readme(comparison, tables, arguments.data, arguments.splits, measures))
     with atomic(arguments.output) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def readme(
     comparison: pd.DataFrame,
-    hypotheses: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
     data: Path,
     splits: Mapping[str, str],
-    metrics: Mapping[str, Mapping[str, Metric]] | None = None,
+    measures: Mapping[str, Mapping[str, Measure]] | None = None,
 ) -> Iterator[str]:
     """Lines of Markdown: the headline, what was run, what is missing, where to look.
 
     Args:
+        comparison: of all runs; those of a dataset's first seeds are described.
+        tables: ``hypotheses``, and perhaps ``decomposition`` and ``pooled``.
         data: folder with prepared/, models/ and saes/.
         splits: dataset -> the split that is explained.
-        metrics: dataset -> name -> metric; None takes them from the table.
+        measures: dataset -> name -> measure; None takes them from the table.
     """
-    frame = comparison[comparison["stratum"] == "all"]
-    if metrics is None:
-        metrics = {str(dataset): metrics_in(rows) for dataset, rows in frame.groupby("dataset", sort=False)}
+    hypotheses = tables["hypotheses"]
+    every = comparison[comparison["stratum"] == ALL]
+    first_seed = every.groupby("dataset", sort=False)["seed"].transform("first")
+    frame = every[every["seed"] == first_seed]
+    if measures is None:
+        measures = {str(dataset): measures_in(rows) for dataset, rows in frame.groupby("dataset", sort=False)}
     origins = {str(dataset): _origin(str(dataset), rows, data) for dataset, rows in frame.groupby("dataset")}
     yield from ("# Results", "", "## Headline", "")
-    for dataset, rows in frame.groupby("dataset", sort=False):
-        own = hypotheses[hypotheses["dataset"] == dataset]
-        if own.empty:
-            yield from (
-                f"On `{dataset}`: the grid has no combined gate to test. {_best(rows, metrics[str(dataset)])}",
-                "",
-            )
-        else:
-            yield from words(own, metrics[str(dataset)])
+    for dataset in dict.fromkeys(frame["dataset"]):
+        if not (hypotheses["dataset"] == dataset).any():
+            rows = comparison[(comparison["dataset"] == dataset) & (comparison["stratum"] == MEASURABLE)]
+            yield f"On `{dataset}`: the grid has no combined gate to test. {_best(rows, measures[str(dataset)])}"
             yield ""
+    known = {name: measure for own in measures.values() for name, measure in own.items()}
+    yield from words(hypotheses, known, tables.get("pooled"))
+    yield ""
+    if "decomposition" in tables:
+        yield from _parts(tables["decomposition"], known)
+    yield from _checks(every)
     yield from ("## What was run", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
         yield from _run(str(dataset), rows, origins[str(dataset)], splits[str(dataset)])
@@ -96,20 +110,68 @@ def readme(
     yield from ("## What is missing or means nothing", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
         own, split = origins[str(dataset)], splits[str(dataset)]
-        yield from _missing(str(dataset), rows, own, split, metrics[str(dataset)])
+        yield from _missing(str(dataset), rows, own, split, measures[str(dataset)])
     yield from ("", "## Where to look", "")
-    yield from _where(metrics)
+    yield from _where(measures)
 
 
-def _best(rows: pd.DataFrame, metrics: Mapping[str, Metric]) -> str:
-    """The best experiment by each metric, where there is no hypothesis."""
+def _best(rows: pd.DataFrame, measures: Mapping[str, Measure]) -> str:
+    """The experiment with the best mean by each measure on measurable images, where there is no hypothesis."""
     parts = []
-    for name, metric in metrics.items():
-        own = rows[(rows["metric"] == name) & rows["mean"].notna()]
+    for measure in measures.values():
+        own = rows_of(rows[rows["mean"].notna()], measure)
         if len(own):
-            best = own.loc[(metric.sign * own["mean"]).idxmax()]
-            parts.append(f"by {metric.title}: `{best['experiment']}` ({best['mean']:.4f})")
-    return "Best " + "; ".join(parts) + "." if parts else ""
+            best = own.loc[(measure.metric.sign * own["mean"]).idxmax()]
+            verdict = (
+                "" if best["experiment"] == best["baseline"] else f", against {best['baseline']}: {best['verdict']}"
+            )
+            parts.append(f"by {measure.title}: `{best['experiment']}` ({best['mean']:.4f}{verdict})")
+    return f"The best means on measurable images: {'; '.join(parts)}." if parts else ""
+
+
+def _parts(decomposition: pd.DataFrame, known: Mapping[str, Measure]) -> Iterator[str]:
+    """What order and values give to the gain of each gate, by the metrics that read values."""
+    own = decomposition[(decomposition["stratum"] == MEASURABLE) & decomposition["gain"].notna()]
+    reading = (
+        [measure for measure in measures_in(own, known).values() if measure.metric.reads == "values"]
+        if len(own)
+        else []
+    )
+    rows = [(measure, row) for measure in reading for _, row in rows_of(own, measure).iterrows()]
+    if not rows:
+        return
+    yield from ("## Order and values", "")
+    yield (
+        "What the gate's order of the patches and its spread of values give to its gain over TransMM (Shapley values of the two, "
+        "in the metric's unit, with 95 % intervals), on measurable images:"
+    )
+    yield from ("", "| dataset, seed | gate | metric | gain | by order | by values |", "|---|---|---|---|---|---|")
+    for measure, row in rows:
+        cells = [
+            f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
+            for name in ("order", "values")
+        ]
+        yield (
+            f"| {row['dataset']}, {row['seed']} | `{row['experiment']}` | {measure.title} | {row['gain']:+.3f} | "
+            f"{' | '.join(cells)} |"
+        )
+    yield ""
+
+
+def _checks(frame: pd.DataFrame) -> Iterator[str]:
+    """Built-in checks of the metrics: random maps must have no SRG."""
+    rows = frame[(frame["metric"] == "srg") & (frame["experiment"] == "random") & frame["sem"].notna()]
+    if rows.empty:
+        return
+    yield from ("## Built-in check", "")
+    for _, row in rows.iterrows():
+        reach = float(CHECK_QUANTILE * row["sem"])
+        passed = abs(row["mean"]) <= reach
+        yield (
+            f"- `{row['dataset']}`, seed {row['seed']}, fill {row['fill']}: SRG of random maps {row['mean']:+.4f} ± {reach:.4f} "
+            f"(99.9 %): {'0 is inside, as it must be' if passed else '**0 is outside: do not trust this run**'}"
+        )
+    yield ""
 
 
 def _origin(dataset: str, rows: pd.DataFrame, data: Path) -> Origin:
@@ -167,14 +229,17 @@ def _layers(rows: pd.DataFrame) -> set[int]:
 
 
 def _missing(
-    dataset: str, rows: pd.DataFrame, origin: Origin, split: str, metrics: Mapping[str, Metric]
+    dataset: str, rows: pd.DataFrame, origin: Origin, split: str, measures: Mapping[str, Measure]
 ) -> Iterator[str]:
     yield from (f"- `{dataset}`, {remark}" for remark in _remarks(rows, origin, split))
     undefined = rows[rows["n_undefined"] > 0]
-    for metric, own in undefined.groupby("metric", sort=False):
+    for measure in measures.values():
+        own = rows_of(undefined, measure)
+        if own.empty:
+            continue
         worst = ", ".join(f"`{row['experiment']}` {row['n_undefined']}" for _, row in own.iloc[:5].iterrows())
         more = f", and {len(own) - 5} more experiments" if len(own) > 5 else ""
-        yield f"- `{dataset}`, undefined {metrics[str(metric)].title} (images, left out pairwise): {worst}{more}"
+        yield f"- `{dataset}`, undefined {measure.title} (images, left out pairwise): {worst}{more}"
     if undefined.empty:
         yield f"- `{dataset}`, undefined scores: none"
     untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
@@ -212,14 +277,18 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
             )
 
 
-def _where(metrics: Mapping[str, Mapping[str, Metric]]) -> Iterator[str]:
-    yield "- [summary.csv](summary.csv): the table to read, a row per experiment and metric; `summary.html` sorts"
+def _where(measures: Mapping[str, Mapping[str, Measure]]) -> Iterator[str]:
+    yield "- [summary.csv](summary.csv): the table to read, a row per experiment, metric and fill; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
-    yield "- [comparison.csv](comparison.csv): all statistics, also for correctly and wrongly classified images"
-    cases = ", ".join(f"`{dataset}/cases/`" for dataset in metrics)
+    yield "- [decomposition.csv](decomposition.csv): what order and values give to the gates' gains"
+    yield "- [agreement.csv](agreement.csv): how far the metrics agree, over experiments and over images"
+    yield "- [comparison.csv](comparison.csv): all statistics, also by class and for correctly and wrongly classified images"
+    yield "- `DATASET/images.parquet`: which images are measurable; `DATASET/curves/`: the probability, step by step"
+    cases = ", ".join(f"`{dataset}/cases/`" for dataset in measures)
     yield f"- {cases}: case studies, where they are switched on; `cases.html` and `features.html` list them"
     yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
-    for dataset, own in metrics.items():
+    for dataset, measured in measures.items():
+        own = {measure.metric.name: measure.metric for measure in measured.values()}
         links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in figures(own).items())
         yield f"- figures of `{dataset}`: {links}"
 

@@ -41,7 +41,7 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
 
     A pair with an undefined (NaN) score is left out. Of the pairs that remain: ``n_pairs`` and ``n_left_out``;
     ``mean``, ``sd``, ``sem``, ``median``, ``minimum``, ``maximum`` of the treatment and ``baseline_mean``; the mean
-    ``difference`` and its interval ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``seed`` is its seed); ``improvement`` =
+    ``difference``, its standard error ``difference_se`` and its interval ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``seed`` is its seed); ``improvement`` =
     sign x difference; ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x
     mean / sd of the differences (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank
     test (Wilcoxon 1945: ties are dropped; exact where scipy's ``auto`` takes the exact distribution; NaN where
@@ -67,6 +67,7 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
         **{name: value for name, value in describe(kept).items() if name != "n"},
         "baseline_mean": baseline_mean,
         "difference": mean,
+        "difference_se": float(differences.std(ddof=1)) / n**0.5 if n > 1 else np.nan,
         "improvement": sign * mean,
         "improvement_pct": 100 * sign * mean / abs(baseline_mean) if baseline_mean else np.nan,
         "ci_low": np.nan,

@@ -106,7 +106,9 @@ def test_the_linear_baseline_is_the_one_that_is_best_on_the_validation_split():
         labels = np.arange(60) % 3
         noisy = draw.normal(size=(60, 1, 32, 32)) + 0.08 * signal[labels]
         images = torch.from_numpy(noisy).float().expand(-1, 3, -1, -1)
-        seen[name] = build_model.Seen(labels, labels, build_model.grey(images, "rgb"), images.double().mean((2, 3)).numpy())
+        seen[name] = build_model.Seen(
+            labels, labels, build_model.grey(images, "rgb"), images.double().mean((2, 3)).numpy()
+        )
         small = torch.nn.functional.adaptive_avg_pool2d(images[:, :1], build_model.BASELINE_SIDE)
         assert np.allclose(seen[name].grey, small.flatten(1), atol=1e-5)
     found = build_model.measure(seen)

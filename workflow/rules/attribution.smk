@@ -1,8 +1,7 @@
 rule attribution:
     input:
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         saes=inputs.gate_saes,
         maps=inputs.given_maps,
     output:
@@ -17,18 +16,19 @@ rule attribution:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("attribution"),
-        gpu=study.gpus,
+        **parameters.needs("attribution"),
+        gpu=parameters.gpus,
     params:
-        saes=study.sae_arguments,
-        experiment=study.experiment,
-        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
-        shard=study.shard,
-        code=study.attribution_code,
+        model=inputs.model_folder,
+        saes=parameters.sae_arguments,
+        experiment=parameters.experiment,
+        settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
+        shard=parameters.shard,
+        code=parameters.attribution_code,
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images} {params.saes}"
+        "python -m fgg.attribution --model {params.model} --images {input.images} {params.saes}"
         " --experiment {params.experiment:q} --settings {params.settings:q} --shard {params.shard}"
         " --code {params.code} --relevance {output.relevance} > {log} 2>&1"
 
@@ -36,8 +36,7 @@ rule attribution:
 rule gated_attribution:
     input:
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         saes=inputs.gate_saes,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
@@ -52,18 +51,19 @@ rule gated_attribution:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("gated_attribution"),
-        gpu=study.gpus,
+        **parameters.needs("gated_attribution"),
+        gpu=parameters.gpus,
     params:
-        saes=study.sae_arguments,
-        experiment=study.experiment,
-        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
-        shard=study.shard,
-        code=study.attribution_code,
+        model=inputs.model_folder,
+        saes=parameters.sae_arguments,
+        experiment=parameters.experiment,
+        settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
+        shard=parameters.shard,
+        code=parameters.attribution_code,
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.attribution --model data/models/{wildcards.dataset} --images {input.images} {params.saes}"
+        "python -m fgg.attribution --model {params.model} --images {input.images} {params.saes}"
         " --experiment {params.experiment:q} --settings {params.settings:q} --shard {params.shard}"
         " --code {params.code} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
 
@@ -86,9 +86,9 @@ rule merge:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("merge"),
+        **parameters.needs("merge"),
     params:
-        code=study.code("fgg.jobs.merge"),
+        code=parameters.code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.table}"
     shell:
@@ -119,9 +119,9 @@ rule merge_gated:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("merge"),
+        **parameters.needs("merge"),
     params:
-        code=study.code("fgg.jobs.merge"),
+        code=parameters.code("fgg.jobs.merge"),
     message:
         "Merging the shards of {output.relevance} and of its gates"
     shell:

@@ -1,8 +1,7 @@
 rule prototypes:
     input:
         images=inputs.prototype_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         sae="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
     output:
         table="results/{dataset}/prototypes/layer_{layer}.parquet",
@@ -13,17 +12,18 @@ rule prototypes:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("prototypes"),
-        gpu=study.gpus,
+        **parameters.needs("prototypes"),
+        gpu=parameters.gpus,
     params:
-        settings=study.settings_of(
+        model=inputs.model_folder,
+        settings=parameters.settings_of(
             "cases.prototypes", "cases.prototype_images", *RUN_KEYS
         ),
-        code=study.code("fgg.cases.prototypes"),
+        code=parameters.code("fgg.cases.prototypes"),
     message:
         "Prototypes of the features of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
-        "python -m fgg.cases.prototypes --model data/models/{wildcards.dataset}"
+        "python -m fgg.cases.prototypes --model {params.model}"
         " --sae data/saes/{wildcards.dataset}/layer_{wildcards.layer} --layer {wildcards.layer}"
         " --images {input.images} --settings {params.settings:q} --output {output.table} > {log} 2>&1"
 
@@ -32,14 +32,14 @@ rule cases:
     input:
         images=inputs.explained_images,
         others=inputs.prototype_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         saes=inputs.gate_saes,
         prototypes=inputs.gate_prototypes,
         vanilla="results/{dataset}/attributions/transmm.parquet",
         gated="results/{dataset}/attributions/{experiment}.parquet",
         gates="results/{dataset}/gates/{experiment}.parquet",
         scores=inputs.case_scores,
+        measurable="results/{dataset}/images.parquet",
     output:
         folder=report(
             directory("results/{dataset}/cases/{experiment}"),
@@ -56,21 +56,22 @@ rule cases:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("cases"),
-        gpu=study.gpus,
+        **parameters.needs("cases"),
+        gpu=parameters.gpus,
     params:
-        experiment=study.experiment,
-        saes=study.sae_arguments,
-        settings=study.settings_of(
+        model=inputs.model_folder,
+        experiment=parameters.experiment,
+        saes=parameters.sae_arguments,
+        settings=parameters.settings_of(
             "cases.per_category", "cases.patches", "max_images", "sample", *RUN_KEYS
         ),
         baseline=config["baseline"],
-        metrics=study.measures,
-        code=study.code("fgg.cases.__main__"),
+        metrics=parameters.measures,
+        code=parameters.code("fgg.cases.__main__"),
     message:
         "Case studies of {wildcards.dataset}: {wildcards.experiment}"
     shell:
-        "python -m fgg.cases --model data/models/{wildcards.dataset} --images {input.images}"
+        "python -m fgg.cases --model {params.model} --images {input.images}"
         " --metrics {params.metrics:q} --prototype-images {input.others} {params.saes} --results results/{wildcards.dataset}"
         " --dataset {wildcards.dataset} --id {wildcards.experiment} --experiment {params.experiment:q}"
         " --baseline {params.baseline} --settings {params.settings:q} --output {output.folder} > {log} 2>&1"

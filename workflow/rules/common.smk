@@ -9,7 +9,8 @@ from fgg.pipeline import runs
 from fgg.pipeline.commands import plan
 from fgg.pipeline.environment import use_environment
 from fgg.pipeline.inputs import Inputs
-from fgg.pipeline.study import EXPLAINED_KEYS, RUN_KEYS, Study
+from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
+from fgg.pipeline.study import Study
 
 # Jobs use the environment in which Snakemake runs, and can import the package from any folder.
 use_environment(workflow.basedir)
@@ -24,7 +25,7 @@ try:
             *(Path(file).parent for file in workflow.configfiles),
         ],
     )
-    config, inputs = study.config, Inputs(study)
+    config, inputs, parameters = study.config, Inputs(study), Parameters(study)
     if workflow.is_main_process:
         study.warn()
         if remark := runs.enter(Path.cwd()):
@@ -34,7 +35,7 @@ except FggError as error:
 
 
 wildcard_constraints:
-    dataset="|".join(map(re.escape, study.datasets)),
+    dataset="|".join(map(re.escape, study.settings)),
     experiment="[^/]+",
     layer="[0-9]+",
     metric=study.foreign_metrics(),
@@ -51,6 +52,7 @@ localrules:
     merge_gated,
     figures,
     measurable,
+    pooled,
     sanity,
     thesis_statistics,
     readme,

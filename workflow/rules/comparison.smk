@@ -3,8 +3,7 @@ rule comparison:
         faithfulness=inputs.scores,
         images=inputs.image_tables,
         attributions=inputs.all_maps,
-        models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
-        data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
+        records=inputs.records,
         saes=inputs.all_sae_measures,
     output:
         table="results/comparison.parquet",
@@ -17,10 +16,10 @@ rule comparison:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("comparison"),
+        **parameters.needs("comparison"),
     params:
-        settings=study.comparison_settings(),
-        code=study.code("fgg.comparison.__main__"),
+        settings=parameters.comparison_settings(),
+        code=parameters.code("fgg.comparison.__main__"),
     message:
         "Comparing all experiments with {config[baseline]}"
     shell:
@@ -40,14 +39,35 @@ rule thesis_statistics:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("comparison"),
+        **parameters.needs("comparison"),
     params:
-        settings=study.comparison_settings(),
-        code=study.code("fgg.comparison.thesis"),
+        settings=parameters.comparison_settings(),
+        code=parameters.code("fgg.comparison.thesis"),
     message:
         "Statistics as in the research code"
     shell:
         "python -m fgg.comparison.thesis --settings {params.settings:q} --results results"
+        " --output {output.table} > {log} 2>&1"
+
+
+rule pooled:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+    output:
+        table="results/pooled.csv",
+    log:
+        "logs/pooled.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **parameters.needs("sanity"),
+    params:
+        code=parameters.code("fgg.comparison.pooled"),
+    message:
+        "Pooling seeds and datasets"
+    shell:
+        "python -m fgg.comparison.pooled --comparison {input.table} --hypotheses {input.hypotheses}"
         " --output {output.table} > {log} 2>&1"
 
 
@@ -61,10 +81,10 @@ rule sanity:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("sanity"),
+        **parameters.needs("sanity"),
     params:
-        experiments=study.grids(),
-        code=study.code("fgg.comparison.sanity"),
+        experiments=parameters.grids(),
+        code=parameters.code("fgg.comparison.sanity"),
     message:
         "Comparing maps before and after randomisation"
     shell:
@@ -76,9 +96,7 @@ rule sanity:
 rule summary:
     input:
         table="results/comparison.parquet",
-        figures=expand(
-            "results/figures/{dataset}_hypotheses.png", dataset=study.datasets
-        ),
+        figures=expand("results/figures/{dataset}_hypotheses.png", dataset=study.shown),
         extra=inputs.extra_tables,
         cases=inputs.case_studies,
         readme="results/README.md",
@@ -95,9 +113,9 @@ rule summary:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("summary"),
+        **parameters.needs("summary"),
     params:
-        code=study.code("fgg.comparison.summary"),
+        code=parameters.code("fgg.comparison.summary"),
     message:
         "Writing {output}"
     shell:

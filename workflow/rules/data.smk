@@ -6,10 +6,10 @@ rule download:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("download"),
+        **parameters.needs("download"),
     params:
-        row=study.source_row,
-        code=study.code("fgg.data.download"),
+        row=parameters.source_row,
+        code=parameters.code("fgg.data.download"),
     message:
         "Downloading {wildcards.source}"
     shell:
@@ -30,11 +30,11 @@ rule prepare:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("prepare"),
+        **parameters.needs("prepare"),
     params:
-        settings=study.prepare_settings,
-        pictures=study.pictures,
-        code=study.source_code,
+        settings=parameters.prepare_settings,
+        pictures=parameters.pictures,
+        code=parameters.source_code,
     message:
         "Preparing the images of {wildcards.dataset}"
     shell:

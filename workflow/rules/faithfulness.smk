@@ -1,8 +1,7 @@
 rule responses:
     input:
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
     output:
         responses=piece("results/{dataset}/{shard}responses.parquet"),
     log:
@@ -13,16 +12,17 @@ rule responses:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("responses"),
-        gpu=study.gpus,
+        **parameters.needs("responses"),
+        gpu=parameters.gpus,
     params:
-        settings=study.response_settings(),
-        shard=study.shard,
-        code=study.code("fgg.faithfulness.responses"),
+        model=inputs.model_folder,
+        settings=parameters.response_settings(),
+        shard=parameters.shard,
+        code=parameters.code("fgg.faithfulness.responses"),
     message:
         "The model's answers to random patch subsets of {wildcards.dataset} {wildcards.shard}"
     shell:
-        "python -m fgg.faithfulness.responses --model data/models/{wildcards.dataset} --images {input.images}"
+        "python -m fgg.faithfulness.responses --model {params.model} --images {input.images}"
         " --settings {params.settings:q} --shard {params.shard} --output {output.responses} > {log} 2>&1"
 
 
@@ -38,10 +38,10 @@ rule measurable:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("measurable"),
+        **parameters.needs("measurable"),
     params:
-        settings=study.measurable_settings,
-        code=study.code("fgg.faithfulness.measurable"),
+        settings=parameters.measurable_settings,
+        code=parameters.code("fgg.faithfulness.measurable"),
     message:
         "Finding the measurable images of {wildcards.place}"
     shell:
@@ -52,8 +52,7 @@ rule measurable:
 rule faithfulness:
     input:
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         attributions="results/{dataset}/attributions/{experiment}.parquet",
         responses=inputs.response_table,
     output:
@@ -66,17 +65,18 @@ rule faithfulness:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("faithfulness"),
-        gpu=study.gpus,
+        **parameters.needs("faithfulness"),
+        gpu=parameters.gpus,
     params:
+        model=inputs.model_folder,
         responses=inputs.response_arguments,
-        settings=study.score_settings(),
-        shard=study.shard,
-        code=study.score_code,
+        settings=parameters.score_settings(),
+        shard=parameters.shard,
+        code=parameters.score_code,
     message:
         "Faithfulness of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.faithfulness --model data/models/{wildcards.dataset} --images {input.images}"
+        "python -m fgg.faithfulness --model {params.model} --images {input.images}"
         " --attributions {input.attributions} {params.responses} --settings {params.settings:q}"
         " --shard {params.shard} --code {params.code} --output {output.faithfulness}"
         " --curves {output.curves} > {log} 2>&1"
@@ -86,8 +86,7 @@ rule faithfulness:
 rule foreign_metric:
     input:
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         attributions="results/{dataset}/attributions/{experiment}.parquet",
         responses=inputs.response_table,
     output:
@@ -99,16 +98,17 @@ rule foreign_metric:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("faithfulness"),
-        gpu=study.gpus,
+        **parameters.needs("faithfulness"),
+        gpu=parameters.gpus,
     params:
+        model=inputs.model_folder,
         responses=inputs.response_arguments,
-        settings=study.score_settings(),
-        shard=study.shard,
-        code=study.score_code,
+        settings=parameters.score_settings(),
+        shard=parameters.shard,
+        code=parameters.score_code,
     message:
         "{wildcards.metric} of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.faithfulness --model data/models/{wildcards.dataset} --images {input.images}"
+        "python -m fgg.faithfulness --model {params.model} --images {input.images}"
         " --attributions {input.attributions} {params.responses} --settings {params.settings:q}"
         " --shard {params.shard} --code {params.code} --output {output.scores} > {log} 2>&1"

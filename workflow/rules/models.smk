@@ -1,9 +1,6 @@
 rule model:
     input:
-        train="data/prepared/{dataset}/train.parquet",
-        val="data/prepared/{dataset}/val.parquet",
-        test="data/prepared/{dataset}/test.parquet",
-        record="data/prepared/{dataset}/dataset.json",
+        data=inputs.prepared_dataset,
         own=inputs.model_weights,
     output:
         weights="data/models/{dataset}/model.safetensors",
@@ -16,24 +13,23 @@ rule model:
         "../../envs/fgg.yaml"
     threads: 2
     resources:
-        **study.needs("model"),
-        gpu=study.gpus,
+        **parameters.needs("model"),
+        gpu=parameters.gpus,
     params:
-        settings=study.settings_of("model", "preprocess", "seed", "device"),
-        code=study.code("fgg.models.build_model"),
+        data=inputs.prepared_folder,
+        settings=parameters.model_settings,
+        code=parameters.code("fgg.models.build_model"),
     message:
         "Making the model of {wildcards.dataset}"
     shell:
-        "python -m fgg.models.build_model --data data/prepared/{wildcards.dataset} --settings {params.settings:q}"
+        "python -m fgg.models.build_model --data {params.data} --settings {params.settings:q}"
         " --output data/models/{wildcards.dataset} > {log} 2>&1"
 
 
 rule sae:
     input:
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
-        train="data/prepared/{dataset}/train.parquet",
-        val="data/prepared/{dataset}/val.parquet",
+        model=inputs.model_files,
+        data=inputs.prepared_dataset,
         own=inputs.sae_weights,
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
@@ -47,14 +43,16 @@ rule sae:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("sae"),
-        gpu=study.gpus,
+        **parameters.needs("sae"),
+        gpu=parameters.gpus,
     params:
-        settings=study.sae_settings,
-        code=study.sae_code,
+        model=inputs.model_folder,
+        data=inputs.prepared_folder,
+        settings=parameters.sae_settings,
+        code=parameters.sae_code,
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
-        "python -m fgg.saes.build_sae --model data/models/{wildcards.dataset}"
-        " --data data/prepared/{wildcards.dataset} --layer {wildcards.layer} --settings {params.settings:q}"
+        "python -m fgg.saes.build_sae --model {params.model}"
+        " --data {params.data} --layer {wildcards.layer} --settings {params.settings:q}"
         " --output data/saes/{wildcards.dataset}/layer_{wildcards.layer} > {log} 2>&1"

@@ -6,8 +6,10 @@ rule figures:
         attributions=inputs.maps_of_dataset,
         gates=inputs.gates_of_dataset,
         responses=inputs.responses_of_dataset,
+        measurable="results/{dataset}/images.parquet",
+        curves=inputs.curves_of_dataset,
         images=inputs.explained_images,
-        model="data/models/{dataset}/model.json",
+        model=inputs.model_files,
         saes=inputs.sae_measures,
     output:
         # The report shows pictures in their original size. SVG files fit the screen.
@@ -29,17 +31,18 @@ rule figures:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("figures"),
+        **parameters.needs("figures"),
     params:
-        seed=config["seed"],
+        model=inputs.model_folder,
+        seed=parameters.seed,
         names=list(inputs.figures()),
         metrics=inputs.metrics_in_words,
-        code=study.code("fgg.report.figures.__main__"),
+        code=parameters.code("fgg.report.figures.__main__"),
     message:
         "Figures of {wildcards.dataset}"
     shell:
         "python -m fgg.report.figures --comparison {input.table} --hypotheses {input.hypotheses}"
-        " --results results --images {input.images} --model data/models/{wildcards.dataset}"
+        " --results results --images {input.images} --model {params.model}"
         " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
         " --figures {params.names}"
         " --output results/figures > {log} 2>&1"
@@ -49,8 +52,9 @@ rule readme:
     input:
         table="results/comparison.parquet",
         hypotheses="results/hypotheses.csv",
-        models=expand("data/models/{dataset}/model.json", dataset=study.datasets),
-        data=expand("data/prepared/{dataset}/dataset.json", dataset=study.datasets),
+        decomposition="results/decomposition.csv",
+        pooled=inputs.pooled_table,
+        records=inputs.records,
         saes=inputs.all_sae_measures,
     output:
         text="results/README.md",
@@ -59,14 +63,16 @@ rule readme:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("readme"),
+        **parameters.needs("readme"),
     params:
-        splits=study.splits(),
-        code=study.code("fgg.report.results_readme"),
+        splits=parameters.splits(),
+        pooled=lambda wildcards, input: [f"--pooled {path}" for path in input.pooled],
+        code=parameters.code("fgg.report.results_readme"),
     message:
         "Writing the results in words"
     shell:
         "python -m fgg.report.results_readme --comparison {input.table} --hypotheses {input.hypotheses}"
+        " --decomposition {input.decomposition} {params.pooled}"
         " --data data --splits {params.splits:q} --output {output.text} > {log} 2>&1"
 
 
@@ -92,11 +98,11 @@ rule pages:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("pages"),
+        **parameters.needs("pages"),
     params:
         names=list(inputs.pages()),
-        configuration=study.whole_configuration,
-        code=study.page_code,
+        configuration=parameters.whole_configuration,
+        code=parameters.page_code,
     message:
         "Writing the pages of the report"
     shell:

@@ -1,9 +1,8 @@
 # The candidates of `select` on the validation split. These rules are those of the explained split, with other images.
 use rule attribution as validation_attribution with:
     input:
-        images="data/prepared/{dataset}/val.parquet",
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        images=inputs.validation_images,
+        model=inputs.model_files,
         saes=inputs.gate_saes,
         maps=inputs.given_maps,
     output:
@@ -15,17 +14,17 @@ use rule attribution as validation_attribution with:
     benchmark:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
-        experiment=study.experiment,
-        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
-        shard=study.shard,
-        code=study.attribution_code,
+        model=inputs.model_folder,
+        experiment=parameters.experiment,
+        settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
+        shard=parameters.shard,
+        code=parameters.attribution_code,
 
 
 use rule gated_attribution as validation_gated_attribution with:
     input:
-        images="data/prepared/{dataset}/val.parquet",
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        images=inputs.validation_images,
+        model=inputs.model_files,
         saes=inputs.gate_saes,
     output:
         relevance=piece(
@@ -37,18 +36,18 @@ use rule gated_attribution as validation_gated_attribution with:
     benchmark:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
-        experiment=study.experiment,
-        saes=study.sae_arguments,
-        settings=study.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
-        shard=study.shard,
-        code=study.attribution_code,
+        model=inputs.model_folder,
+        experiment=parameters.experiment,
+        saes=parameters.sae_arguments,
+        settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
+        shard=parameters.shard,
+        code=parameters.attribution_code,
 
 
 use rule responses as validation_responses with:
     input:
-        images="data/prepared/{dataset}/val.parquet",
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        images=inputs.validation_images,
+        model=inputs.model_files,
     output:
         responses=piece("results/{dataset}/validation/{shard}responses.parquet"),
     log:
@@ -56,16 +55,16 @@ use rule responses as validation_responses with:
     benchmark:
         "benchmarks/validation/responses/{shard}{dataset}.tsv"
     params:
-        settings=study.response_settings("select.max_images"),
-        shard=study.shard,
-        code=study.code("fgg.faithfulness.responses"),
+        model=inputs.model_folder,
+        settings=parameters.response_settings("select.max_images"),
+        shard=parameters.shard,
+        code=parameters.code("fgg.faithfulness.responses"),
 
 
 use rule faithfulness as validation_faithfulness with:
     input:
-        images="data/prepared/{dataset}/val.parquet",
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        images=inputs.validation_images,
+        model=inputs.model_files,
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
         responses=inputs.validation_responses,
     output:
@@ -78,17 +77,17 @@ use rule faithfulness as validation_faithfulness with:
     benchmark:
         "benchmarks/validation/faithfulness/{dataset}/{shard}{experiment}.tsv"
     params:
+        model=inputs.model_folder,
         responses=inputs.validation_response_arguments,
-        settings=study.score_settings("select.max_images"),
-        shard=study.shard,
-        code=study.score_code,
+        settings=parameters.score_settings("select.max_images"),
+        shard=parameters.shard,
+        code=parameters.score_code,
 
 
 use rule foreign_metric as validation_foreign_metric with:
     input:
-        images="data/prepared/{dataset}/val.parquet",
-        model="data/models/{dataset}/model.safetensors",
-        record="data/models/{dataset}/model.json",
+        images=inputs.validation_images,
+        model=inputs.model_files,
         attributions="results/{dataset}/validation/attributions/{experiment}.parquet",
         responses=inputs.validation_responses,
     output:
@@ -100,10 +99,11 @@ use rule foreign_metric as validation_foreign_metric with:
     benchmark:
         "benchmarks/validation/foreign_metric/{dataset}/{shard}{metric}/{experiment}.tsv"
     params:
+        model=inputs.model_folder,
         responses=inputs.validation_response_arguments,
-        settings=study.score_settings("select.max_images"),
-        shard=study.shard,
-        code=study.score_code,
+        settings=parameters.score_settings("select.max_images"),
+        shard=parameters.shard,
+        code=parameters.score_code,
 
 
 rule selection:
@@ -119,11 +119,11 @@ rule selection:
     conda:
         "../../envs/fgg.yaml"
     resources:
-        **study.needs("selection"),
+        **parameters.needs("selection"),
     params:
-        experiments=study.grids(),
-        settings=study.selection_settings(),
-        code=study.code("fgg.comparison.selection"),
+        experiments=parameters.grids(),
+        settings=parameters.selection_settings(),
+        code=parameters.code("fgg.comparison.selection"),
     message:
         "Choosing on the validation split"
     shell:

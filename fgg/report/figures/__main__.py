@@ -16,19 +16,23 @@ from pathlib import Path
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
-from fgg.comparison.tables import metrics_of
+from fgg.comparison.compared import measures_of
+from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.errors import FggError
 from fgg.jobs.command import command
-from fgg.report.contents import figures
+from fgg.report.contents import CURVED, figures
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
 from fgg.report.figures.map_overview import overview_figure
+from fgg.report.figures.order_curves import order_curves_figure
 from fgg.report.figures.paired_differences import pairs_figure
 from fgg.report.figures.pixel_flipping_curves import curves_figure
+from fgg.report.figures.powers import POWER, powers_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
 from fgg.report.figures.sampling_error import sampling_figure
+from fgg.report.metrics_shown import rows_of
 from fgg.tables import read_csv, read_settings, read_table
 
 
@@ -51,36 +55,47 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     dataset, results, output = arguments.dataset, arguments.results, arguments.output
 
-    frame = read_rows(arguments.comparison, dataset)
-    hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset"))
-    metrics = metrics_of(read_settings(arguments.comparison), dataset)
-    by_metric = {name: frame[frame["metric"] == name] for name in metrics}
-    per_experiment = by_metric[next(iter(metrics))]  # a row each
+    settings = read_settings(arguments.comparison)
+    measures = measures_of(settings, dataset)
+    seed = str(settings.get("instances", {}).get(dataset, settings)["seed"])
+    everything = read_rows(arguments.comparison, dataset, seed, ALL)
+    frame = read_rows(arguments.comparison, dataset, seed, MEASURABLE)
+    hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset", "seed"))
+    own = (hypotheses["dataset"] == dataset) & (hypotheses["seed"] == seed) & (hypotheses["stratum"] == MEASURABLE)
+    metrics = {measure.metric.name: measure.metric for measure in measures.values()}
+    per_experiment = rows_of(everything, next(iter(measures.values())))  # a row each
     for name, metric in metrics.items():
-        metric_figure(by_metric[name], metric, output)
-    hypotheses_figure(hypotheses[hypotheses["dataset"] == dataset], dataset, output, metrics)
-    pairs_figure(frame, results, output, metrics)
-    heat_figure(frame, output, metrics)
-    if "pixel_flipping" in metrics:
-        curves_figure(by_metric["pixel_flipping"], results, output)
-    if "faithfulness_correlation" in metrics:
-        sampling_figure(by_metric["faithfulness_correlation"], results, output)
+        of_metric = [measure for measure in measures.values() if measure.metric is metric]
+        metric_figure(frame[frame["metric"] == name], of_metric, output)
+    hypotheses_figure(hypotheses[own], dataset, output, measures)
+    pairs_figure(frame, results, output, measures)
+    heat_figure(frame, output, measures)
+    with_powers = (frame["control"] == POWER).any()
+    if with_powers:
+        powers_figure(frame, output, measures)
+    if curved := [name for name in CURVED if name in measures]:
+        order_curves_figure(rows_of(frame, measures[curved[0]]), measures[curved[0]], results, output)
+    if "pixel_flipping" in measures:
+        flipping = measures["pixel_flipping"]
+        curves_figure(rows_of(frame, flipping), flipping.fill, results, output)
+    if "faithfulness_correlation" in measures:
+        sampling_figure(rows_of(everything, measures["faithfulness_correlation"]), results, output)
     gates_figure(per_experiment, results, output)
     quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
     overview_figure(per_experiment, results, arguments.images, arguments.model, arguments.seed, output)
-    for name in set(arguments.figures) - set(figures(metrics)):
+    for name in set(arguments.figures) - set(figures(metrics, with_powers)):
         title = f"{dataset}: {name.replace('_', ' ')} was not computed"
         style.remark(
             output, f"{dataset}_{name}", title, "Another data set of this run has the metric; this one has not."
         )
 
 
-def read_rows(path: str | Path, dataset: str) -> pd.DataFrame:
-    """A dataset's rows of the comparison over all images; what a method lacks is None, not NaN."""
+def read_rows(path: str | Path, dataset: str, seed: str, stratum: str) -> pd.DataFrame:
+    """A dataset's rows of the comparison over a stratum; what a method lacks is None, not NaN."""
     table = read_table(path).to_pandas()
     for name in ("layers", "construction", "control", "shuffle_decoder"):
         table[name] = table[name].astype(object).where(table[name].notna(), None)
-    frame = table[(table["dataset"] == dataset) & (table["stratum"] == "all")]
+    frame = table[(table["dataset"] == dataset) & (table["seed"] == seed) & (table["stratum"] == stratum)]
     if frame.empty:
         raise FggError(f"{path} has no dataset {dataset!r}; run the comparison with it")
     return frame

@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from fgg.faithfulness.measures import Measure
 from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
 from fgg.report.figures import style
-from fgg.report.metrics_shown import metrics_in
+from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.statistics.bootstrap import LEVEL
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
@@ -40,95 +41,151 @@ def sections(frame: pd.DataFrame) -> list[tuple[str, list[tuple[str, pd.Series]]
     return [(", ".join(filter(None, key)), found[key]) for key in ordered]
 
 
-def metric_figure(frame: pd.DataFrame, metric: Metric, folder: str | Path) -> None:
-    """Means of all methods on the left, paired improvements over the baseline on the right."""
+MOST_FILLS = 3  # of a metric, with a panel each
+
+
+def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str | Path) -> None:
+    """Means of all methods on the left; beside them, for each fill, paired improvements over the baseline.
+
+    Args:
+        frame: the rows of the metric on measurable images.
+        measures: the metric with its fills.
+    """
     from scipy import stats
 
-    first = frame.iloc[0]
-    baseline = frame[frame["experiment"] == first["baseline"]].iloc[0]
-    lines = arrange(sections(frame))
-    gated = frame[frame["construction"].notna() & (frame["experiment"] != baseline["experiment"])]
-    scale = gated if len(gated) else frame
-    with style.figure(len(lines) * style.ROW + 1.45, ncols=2, sharey=True) as (fig, (left, right)):
-        half = frame["sem"] * stats.t.ppf((1 + LEVEL) / 2, (frame["n"] - 1).clip(lower=1))
-        left.set_xlim(*style.limits(frame["mean"], frame["mean"] - half, frame["mean"] + half))
-        right.set_xlim(*style.limits(0, scale["improvement"], *improvement_interval(scale, metric)))
-        ticks((left, right), lines)
+    metric, shown = measures[0].metric, list(measures)[:MOST_FILLS]
+    per_fill = [rows_of(frame, measure) for measure in shown]
+    rows, first = per_fill[0], per_fill[0].iloc[0]
+    baseline = rows[rows["experiment"] == first["baseline"]].iloc[0]
+    lines = arrange(sections(rows))
+    with style.figure(len(lines) * style.ROW + 1.5, ncols=1 + len(shown), sharey=True) as (fig, (left, *others)):
+        half = rows["sem"] * stats.t.ppf((1 + LEVEL) / 2, (rows["n"] - 1).clip(lower=1))
+        left.set_xlim(*style.limits(rows["mean"], rows["mean"] - half, rows["mean"] + half))
+        ticks((left, *others), lines)
         left.axvline(baseline["mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
-        right.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
         for y, _, row in lines:
-            if row is None:
-                continue
-            is_baseline = row["experiment"] == baseline["experiment"]
-            shift = 0.0 if is_baseline else row["improvement"]
-            look = style.BASELINE if is_baseline else style.GROUP_STYLES[group(row)]
-            width = half[row.name]
-            style.interval(left, y, row["mean"], row["mean"] - width, row["mean"] + width, look)
-            style.interval(right, y, shift, *improvement_interval(row, metric), look, is_baseline or row["significant"])
+            if row is not None:
+                look = style.BASELINE if row["experiment"] == first["baseline"] else style.GROUP_STYLES[group(row)]
+                width = half[row.name]
+                style.interval(left, y, row["mean"], row["mean"] - width, row["mean"] + width, look)
+        for axis, measure, own in zip(others, shown, per_fill, strict=True):
+            _improvements(axis, lines, own.set_index("experiment"), metric, first["baseline"])
+            axis.set_title(f"Gain over {label(baseline)}{_filled(measure)}\nbetter →")
         direction = "higher is better →" if metric.higher_is_better else "← lower is better"
-        left.set_title(f"Mean per method\n{direction}")
-        right.set_title(f"Paired improvement over {label(baseline)}\nbetter →")
-        for axis in (left, right):
-            axis.locator_params(axis="x", nbins=6)
+        left.set_title(f"Mean per method{_filled(shown[0])}\n{direction}")
+        for axis in (left, *others):
+            axis.locator_params(axis="x", nbins=6 - len(shown))
         left.set_xlabel(unit(metric, first["protocol"]))
-        right.set_xlabel(f"{'gain' if metric.higher_is_better else 'reduction'} per image, same unit")
-        fig.suptitle(
-            f"{first['dataset']}: {metric.title} of {len(frame)} method{'s' * (len(frame) > 1)}, "
-            f"{first['n_images']} images",
-            weight="bold",
+        others[0].set_xlabel("per image, same unit" if metric.higher_is_better else "reduction per image, same unit")
+        fig.suptitle(f"{first['dataset']}: {metric.title} of {len(rows)} methods, {images_of(per_fill)}", weight="bold")
+        tail = "" if len(measures) == len(shown) else f" More fills are in the tables ({len(measures)} in all)."
+        _legend(
+            fig,
+            {group(row) for _, _, row in lines if row is not None},
+            label(baseline),
+            "Bars: 95 % intervals (means: t; gains: BCa bootstrap). Filled: p < 0.05 after Holm. A diamond in a circle: "
+            f"significant, but by the values alone, not by the order.{tail}",
         )
-        note = (
-            "Bars: 95 % intervals (left: t; right: BCa bootstrap). "
-            f"Filled on the right: p < 0.05 after Holm over {first['n_experiments_tried']} experiments."
-        )
-        _legend(fig, {group(row) for _, _, row in lines if row is not None}, label(baseline), note)
         style.save(fig, folder, f"{first['dataset']}_{metric.name}")
 
 
+def _improvements(axis: Any, lines: Sequence[Line], own: pd.DataFrame, metric: Metric, baseline: str) -> None:
+    """A panel of improvements over the baseline; its axis is that of the gated experiments."""
+    gated = own[own["construction"].notna() & (own.index != baseline)]
+    scale = gated if len(gated) else own
+    axis.set_xlim(*style.limits(0, scale["improvement"], *improvement_interval(scale, metric)))
+    axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
+    for y, _, line in lines:
+        if line is None:
+            continue
+        row, is_baseline = own.loc[line["experiment"]], line["experiment"] == baseline
+        shift = 0.0 if is_baseline else row["improvement"]
+        look = style.BASELINE if is_baseline else style.GROUP_STYLES[group(line)]
+        sure = is_baseline or row["verdict"] in ("better", "worse")
+        style.interval(axis, y, shift, *improvement_interval(row, metric), look, sure)
+        if not sure and row["significant"] and style.beyond(axis, shift) is None:
+            axis.plot(shift, y, "D", color=look[0], markersize=2, zorder=4)
+
+
+def images_of(per_fill: Sequence[pd.DataFrame]) -> str:
+    """How many images are measurable with each fill."""
+    counts = [
+        f"{rows.iloc[0]['n_images']}" + (f" ({rows.iloc[0]['fill']})" if len(per_fill) > 1 else "") for rows in per_fill
+    ]
+    return f"{', '.join(counts)} measurable images"
+
+
+def _filled(measure: Measure) -> str:
+    return "" if measure.alone else f",\nfill {measure.fill.replace('_', ' ')}"
+
+
 def hypotheses_figure(
-    frame: pd.DataFrame, dataset: str, folder: str | Path, known: Mapping[str, Metric] | None = None
+    frame: pd.DataFrame, dataset: str, folder: str | Path, known: Mapping[str, Measure] | None = None
 ) -> None:
-    """Every combined gate against its partners, a panel per metric; better is to the right."""
+    """Every combined gate against its partners on measurable images, a panel per metric; better is to the right.
+
+    The first fill is drawn large, the others small below it.
+    """
     if frame.empty:
         style.remark(
             folder,
             f"{dataset}_hypotheses",
             f"{dataset}: no hypothesis to test",
-            "The grid of experiments holds no gate by activation × gradient together with something to hold it against.",
+            "The grid of experiments holds no gate by activation × gradient together with something to compare it with.",
         )
         return
-    metrics, strength = metrics_in(frame, known), varies(frame)
-    cells = frame.assign(construction="combined")
+    measures, strength = measures_in(frame, known), varies(frame)
+    metrics = {measure.metric.name: measure.metric for measure in measures.values()}
+    cells = rows_of(frame, next(iter(measures.values()))).assign(construction="combined")
     parts = []
-    for _, rows in cells[cells["metric"] == next(iter(metrics))].groupby("experiment", sort=False):
+    for _, rows in cells.groupby("experiment", sort=False):
         partners = [(PARTNER_TITLES[row["against"]], row) for _, row in rows.iterrows()]
         parts.append((f"Gated, {place(rows.iloc[0], strength)}, against", partners))
     lines = arrange(parts)
-    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(metrics), sharey=True, squeeze=False) as (fig, (axes,)):
+    fills = list(dict.fromkeys(measure.fill for measure in measures.values() if measure.fill))[:MOST_FILLS]
+    height = len(lines) * style.ROW * (1 + 0.3 * (len(fills) > 1)) + 1.5
+    with style.figure(height, ncols=len(metrics), sharey=True, squeeze=False) as (fig, (axes,)):
         ticks(axes, lines)
         for axis, metric in zip(axes, metrics.values(), strict=True):
-            own = frame[frame["metric"] == metric.name].set_index(["experiment", "against"])
-            axis.set_xlim(*style.limits(0, own["improvement"], *improvement_interval(own, metric)))
+            of_metric = [measure for measure in measures.values() if measure.metric is metric][:MOST_FILLS]
+            drawn = [rows_of(frame, measure).set_index(["experiment", "against"]) for measure in of_metric]
+            ends = [end for own in drawn for end in improvement_interval(own, metric)]
+            axis.set_xlim(*style.limits(0, *(own["improvement"] for own in drawn), *ends))
             axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
-            axis.set_title(f"{metric.title}\nbetter →")
+            axis.set_title(f"{metric.short or metric.title}\nbetter →")
             axis.locator_params(axis="x", nbins=3)
             for y, _, line in lines:
-                if line is None:
-                    continue
-                row = own.loc[(line["experiment"], line["against"])]
-                ends = improvement_interval(row, metric)
-                style.interval(axis, y, row["improvement"], *ends, style.GROUP_STYLES["Gated"], row["significant"])
-        n = frame["n"] + frame["n_left_out"]
-        fig.suptitle(
-            f"{dataset}: activation × gradient gates against their partners, {n.iloc[0]} images", weight="bold"
-        )
-        fig.supxlabel(
-            "Improvement, image by image, in the metric's unit, with 95 % BCa intervals. Filled: p < 0.05 after Holm "
-            "over a panel's lines.",
-            fontsize=7.5,
-            color=style.GREY,
-        )
+                for number, own in enumerate(drawn if line is not None else ()):
+                    row = own.loc[(line["experiment"], line["against"])]
+                    look = (FILL_COLOURS[number], FILL_MARKERS[number])
+                    height_of = y - 0.32 * number + 0.16 * (len(drawn) - 1)
+                    sure = row["verdict"] in ("better", "worse")
+                    style.interval(axis, height_of, row["improvement"], *improvement_interval(row, metric), look, sure)
+        counts = {fill: int(frame.loc[frame["fill"] == fill, "n_images"].max()) for fill in fills}
+        of = ", ".join(f"{n} ({fill})" if len(counts) > 1 else str(n) for fill, n in counts.items())
+        what = f"{of} measurable images" if counts else f"{int(frame['n_images'].max())} images"
+        fig.suptitle(f"{dataset}: activation × gradient gates against their partners, {what}", weight="bold")
+        text = "Improvement, image by image, in the metric's unit, with 95 % BCa intervals. Filled: p < 0.05 after Holm, and "
+        text += "against TransMM not by the values alone."
+        if len(fills) > 1:
+            _fill_legend(fig, fills, text)
+        else:
+            style.note(fig, text)
         style.save(fig, folder, f"{dataset}_hypotheses")
+
+
+FILL_COLOURS = (style.VERMILION, style.BLUE, style.GREEN)
+FILL_MARKERS = ("o", "s", "^")
+
+
+def _fill_legend(fig: Any, fills: Sequence[str], note: str) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=f"fill {fill.replace('_', ' ')}")
+        for fill, colour, marker in zip(fills, FILL_COLOURS, FILL_MARKERS, strict=False)
+    ]
+    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=note, title_fontsize=7.5)
 
 
 def improvement_interval(row: Any, metric: Metric) -> tuple[Any, Any]:

@@ -9,20 +9,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import CONSTRUCTIONS
-from fgg.faithfulness.registry import Metric
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS
+from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
 from fgg.report.figures import style
-from fgg.report.metrics_shown import metrics_in
+from fgg.report.metrics_shown import first_fills, measures_in, rows_of
 
 COLUMNS = (
     *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),
-    *("shuffled decoder", CONTROL_TITLES["permuted_gate"], CONTROL_TITLES["sharpened"]),
+    *("shuffled decoder", *(CONTROL_TITLES[name] for name in CONTROLS)),
 )
 MAP = "PuOr_r"  # diverging, told apart by the colour-blind; orange is better
 
 
-def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Metric] | None = None) -> None:
+def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Measure] | None = None) -> None:
     """Per metric a panel: a row per set of layers, a column per construction and control, the improvement in each cell."""
     first = frame.iloc[0]
     name = f"{first['dataset']}_heat_map"
@@ -36,11 +36,11 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Met
         text = "The grid of experiments holds no gate."
         style.remark(folder, name, f"{first['dataset']}: no gates to compare", text)
         return
-    metrics = metrics_in(frame, known)
-    height = len(metrics) * (0.28 * len(rows) + 0.42) + 1.15
-    with style.figure(height, nrows=len(metrics), sharex=True, squeeze=False) as (fig, axes):
-        for axis, metric in zip(axes[:, 0], metrics.values(), strict=True):
-            own = gated[gated["metric"] == metric.name].drop_duplicates(["row", "column"])
+    measures = first_fills(measures_in(frame, known))
+    height = len(measures) * (0.28 * len(rows) + 0.42) + 1.15
+    with style.figure(height, nrows=len(measures), sharex=True, squeeze=False) as (fig, axes):
+        for axis, measure in zip(axes[:, 0], measures.values(), strict=True):
+            own = rows_of(gated, measure).drop_duplicates(["row", "column"])
             values = own.pivot(index="row", columns="column", values="improvement").reindex(index=rows, columns=columns)
             sure = own.pivot(index="row", columns="column", values="significant").reindex(index=rows, columns=columns)
             most = np.nanmax([1e-9, *np.abs(values.to_numpy(dtype=float)).ravel()])
@@ -56,7 +56,7 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Met
             axis.set_xticks(range(len(columns)), [textwrap.fill(column, 12) for column in columns])
             axis.tick_params(length=0)
             axis.spines[:].set_visible(False)
-            axis.set_title(metric.title, loc="left")
+            axis.set_title(measure.title, loc="left")
             bar = fig.colorbar(shown, ax=axis, pad=0.01, fraction=0.03)
             bar.set_ticks([-most, 0, most], labels=[_signed(x, ".2g") for x in (-most, 0.0, most)])
             bar.outline.set_visible(False)
@@ -64,13 +64,13 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Met
         baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
         fig.suptitle(
             f"{first['dataset']}: improvement over {baseline} by gated layers and construction, "
-            f"{first['n_images']} images",
+            f"{first['n_images']} measurable images",
             weight="bold",
         )
         style.note(
             fig,
             "Mean improvement on the same images in the metric's unit; positive (orange) is better for every metric. "
-            "Bold with *: p < 0.05 after Holm over all experiments.",
+            "Bold with *: p < 0.05 after Holm.",
         )
         style.save(fig, folder, name)
 

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from fgg.comparison.scores import experiment_scores
-from fgg.faithfulness.registry import Metric
+from fgg.faithfulness.measurable import measurable_images
+from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import group, label
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import arrange, sections, ticks
-from fgg.report.metrics_shown import metrics_in
+from fgg.report.metrics_shown import first_fills, measures_in, rows_of
 
 MOST_DOTS = 400  # of a line; more images are shown by as many quantiles
 FEW = 40  # images, up to which dots are larger
@@ -22,9 +23,12 @@ EDGES = (1, 99)  # percentiles of the gated experiments, between which the axis 
 
 
 def pairs_figure(
-    frame: pd.DataFrame, results: str | Path, folder: str | Path, known: Mapping[str, Metric] | None = None
+    frame: pd.DataFrame, results: str | Path, folder: str | Path, known: Mapping[str, Measure] | None = None
 ) -> None:
-    """Per metric a panel, per experiment a line of dots: by how much each image is better than with the baseline."""
+    """Per metric a panel, per experiment a line of dots: by how much each measurable image is better than with the baseline.
+
+    Of several fills the first is drawn.
+    """
     first = frame.iloc[0]
     name = f"{first['dataset']}_paired_differences"
     others = frame[frame["experiment"] != first["baseline"]]
@@ -32,14 +36,15 @@ def pairs_figure(
         text = f"The grid of experiments holds {first['baseline']} alone, so there is no difference from it."
         style.remark(folder, name, f"{first['dataset']}: no paired differences", text)
         return
-    metrics = metrics_in(frame, known)
-    scores = _scores(frame, results, metrics)
-    lines = arrange(sections(others[others["metric"] == next(iter(metrics))].assign(n=first["n_images"])))
-    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(metrics), sharey=True, squeeze=False) as (fig, (axes,)):
+    measures = first_fills(measures_in(frame, known))
+    scores, base = _scores(frame, results, measures), Path(results) / first["dataset"]
+    lines = arrange(sections(rows_of(others, next(iter(measures.values()))).assign(n=first["n_images"])))
+    with style.figure(len(lines) * style.ROW + 1.35, ncols=len(measures), sharey=True, squeeze=False) as (fig, (axes,)):
         ticks(axes, lines)
-        for axis, metric in zip(axes, metrics.values(), strict=True):
-            own = others[others["metric"] == metric.name].set_index("experiment")
-            gains = {one: _gain(scores, one, first["baseline"], metric) for one in own.index}
+        for axis, measure in zip(axes, measures.values(), strict=True):
+            own = rows_of(others, measure).set_index("experiment")
+            inside = measurable_images(base, measure.fill, scores[first["baseline"]].index)
+            gains = {one: _gain(scores, one, first["baseline"], measure, inside) for one in own.index}
             axis.set_xlim(*_limits(own, gains))
             axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
             for y, _, line in lines:
@@ -48,11 +53,11 @@ def pairs_figure(
                     _dots(axis, y, gains[line["experiment"]], style.GROUP_STYLES[group(line)][0])
                     _share(axis, y, row)
             axis.annotate("better", (1.02, 0.25), xycoords=("axes fraction", "data"), fontsize=7, color=style.GREY)
-            axis.set_title(f"{metric.title}\nbetter →")
+            axis.set_title(f"{measure.metric.short or measure.metric.title}\nbetter →")
             axis.locator_params(axis="x", nbins=4)
         baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
         fig.suptitle(
-            f"{first['dataset']}: differences from {baseline}, image by image, {first['n_images']} images",
+            f"{first['dataset']}: differences from {baseline}, image by image, {first['n_images']} measurable images",
             weight="bold",
         )
         dots = "image" if first["n_images"] <= MOST_DOTS else f"of {MOST_DOTS} quantiles of the images"
@@ -64,14 +69,17 @@ def pairs_figure(
         style.save(fig, folder, name)
 
 
-def _scores(frame: pd.DataFrame, results: str | Path, metrics: Mapping[str, Metric]) -> dict[str, pd.DataFrame]:
+def _scores(frame: pd.DataFrame, results: str | Path, measures: Mapping[str, Measure]) -> dict[str, pd.DataFrame]:
     place = Path(results) / frame["dataset"].iloc[0]
-    return {name: experiment_scores(place, name, metrics) for name in dict.fromkeys(frame["experiment"])}
+    return {name: experiment_scores(place, name, measures) for name in dict.fromkeys(frame["experiment"])}
 
 
-def _gain(scores: dict[str, pd.DataFrame], name: str, baseline: str, metric: Metric) -> np.ndarray:
+def _gain(
+    scores: dict[str, pd.DataFrame], name: str, baseline: str, measure: Measure, inside: np.ndarray
+) -> np.ndarray:
     """Improvement per image, without the undefined ones."""
-    return (metric.sign * (scores[name][metric.name] - scores[baseline][metric.name])).dropna().to_numpy()
+    difference = scores[name][measure.name] - scores[baseline][measure.name]
+    return (measure.metric.sign * difference[inside]).dropna().to_numpy()
 
 
 def _limits(rows: pd.DataFrame, gains: dict[str, np.ndarray]) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fgg.faithfulness.measurable import measurable_images
 from fgg.report.experiment_names import group, label, place, varies
 from fgg.report.figures import style
 from fgg.statistics.bootstrap import LEVEL
@@ -19,23 +20,29 @@ MOST_NAMED = 8  # of more gated curves, only the lowest and the highest are name
 UNNAMED = ("#D9A58A", "-", 0.6)  # colour, dash and width of gated curves that the legend does not name
 
 
-def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
+def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: str | Path) -> None:
     """Mean p(class) while patches are replaced, and the paired difference from the baseline; gated ones with 95 % bands.
 
     The horizontal axis is the share of steps, which is the share of patches where the last step is whole.
     """
     from scipy import stats
 
-    shown = frame[frame["construction"].isna() | _combined(frame) | (frame["experiment"] == frame["baseline"])]
+    shown = frame[
+        (frame["construction"].isna() & frame["control"].isna())
+        | combined(frame)
+        | (frame["experiment"] == frame["baseline"])
+    ]
     first, strength = shown.iloc[0], varies(frame)
     curves = {
         name: _curves(Path(results) / first["dataset"] / "faithfulness" / f"{name}.parquet")
         for name in shown["experiment"]
     }
+    inside = measurable_images(Path(results) / first["dataset"], fill, curves[first["baseline"]].index)
+    curves = {name: own[inside] for name, own in curves.items()}
     reference = curves[first["baseline"]]
     share = 100 * np.linspace(0, 1, reference.shape[1])
-    named = _named(shown)
-    looks = _curve_looks(shown[shown["experiment"].isin(named)])
+    named = named_in_legend(shown)
+    looks = curve_looks(shown[shown["experiment"].isin(named)])
     columns, bands = 2 if strength else 3, shown["construction"].notna().sum() <= MOST_BANDS
     with style.figure(2.9 + style.ROW * math.ceil((len(named) + 1) / columns), ncols=2) as (fig, (left, right)):
         extent = [0.0]
@@ -43,9 +50,11 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
             name = row["experiment"]
             colour, dash, width = looks.get(name, UNNAMED)
             look = {"color": colour, "linestyle": dash, "linewidth": width}
-            left.plot(share, _mean(curves[name]), label=_curve_label(row, strength) if name in named else None, **look)
+            left.plot(
+                share, mean_curve(curves[name]), label=curve_label(row, strength) if name in named else None, **look
+            )
             difference = (curves[name] - reference).to_numpy()
-            mean = _mean(difference)
+            mean = mean_curve(difference)
             right.plot(share, mean, zorder=3 if row["construction"] else 2, **look)
             if row["construction"]:
                 n = (~np.isnan(difference)).sum(axis=0).clip(min=2)
@@ -60,7 +69,7 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
         right.set(ylabel="difference in mean p(class)", title=title)
         for axis in (left, right):
             axis.set(xlabel="patches replaced, most relevant first (%)", xlim=(0, 100))
-        fig.suptitle(f"{first['dataset']}: Pixel Flipping curves, {len(reference)} images", weight="bold")
+        fig.suptitle(f"{first['dataset']}: Pixel Flipping curves, {len(reference)} measurable images", weight="bold")
         more = len(shown) - len(named)
         note = "gated: by activation × gradient"
         note += f"; lowest and highest mean named, {more} others thin" if more else ""
@@ -70,7 +79,7 @@ def curves_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) 
         style.save(fig, folder, f"{first['dataset']}_pixel_flipping_curves")
 
 
-def _named(shown: pd.DataFrame) -> list[str]:
+def named_in_legend(shown: pd.DataFrame) -> list[str]:
     """The experiments that the legend names: all, or of many gates the one with the lowest and the highest mean."""
     gated = shown[shown["construction"].notna()]
     if len(gated) <= MOST_NAMED:
@@ -80,18 +89,20 @@ def _named(shown: pd.DataFrame) -> list[str]:
     return [row["experiment"] for _, row in shown.iterrows() if not row["construction"] or row["experiment"] in kept]
 
 
-def _mean(values: Any) -> np.ndarray:
+def mean_curve(values: Any) -> np.ndarray:
     """Mean over images of (images, steps); NaN at a step that is undefined for all."""
     array = np.asarray(values, dtype=np.float64)
     n = (~np.isnan(array)).sum(axis=0)
     return np.divide(np.nansum(array, axis=0), n, out=np.full(array.shape[1], np.nan), where=n > 0)
 
 
-def _combined(frame: pd.DataFrame) -> pd.Series:
+def combined(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are combined gates, and no controls."""
     return (frame["construction"] == "combined") & frame["control"].isna() & ~frame["shuffle_decoder"].eq(True)
 
 
-def _curve_label(row: pd.Series, strength: bool) -> str:
+def curve_label(row: pd.Series, strength: bool) -> str:
+    """The name of a curve in the legend."""
     return (
         f"gated, {place(row, strength)}"
         if row["construction"] == "combined" and group(row) == "Gated"
@@ -99,7 +110,7 @@ def _curve_label(row: pd.Series, strength: bool) -> str:
     )
 
 
-def _curve_looks(frame: pd.DataFrame) -> dict[str, tuple]:
+def curve_looks(frame: pd.DataFrame) -> dict[str, tuple]:
     """Colour, dash and width per experiment; the gated lines share one family of colours."""
     looks: dict[str, tuple] = {}
     plain, gated = 0, 0

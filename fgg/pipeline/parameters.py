@@ -1,0 +1,201 @@
+"""The parameters of jobs: their settings, the hash of their code, what they ask of a machine. Does not import torch.
+
+Methods that rules use as params take Snakemake's wildcards, of which they read attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from fgg.attribution.registry import find_method
+from fgg.catalogue import EXTERNAL
+from fgg.data.locations import of_layer
+from fgg.data.sources.registry import sources
+from fgg.faithfulness.measures import all_fills
+from fgg.faithfulness.registry import find_metric
+from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash
+from fgg.pipeline.environment import accelerators, doubled
+from fgg.pipeline.job_settings import as_json, pick
+from fgg.pipeline.study import PACKAGE, Study
+from fgg.pipeline.user_files import folder_digest
+from fgg.registry import Declaration
+from fgg.saes.formats.registry import sae_formats
+
+RUN_KEYS = ("seed", "device", "precision", "batch_size")
+EXPLAINED_KEYS = ("sample", "target")  # what is explained; beside the limit to the number of images
+SUBSETS = ("runs", "trials", "subset_size")
+
+
+class Parameters:
+    """The parameters of a study's jobs."""
+
+    def __init__(self, study: Study) -> None:
+        self._study = study
+
+    def seed(self, wildcards: Any) -> int:
+        """The seed of an instance's split, and of everything but its model and its SAEs."""
+        return self._study.settings[wildcards.dataset]["seed"]
+
+    def settings_of(self, *keys: str) -> Callable[[Any], str]:
+        """A param: the chosen settings of the wildcards' dataset as JSON: keys of the dataset, else of the whole run."""
+        return lambda wildcards: as_json(pick(self._study.config, self._study.settings[wildcards.dataset], keys))
+
+    def model_settings(self, wildcards: Any) -> str:
+        """The settings of a model."""
+        settings = self._study.settings[wildcards.dataset]
+        own = pick(self._study.config, settings, ("model", "preprocess", "device"))
+        return as_json({**own, "seed": settings["seeds"]["model"]})
+
+    def sae_settings(self, wildcards: Any) -> str:
+        """The settings of one layer's SAE."""
+        settings = self._study.settings[wildcards.dataset]
+        own = pick(self._study.config, settings, ("sae.weights", "sae.train", "device"))
+        weights = of_layer(own["weights"], wildcards.layer)
+        return as_json({**own, "seed": settings["seeds"]["sae"], "weights": weights})
+
+    def score_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
+        """A param: the settings of a scoring job: this package's metrics, or the one that the wildcard names."""
+
+        def of(wildcards: Any) -> str:
+            keys = ("metrics", "protocol", "sample", *RUN_KEYS, limit)
+            own = pick(self._study.config, self._study.settings[wildcards.dataset], keys)
+            fills = self._study.fills[wildcards.dataset]
+            metrics = {
+                metric.reference: own["metrics"][metric.reference]
+                | ({"fill": fills[metric.reference]} if metric.perturbs else {})
+                for metric in self._study.scored(wildcards)
+            }
+            return as_json(own | {"metrics": metrics})
+
+        return of
+
+    def response_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
+        """A param: the settings of the job of the model's answers: the fills of all metrics, and the random subsets if needed."""
+
+        def of(wildcards: Any) -> str:
+            dataset = wildcards.dataset
+            own = pick(self._study.config, self._study.settings[dataset], (*EXPLAINED_KEYS, *RUN_KEYS, limit))
+            own["fills"] = all_fills(self._study.fills[dataset]) or ["mean"]
+            if any("responses" in metric.needs for metric in self._study.metrics[dataset].values()):
+                block = self._study.settings[dataset]["metrics"]["faithfulness_correlation"] or {}
+                defaults = find_metric("faithfulness_correlation").settings
+                own |= {key: block.get(key, defaults[key]["default"]) for key in SUBSETS}
+            return as_json(own)
+
+        return of
+
+    def prepare_settings(self, wildcards: Any) -> str:
+        """The settings of the job that prepares a dataset; the sample only if there is one."""
+        own = self._study.settings[wildcards.dataset]
+        sampled = ("sample", "split") if own["sample"] is not None else ()
+        return as_json(pick(self._study.config, own, ("source", "path", "fractions", "max_skipped", "seed", *sampled)))
+
+    def source_row(self, wildcards: Any) -> str:
+        """A line of the table of sources."""
+        return as_json(asdict(self._study.sources[wildcards.source]))
+
+    def pictures(self, wildcards: Any) -> str:
+        """What is in the image folder, so that changed pictures are noticed."""
+        return folder_digest(self._study.settings[wildcards.dataset]["path"])
+
+    def experiment(self, wildcards: Any) -> str:
+        """An experiment's settings."""
+        return as_json(self._study.grid[wildcards.dataset][wildcards.experiment])
+
+    def shard(self, wildcards: Any) -> str:
+        """The shard's name, such as 1-of-4."""
+        return wildcards.shard[len("shards/") : -1] or "1-of-1"
+
+    def sae_arguments(self, wildcards: Any) -> list[str]:
+        """The options that name an experiment's SAEs."""
+        layers = self._study.gate_layers(wildcards)
+        return [f"--sae {layer}=data/saes/{wildcards.dataset}/layer_{layer}" for layer in layers]
+
+    def comparison_settings(self) -> str:
+        """What the comparison is made with. Grids are lists: their order is that of the rows, and JSON objects are sorted."""
+        keys = ("baseline", "protocol", "precision", "seed", "family", "equivalence_margin", "quality")
+        own = {key: self._study.config[key] for key in keys}
+        parts = {
+            name: {"dataset": own.dataset, "seed": own.label, "prepared": own.prepared, "model": own.model}
+            | {"split": self._study.settings[name]["split"]}
+            for name, own in self._study.instances.items()
+        }
+        return as_json({**own, "experiments": self._grids(), "metrics": self._fills(), "instances": parts})
+
+    def selection_settings(self) -> str:
+        """What the selection is made with."""
+        return as_json({**{key: self._study.config[key] for key in ("baseline", "seed")}, "metrics": self._fills()})
+
+    def grids(self) -> str:
+        """The grids as lists."""
+        return as_json(self._grids())
+
+    def _fills(self) -> dict[str, Any]:
+        return {dataset: list(own.items()) for dataset, own in self._study.fills.items()}
+
+    def _grids(self) -> dict[str, Any]:
+        return {dataset: list(grid.items()) for dataset, grid in self._study.grid.items()}
+
+    def measures(self, wildcards: Any) -> str:
+        """The metrics of a dataset and their fills."""
+        return as_json(list(self._study.fills[wildcards.dataset].items()))
+
+    def splits(self) -> str:
+        """The explained split of each dataset."""
+        return as_json({name: self._study.settings[name]["split"] for name in self._study.shown})
+
+    def whole_configuration(self, wildcards: Any = None) -> str:
+        """All settings, of the datasets that are run."""
+        own = {name: self._study.config["datasets"][name] for name in self._study.config["run"]}
+        return as_json({**self._study.config, "datasets": own})
+
+    def gpus(self, wildcards: Any) -> int:
+        """The GPUs that a job of the models asks for."""
+        return accelerators(self._study.config["device"], self._study.local())
+
+    def needs(self, rule: str) -> dict[str, Callable[..., int]]:
+        """Memory and time of a rule's jobs, from workflow/resources.yaml."""
+        return {name: doubled(amount) for name, amount in self._study.resources[rule].items()}
+
+    def measurable_settings(self, wildcards: Any) -> str:
+        """What makes an image measurable."""
+        return as_json(self._study.settings[wildcards.place.split("/")[0]]["metrics"]["measurable"])
+
+    # ---- code
+
+    def code(self, *modules: str) -> str:
+        """A hash of modules and all that they import, so that a change of code reruns what it affects."""
+        return "".join(code_hash(module, str(PACKAGE)) for module in modules)
+
+    def _code_of(self, declaration: Declaration) -> str:
+        if declaration.module.startswith("fgg."):
+            return self.code(declaration.module)
+        return foreign_hash(declaration.module)
+
+    def source_code(self, wildcards: Any) -> str:
+        """The code that prepares a dataset's images."""
+        source = sources()[self._study.settings[wildcards.dataset]["source"]]
+        return self.code("fgg.data.prepare", source.declaration.module)
+
+    def page_code(self, wildcards: Any = None) -> str:
+        """The code that writes pages, with their templates."""
+        return self.code("fgg.report.pages") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
+
+    def sae_code(self, wildcards: Any = None) -> str:
+        """The code that makes an SAE, with all the forms that it may come in."""
+        return self.code("fgg.saes.build_sae", *(known.declaration.module for known in sae_formats()))
+
+    def attribution_code(self, wildcards: Any) -> str:
+        """The code that makes an experiment's maps."""
+        settings = self._study.grid[wildcards.dataset][wildcards.experiment]
+        own = self.code("fgg.attribution.__main__")
+        return (
+            own if settings["method"] == EXTERNAL else own + self._code_of(find_method(settings["method"]).declaration)
+        )
+
+    def score_code(self, wildcards: Any) -> str:
+        """The code that scores."""
+        own = [self._code_of(entry.declaration) for entry in self._study.scored(wildcards)]
+        return self.code("fgg.faithfulness.__main__") + "".join(own)
