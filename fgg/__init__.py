@@ -26,6 +26,11 @@ _PLACES = {
     "load_sae": "fgg.saes.sae",
     "saco": "fgg.faithfulness.saco",
     "pixel_flipping": "fgg.faithfulness.pixel_flipping",
+    "srg": "fgg.faithfulness.srg",
+    "insertion": "fgg.faithfulness.insertion",
+    "deletion": "fgg.faithfulness.deletion",
+    "order_curves": "fgg.faithfulness.order_curves",
+    "Preprocess": "fgg.data.preprocess",
     "faithfulness_correlation": "fgg.faithfulness.faithfulness_correlation",
     "draw_subsets": "fgg.faithfulness.faithfulness_correlation",
 }

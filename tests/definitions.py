@@ -318,7 +318,7 @@ def bins_of(relevance, count: int) -> list[list[int]]:
 def saco_drops(model, image, groups, patch_size, target: int | None, protocol: str) -> list[float]:
     """Each bin's drop in probability when it alone is filled with the image's mean; `model` is float64."""
     before = probabilities(model, image)
-    chosen = before.index(max(before)) if target is None else target
+    chosen = before.index(max(before)) if target is None or protocol == "paper" else target
     drops = []
     for group in groups:
         after = probabilities(model, fill(image, group, patch_size, float(np.mean(image, dtype=np.float64))))
@@ -334,6 +334,8 @@ def saco_score(totals, drops, protocol: str) -> float:
         denominator += weight
         if protocol == "thesis":  # bins come in descending order; equal drops agree
             numerator += weight if drops[i] >= drops[j] else -weight
+        elif protocol == "paper":  # i comes before j: its total is not smaller
+            numerator += totals[i] - totals[j] if drops[i] - drops[j] >= 0 else totals[j] - totals[i]
         elif drops[i] != drops[j] and totals[i] != totals[j]:
             agree = (drops[i] > drops[j]) == (totals[i] > totals[j])
             numerator += weight if agree else -weight

@@ -8,7 +8,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.faithfulness.order_curves import OrderCurves, curves_of
+from fgg.faithfulness.order_curves import OrderCurves, order_curves
 from fgg.faithfulness.registry import metric
 
 
@@ -67,5 +67,5 @@ def deletion(
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.
     """
-    curves = curves_of(model, images, relevance, target, fill, preprocess, image_ids, seed)
+    curves = order_curves(model, images, relevance, target, fill, preprocess, image_ids, seed)
     return deletion_scores(curves, patches_per_step)

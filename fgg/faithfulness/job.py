@@ -24,10 +24,10 @@ class Job:
     attributions: Path
     settings: dict[str, Any]
     output: Path
-    curves: Path | None = None
     responses: Path | None = None
     shard: Shard = WHOLE
     code: str = ""
+    curves: Path | None = None
 
     @property
     def _files(self) -> dict[str, Path]:

@@ -48,6 +48,7 @@ class OrderCurves:
 
     def insertion(self, patches_per_step: int) -> Tensor:
         """From the filled image back to the clean one, most relevant first: as `mif`, the filled image's probability first."""
+        check_step(patches_per_step)
         if self.engine.patches % patches_per_step == 0:
             return self.lif(patches_per_step).flip(1)
         return self._curve("insertion", patches_per_step)
@@ -58,7 +59,11 @@ class OrderCurves:
             yield {"curve": kind, "patches_per_step": patches_per_step, "probability": curve[number].tolist()}
 
     def area(self, curve: Tensor) -> Tensor:
-        """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is."""
+        """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is.
+
+        A step at which nothing is left that the model reads does not count.
+        """
+        curve = curve[:, ~curve.isnan().all(0)] if len(curve) else curve
         area = torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
         return torch.where(self.relevance.isnan().any(1), torch.nan, area)
 
@@ -87,17 +92,34 @@ def steps(order: Tensor, patches_per_step: int) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, number.expand_as(order))
 
 
-def curves_of(
+def order_curves(
     model: VisionTransformer,
     images: Tensor,
     relevance: Tensor,
-    target: Tensor | int | None,
-    fill: str | float,
-    preprocess: object | None = None,
+    target: Tensor | int | None = None,
+    fill: str | float = "mean",
+    preprocess: Any = None,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> OrderCurves:
-    """The curves for a call from outside the workflow; see `engine_of`."""
+    """The class's probability while patches are filled in the order of a map, and in the reverse order.
+
+    Args:
+        model: a timm VisionTransformer; it leaves the call as it came.
+        images: normalised float (B, C, H, W), on the model's device.
+        relevance: (B, N), patches row by row; ties go by patch index.
+        target: class per image, int64 (B,), or one for all; None takes the predicted class.
+        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
+        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
+        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
+        seed: of the same.
+
+    Returns:
+        An `OrderCurves`: ``.mif(patches_per_step)``, ``.lif(…)`` and ``.insertion(…)`` give curves, float64 (B, steps + 1).
+
+    Raises:
+        FggError: images or relevance of the wrong shape, an unknown class or fill.
+    """
     return OrderCurves(engine_of(model, images, fill, preprocess, image_ids, seed), relevance, target)
 
 
@@ -105,7 +127,7 @@ def engine_of(
     model: VisionTransformer,
     images: Tensor,
     fill: str | float,
-    preprocess: object | None = None,
+    preprocess: Any = None,
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Perturber:

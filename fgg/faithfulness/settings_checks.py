@@ -20,7 +20,7 @@ def number_of_bins(patches: int, patches_per_bin: int, bins: int | None, protoco
     if bins is not None:
         return bins
     if protocol == "paper":
-        return PAPER_BINS
+        return min(PAPER_BINS, patches)
     if protocol == "thesis":
         return -(-patches // patches_per_bin)
     wanted = patches / patches_per_bin

@@ -13,7 +13,7 @@ from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.perturbation import Perturber
 
-PROTOCOLS = ("corrected", "thesis")
+PROTOCOLS = ("corrected", "thesis", "paper")
 LONG, SHORT = 2e-5, 5e-6  # error of a logit, and of a probability, in float32
 
 
@@ -28,6 +28,13 @@ def targets(model, images):
 def tied(relevance):
     """Relevance with many ties, and negative values."""
     return (relevance * 1.5).round() / 4
+
+
+def default_bins(patches, protocol):
+    """The thesis rounds up, the paper takes 10; else bins are equal, as near to four patches as the patches allow."""
+    if protocol == "thesis":
+        return -(-patches // 4)
+    return min(10, patches) if protocol == "paper" else {9: 3, 10: 2, 15: 3, 16: 4}[patches]
 
 
 def far_apart(drops, least):
@@ -45,7 +52,7 @@ def far_apart(drops, least):
 def test_saco(bins, ties, which, protocol, model, exact, images, relevance, targets, patch):
     rows, target = tied(relevance) if ties else relevance, targets[which]
     patches = rows.shape[1]
-    count = patches if bins == "all" else -(-patches // 4) if bins is None else bins
+    count = patches if bins == "all" else default_bins(patches, protocol) if bins is None else bins
     out = saco.evaluate(Perturber(model, images), rows, target, None if bins is None else count, protocol)
     compared = 0
     for index in range(len(images)):
@@ -170,7 +177,8 @@ def test_pixel_flipping(which, step, filling, protocol, model, exact, images, re
 def test_the_protocols_fills_differ(plain, pictures):
     """The mean of the picture as it is being filled moves away from the clean picture's."""
     rows = torch.rand(4, 16, generator=torch.Generator().manual_seed(2))
-    corrected, thesis = (fgg.pixel_flipping(plain, pictures, rows, protocol=p).curve for p in PROTOCOLS)
+    corrected, thesis, paper = (fgg.pixel_flipping(plain, pictures, rows, protocol=p).curve for p in PROTOCOLS)
+    assert torch.equal(corrected, paper)
     torch.testing.assert_close(corrected[:, :2], thesis[:, :2], atol=SHORT, rtol=0)
     assert ((corrected[:, 2:] - thesis[:, 2:]).abs().amax(1) > 1e-4).all()
 
@@ -372,8 +380,8 @@ def test_relevance_of_the_wrong_shape(shape, metric, plain, pictures):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_an_unknown_protocol(metric, plain, pictures):
-    with pytest.raises(FggError, match=r"'paper'.*corrected, thesis"):
-        METRICS[metric](plain, pictures, torch.rand(4, 16), protocol="paper")
+    with pytest.raises(FggError, match=r"'thesys'.*corrected, thesis, paper"):
+        METRICS[metric](plain, pictures, torch.rand(4, 16), protocol="thesys")
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -394,17 +402,49 @@ def test_a_target_out_of_range(target, metric, plain, pictures):
 
 @pytest.mark.parametrize(
     ("options", "names"),
-    [({"fill": "white"}, "'white'.*mean.*black"), ({"patches_per_step": 0}, "patches_per_step: 0")],
+    [
+        ({"fill": "grey"}, "'grey'.*mean.*black"),
+        ({"fill": "white"}, "'white' needs to know.*preprocess"),
+        ({"fill": float("nan")}, "nan is unknown"),
+        ({"patches_per_step": 0}, "patches_per_step: 0"),
+    ],
 )
 def test_wrong_options_of_pixel_flipping(options, names, plain, pictures):
     with pytest.raises(FggError, match=names):
         fgg.pixel_flipping(plain, pictures, torch.rand(4, 16), **options)
 
 
-@pytest.mark.parametrize("subsets", [None, torch.zeros(4, 4, dtype=torch.long), torch.zeros(3, 2, 4, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "subsets",
+    [
+        torch.zeros(4, 4, dtype=torch.long),
+        torch.zeros(3, 2, 4, dtype=torch.long),
+        torch.rand(4, 2, 4),
+        "all of them",
+    ],
+)
 def test_wrong_subsets(subsets, plain, pictures):
     with pytest.raises(FggError, match="subsets must be"):
         fgg.faithfulness_correlation(plain, pictures, torch.rand(4, 16), subsets=subsets)
+
+
+def test_a_patch_twice_in_a_subset(plain, pictures):
+    with pytest.raises(FggError, match="a patch twice"):
+        fgg.faithfulness_correlation(plain, pictures, torch.rand(4, 16), subsets=torch.ones(4, 3, 2, dtype=torch.long))
+
+
+def test_subsets_are_drawn_with_a_seed(plain, pictures):
+    """Those that `draw_subsets` draws for the same keys; lists of numbers are as good as tensors."""
+    rows = torch.rand(4, 16, generator=torch.Generator().manual_seed(5))
+    ids = list("abcd")
+    drawn = fgg.draw_subsets(ids, 16, 1, 20, 5, 3)[:, 0]
+    first, again, other = (
+        fgg.faithfulness_correlation(plain, pictures, rows, image_ids=ids, seed=seed) for seed in (3, 3, 4)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    torch.testing.assert_close(first, fgg.faithfulness_correlation(plain, pictures, rows, subsets=drawn))
+    torch.testing.assert_close(first, fgg.faithfulness_correlation(plain, pictures, rows, subsets=drawn.tolist()))
 
 
 @pytest.mark.parametrize("patch", [16, -1])
