@@ -27,7 +27,8 @@ def smallest_detectable(n: int) -> float:
         found = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
         return float(found) - POWER
 
-    return float(optimize.brentq(lacking, 1e-6, 100.0))
+    enough = (2 * critical + 3) / n**0.5  # beyond it, scipy's noncentral t distribution gives NaN for few pairs
+    return float(optimize.brentq(lacking, 1e-6, enough))
 
 
 def equivalence_p(differences: np.ndarray, margin: float) -> float:
