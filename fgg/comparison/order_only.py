@@ -42,7 +42,7 @@ def _saco(place: Path, name: str, baseline: str, measure: Measure, protocol: str
     drops, weights = measure.column("saco_bin_drops"), measure.column("saco_bin_relevance")
     own = _by_image(read_table(place / "faithfulness" / f"{name}.parquet", ["image_id", drops]), drops)
     other = _by_image(read_table(place / "faithfulness" / f"{baseline}.parquet", ["image_id", weights]), weights)
-    relevance, changes = (torch.from_numpy(frame.to_numpy(np.float64)) for frame in (other, own))
+    relevance, changes = (torch.from_numpy(frame.to_numpy(np.float64).copy()) for frame in (other, own))
     return pd.Series(coefficient(relevance, changes, protocol)[0].numpy(), index=own.index)
 
 

@@ -32,6 +32,13 @@ PARTNER_TITLES = {
 GROUPS = ("Baselines", "Gated", "Controls")
 
 
+def partner_title(against: str, partner: str) -> str:
+    """What a gate is compared with, such as ``TransMM to the power 2``; the partner is an experiment's id."""
+    if against == "power":
+        return f"TransMM to the power {partner.rsplit('-p', 1)[-1]}"
+    return PARTNER_TITLES.get(against, against)
+
+
 def group(cells: Mapping[str, Any]) -> str:
     """One of `GROUPS`, for an experiment's table cells; a shuffled decoder is a control."""
     if cells["control"] or cells["shuffle_decoder"]:

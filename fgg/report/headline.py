@@ -19,7 +19,7 @@ from fgg.comparison.verdicts import BETTER, IDENTICAL, UNTESTABLE, WORSE, is_bet
 from fgg.errors import FggError
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
-from fgg.report.experiment_names import PARTNER_TITLES
+from fgg.report.experiment_names import partner_title
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.tables import atomic, read_csv
 
@@ -221,8 +221,8 @@ def _table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str
         first = rows.iloc[0]
         cells = [cell(rows_of(rows, measure)) for measure in measures.values()]
         if any(cells):
-            title = f"TransMM to the power {str(partner).rsplit('-p', 1)[-1]}" if against == "power" else against
-            yield f"| {first['layers'] + _strength(first, frame)} | {PARTNER_TITLES.get(title, title)} | {' | '.join(cells)} |"
+            title = partner_title(str(against), str(partner))
+            yield f"| {first['layers'] + _strength(first, frame)} | {title} | {' | '.join(cells)} |"
 
 
 def cell(rows: pd.DataFrame) -> str:

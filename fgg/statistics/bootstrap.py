@@ -35,15 +35,16 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     if n > MOST_VALUES:
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * (spread / (n - 1) / n) ** 0.5
         return mean - half, mean + half
-    means = mean + _counts(n, seed) @ centred / n
-    below = ((means < mean).mean() + (means <= mean).mean()) / 2
+    shifts = _counts(n, seed) @ centred / n
+    rounding = 1e-12 * float(np.abs(centred).max())  # a resample of few values often has the mean itself
+    below = ((shifts < -rounding).mean() + (shifts <= rounding).mean()) / 2
     shift, acceleration = ndtri(below), float((centred**3).sum()) / 6 / spread**1.5
     tails = ndtri(np.array([1 - LEVEL, 1 + LEVEL]) / 2)
     with np.errstate(invalid="ignore"):
         ends = ndtr(shift + (shift + tails) / (1 - acceleration * (shift + tails)))
     if np.isnan(ends).any():
         return float("nan"), float("nan")
-    low, high = np.percentile(means, 100 * ends)
+    low, high = mean + np.percentile(shifts, 100 * ends)
     return float(low), float(high)
 
 

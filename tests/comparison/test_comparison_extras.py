@@ -1,4 +1,4 @@
-"""Sanity checks, the selection, and the headline in words."""
+"""Sanity checks and the selection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from scipy.stats import spearmanr
 
 from fgg.comparison import sanity, selection
 from fgg.errors import FggError
-from fgg.report import headline
 from fgg.tables import write_table
 
 
@@ -47,6 +46,15 @@ def test_the_table_of_sanity_checks(tmp_path):
     attributions(folder / "transmm.parquet", original, ids=list("abcdef"))
     with pytest.raises(FggError, match="different images"):
         sanity.similarities(folder, "toy", dict(grid["toy"]))
+
+
+METRICS = ("saco", "faithfulness_correlation", "pixel_flipping")
+
+
+def images(path, measurable):
+    """The table of measurable images."""
+    ids = [f"image{i:02d}" for i in range(len(measurable))]
+    write_table(path, {"image_id": ids, "fill": np.full(len(ids), "mean"), "measurable": measurable}, {})
 
 
 def scores(path, random, shift):
@@ -89,12 +97,14 @@ def test_the_selection_chooses_on_validation_and_reports_on_test(tmp_path):
     }
     validation = {"transmm": 0, "A": 0.05, "B": 0.3, "no_sae": 5, "shuffled": 5}
     test = {"transmm": 0, "A": 0.5, "B": 0.1, "no_sae": 5, "shuffled": 5}
+    measurable = np.arange(30) < 25
     for folder, shifts in (("toy/validation", validation), ("toy", test)):
+        images(tmp_path / folder / "images.parquet", measurable)
         for name, shift in shifts.items():
             scores(tmp_path / folder / "faithfulness" / f"{name}.parquet", random, shift)
     arguments = [
         "--experiments", json.dumps({"toy": list(grid.items())}),
-        "--settings", json.dumps({"baseline": "transmm", "seed": 0}),
+        "--settings", json.dumps({"baseline": "transmm", "seed": 0, "metrics": {"toy": [[name, ["mean"]] for name in METRICS]}}),
         "--results", str(tmp_path), "--output", str(tmp_path / "s.csv"), "--ranking", str(tmp_path / "r.csv"),
     ]  # fmt: skip
     assert selection.main(arguments) == 0
@@ -103,77 +113,8 @@ def test_the_selection_chooses_on_validation_and_reports_on_test(tmp_path):
     assert ranking["mean_effect_size"].is_monotonic_decreasing
     chosen = pd.read_csv(tmp_path / "s.csv")
     assert set(chosen["experiment"]) == {"B"}
-    assert list(chosen["metric"]) == ["saco", "faithfulness_correlation", "pixel_flipping"]
+    assert list(chosen["metric"]) == list(METRICS)
+    assert set(chosen["n_pairs"]) == {25}, "measurable images only"
     assert chosen["difference"].tolist() == pytest.approx([0.1, 0.1, -0.1], abs=0.07)
     assert (chosen["effect_size"] > 0).all()
     assert (chosen["p_adjusted"] >= chosen["p_value"]).all()
-
-
-def hypotheses(verdicts):
-    rows = []
-    for experiment, against, verdict in verdicts:
-        rows += [
-            {
-                "dataset": "toy", "metric": metric, "experiment": experiment, "against": against, "verdict": verdict,
-                "layers": experiment, "clamp_max": 10.0, "alpha": 1.0, "n": 50, "n_experiments_tried": 7,
-                "protocol": "corrected", "improvement_pct": 1.5, "p_adjusted": np.nan if "identical" in verdict else 0.01,
-            }
-            for metric in ("saco", "faithfulness_correlation", "pixel_flipping")
-        ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def test_the_words_count_what_beats_transmm_and_every_control():
-    frame = hypotheses(
-        [
-            ("1", "transmm", "better"),
-            ("1", "sharpened", "better"),
-            ("1", "permuted", "better"),
-            ("2", "transmm", "better"),
-            ("2", "sharpened", "identical scores"),
-            ("2", "permuted", "better"),
-            ("1+2", "transmm", "worse"),
-            ("1+2", "sharpened", "worse"),
-            ("1+2", "permuted", "no difference shown"),
-        ]
-    )
-    text = "\n".join(headline.words(frame))
-    assert (
-        "On `toy` (50 images, corrected protocol, 7 experiments beside the baseline, 3 of them combined gates)" in text
-    )
-    assert (
-        "- SaCo: 2 of 3 combined gates are better than TransMM, 1 worse; "
-        "1 of the better ones also beat every control (permuted gate, sharpened TransMM)." in text
-    )
-    assert "| 1 | TransMM | **better (+1.5 %, *p* = 0.010)** |" in text
-    assert "| 2 | sharpened TransMM | identical scores |" in text
-
-
-def test_the_words_tell_what_few_images_can_show():
-    frame = hypotheses([("1", "transmm", "no difference shown")])
-    assert "hardly anything" not in "\n".join(headline.words(frame))
-    text = "\n".join(headline.words(frame.assign(n=6)))
-    assert "With 6 images hardly anything can be shown" in text and "from 1.05 standard deviations" in text
-
-
-def test_the_words_do_not_call_an_untested_gate_no_better():
-    few = "not testable: only 2 pairs"
-    text = "\n".join(headline.words(hypotheses([("1", "transmm", few), ("2", "transmm", few)])))
-    assert "- SaCo: no combined gate could be tested against TransMM (only 2 pairs)." in text
-    text = "\n".join(headline.words(hypotheses([("1", "transmm", few), ("2", "transmm", "worse")])))
-    assert "0 of 2 combined gates are better than TransMM, 1 worse, 1 not testable." in text
-
-
-def test_the_words_go_between_the_markers(tmp_path):
-    hypotheses([("1", "transmm", "no difference shown")]).to_csv(tmp_path / "h.csv", index=False)
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{headline.BEGIN}\nold\n{headline.END}\nafter\n")
-    arguments = ["--hypotheses", str(tmp_path / "h.csv"), "--insert", str(page)]
-    assert headline.main(arguments) == 0
-    first = page.read_text()
-    assert first.startswith("before\n") and first.endswith("\nafter\n")
-    assert "old" not in first and "0 of 1 combined gates are better than TransMM" in first
-    assert headline.main(arguments) == 0
-    assert page.read_text() == first
-    page.write_text("no markers")
-    assert headline.main(arguments) == 1

@@ -11,17 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from synthetic_scores import METRICS as NAMES
+from synthetic_scores import UNMEASURABLE
 
 from fgg.comparison import tables
-from fgg.comparison.__main__ import main
+from fgg.comparison.__main__ import main, read
 from fgg.comparison.scores import read_scores
 from fgg.comparison.summary import main as summarise
 from fgg.errors import FggError
 from fgg.experiments import experiment_id
-from fgg.faithfulness.registry import chosen, defaults
+from fgg.faithfulness.measures import measures
+from fgg.faithfulness.registry import chosen
 from fgg.tables import read_settings, read_table, write_table
 
-METRICS = chosen(defaults())
+METRICS = chosen(NAMES)
+FEW = ("transmm", "rollout", "gradcam")
 
 CONTRACT_COLUMNS = """
 dataset experiment method layers construction clamp_max alpha shuffle_decoder control metric higher_is_better n
@@ -29,11 +33,10 @@ mean sem baseline_mean difference improvement_pct ci_low ci_high effect_size p_v
 protocol precision
 """
 CONTRACT = CONTRACT_COLUMNS.split()
-pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 def run(results, settings, output, *more):
-    arguments = ["--datasets", "toy", "--settings", json.dumps(settings), "--results", str(results)]
+    arguments = ["--settings", json.dumps(settings), "--results", str(results)]
     code = main([*arguments, "--output", str(output), *more])
     return code or summarise(
         ["--comparison", str(output / "comparison.parquet"), "--output", str(output / "summary.csv")]
@@ -41,7 +44,7 @@ def run(results, settings, output, *more):
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, write_scores, few_resamples):
+def built(tmp_path_factory, write_scores):
     folder = tmp_path_factory.mktemp("comparison")
     settings = write_scores(folder, 40, undefined=4) | {"notes": {"toy": {"gated-l2-no_sae-c10-a1": "rounding noise"}}}
     assert run(folder, settings, folder) == 0
@@ -62,12 +65,13 @@ def test_summary_has_the_columns_and_the_order_of_the_contract(built):
     summary = pd.read_csv(built[0] / "summary.csv", dtype={"layers": str})
     assert list(summary.columns[: len(CONTRACT)]) == CONTRACT
     assert list(dict.fromkeys(summary["experiment"])) == list(built[1]["experiments"]["toy"])
-    assert len(summary) == 19 * 3
+    assert len(summary) == 24 * 3 * 2
+    assert list(dict.fromkeys(summary["stratum"])) == ["measurable", "all"]
     row = summary[(summary["experiment"] == "gated-l1.2-combined-c10-a1-shuffled") & (summary["metric"] == "saco")]
-    assert row[["method", "layers", "construction", "clamp_max", "alpha", "shuffle_decoder"]].to_numpy().tolist() == [
-        ["transmm", "1+2", "combined", 10.0, 1.0, True]
-    ]
-    assert set(summary["n_experiments_tried"]) == {18}
+    assert row.iloc[:1][
+        ["method", "layers", "construction", "clamp_max", "alpha", "shuffle_decoder"]
+    ].to_numpy().tolist() == [["transmm", "1+2", "combined", 10.0, 1.0, True]]
+    assert set(summary["n_experiments_tried"]) == {23}
     assert set(summary["protocol"]) == {"corrected"}
     noted = summary[summary["note"].notna()]
     assert set(noted["experiment"]) == {"gated-l2-no_sae-c10-a1"}
@@ -93,11 +97,30 @@ def test_rows_agree_with_scipy_whatever_the_order_of_the_files(built, comparison
         assert np.sign(row["effect_size"]) == np.sign(row["improvement"])
 
 
-def test_holm_runs_over_the_experiments_of_a_metric_and_stratum(comparison):
-    for _, family in comparison.groupby(["metric", "stratum"]):
+def test_holm_runs_over_the_experiments_and_metrics_of_a_stratum(comparison):
+    for _, family in comparison.groupby("stratum"):
         known = family[family["p_value"].notna()]
+        assert set(known.index.get_level_values("metric")) == set(METRICS)
         assert known["p_adjusted"].to_numpy() == pytest.approx(multipletests(known["p_value"], method="holm")[1])
         assert (family["significant"] == (family["p_adjusted"] < 0.05)).all()
+
+
+def test_holm_runs_over_one_metric_if_the_family_says_so(results):
+    folder, settings = results
+    frame = tables.comparison(folder, ["toy"], fewer(settings, *FEW) | {"family": "metric"}).comparison.to_pandas()
+    for _, family in frame.groupby(["stratum", "metric"]):
+        known = family[family["p_value"].notna()]
+        assert known["p_adjusted"].to_numpy() == pytest.approx(multipletests(known["p_value"], method="holm")[1])
+
+
+def test_the_first_stratum_holds_the_measurable_images(built, comparison):
+    own, baseline = scores(built, "tokentm", "saco"), scores(built, "transmm", "saco")
+    row = comparison.loc[("tokentm", "saco", "measurable")]
+    assert row["difference"] == pytest.approx((own - baseline)[:-UNMEASURABLE].mean())
+    assert (row["n_images"], row["n_measurable"]) == (40 - UNMEASURABLE, 40 - UNMEASURABLE)
+    row = comparison.loc[("tokentm", "saco", "all")]
+    assert (row["n_images"], row["n_measurable"]) == (40, 40 - UNMEASURABLE)
+    assert row[["median", "minimum", "maximum"]].tolist() == [own.median(), own.min(), own.max()]
 
 
 def test_undefined_scores_are_counted_and_left_out(comparison):
@@ -127,18 +150,21 @@ def test_identical_scores_are_not_tested(comparison):
 
 def test_hypotheses_hold_every_combined_gate_against_its_partners(built):
     frame = pd.read_csv(built[0] / "hypotheses.csv")
-    assert len(frame) == 2 * 7 * 3
+    assert len(frame) == 2 * 10 * 3 * 2
     assert set(frame["experiment"]) == {"gated-l2-combined-c10-a1", "gated-l1.2-combined-c10-a1"}
-    kinds = ["transmm", "shuffled", "permuted", "sharpened", "no_sae", "activation_only", "gradient_only"]
-    assert list(dict.fromkeys(frame["against"])) == kinds
-    row = frame[(frame["against"] == "permuted") & (frame["metric"] == "pixel_flipping")].iloc[0]
+    kinds = ["transmm", "shuffled", "permuted", "sharpened", "values", "order", "no_sae", "activation_only"]
+    assert list(dict.fromkeys(frame["against"])) == [*kinds, "gradient_only", "power"]
+    assert set(frame.loc[frame["against"] == "power", "partner"]) == {"transmm-p2"}
+    assert frame["stratum"].iloc[0] == "measurable", "the verdict that counts comes first"
+    whole = frame[frame["stratum"] == "all"]
+    row = whole[(whole["against"] == "permuted") & (whole["metric"] == "pixel_flipping")].iloc[0]
     own, partner = (scores(built, row[name], "pixel_flipping") for name in ("experiment", "partner"))
     assert row["partner"] == row["experiment"] + "-permuted"
     assert row["p_value"] == pytest.approx(stats.ttest_rel(own, partner).pvalue, rel=1e-9)
     assert row["improvement"] == pytest.approx(-(own - partner).mean())
-    for _, family in frame.groupby("metric"):
+    for _, family in frame[frame["p_value"].notna()].groupby("stratum"):
         assert family["p_adjusted"].to_numpy() == pytest.approx(multipletests(family["p_value"], method="holm")[1])
-    assert set(frame["n_experiments_tried"]) == {18}
+    assert set(frame["n_experiments_tried"]) == {23}
     noted = frame[frame["note"].notna()]
     assert set(noted["partner"]) == {"gated-l2-no_sae-c10-a1"}
 
@@ -146,7 +172,7 @@ def test_hypotheses_hold_every_combined_gate_against_its_partners(built):
 def test_against_the_baseline_both_tables_agree(built, comparison):
     frame = pd.read_csv(built[0] / "hypotheses.csv")
     for _, row in frame[frame["against"] == "transmm"].iterrows():
-        other = comparison.loc[(row["experiment"], row["metric"], "all")]
+        other = comparison.loc[(row["experiment"], row["metric"], row["stratum"])]
         assert row[["difference", "ci_low", "ci_high", "p_value"]].tolist() == (
             other[["difference", "ci_low", "ci_high", "p_value"]].tolist()
         )
@@ -162,24 +188,17 @@ def test_hypotheses_without_partner_are_absent():
     assert list(tables.hypotheses(grid)) == [(experiment_id(gate), "transmm", "transmm")]
 
 
-@pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"p_value": 0.001, "significant": True, "improvement": 0.1, "reason": ""}, "better"),
-        ({"p_value": 0.001, "significant": True, "improvement": -0.1, "reason": ""}, "worse"),
-        ({"p_value": 0.04, "significant": False, "improvement": 0.1, "reason": ""}, "no difference shown"),
-        ({"p_value": np.nan, "significant": False, "improvement": 0.0, "reason": "identical scores"}, "identical scores"),
-        ({"p_value": np.nan, "significant": False, "improvement": 0.0, "reason": "only 2 pairs"}, "not testable: only 2 pairs"),
-    ],
-)  # fmt: skip
-def test_verdicts(row, words):
-    assert tables.verdict(row) == words
-
-
 def test_two_runs_give_the_same_bytes(built, tmp_path):
     folder, settings = built
     assert run(folder, settings, tmp_path) == 0
-    for name in ("comparison.parquet", "comparison.csv", "hypotheses.csv", "summary.csv"):
+    for name in (
+        "comparison.parquet",
+        "comparison.csv",
+        "hypotheses.csv",
+        "decomposition.csv",
+        "agreement.csv",
+        "summary.csv",
+    ):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
@@ -229,7 +248,7 @@ def test_settings_that_lack_something_are_an_error(results, capsys):
     assert run(folder, {k: v for k, v in settings.items() if k != "seed"}, folder) == 1
     assert "--settings lacks seed" in capsys.readouterr().err
     with pytest.raises(FggError, match="baseline 'lrp'"):
-        read_scores(folder / "toy", ["transmm"], "lrp", METRICS)
+        read_scores(folder / "toy", ["transmm"], "lrp", measures({name: ["mean"] for name in NAMES}))
 
 
 def test_other_predictions_are_noted(results):
@@ -241,33 +260,66 @@ def test_other_predictions_are_noted(results):
         return table.set_column(table.schema.get_field_index("predicted"), "predicted", pa.array(predicted))
 
     edited(folder, "rollout", flip)
-    settings = fewer(settings, "transmm", "rollout", "gradcam")
-    frame = tables.comparison(folder, ["toy"], settings)[0].to_pandas()
+    frame = tables.comparison(folder, ["toy"], fewer(settings, *FEW)).comparison.to_pandas()
     notes = frame.groupby("experiment")["note"].first()
     assert notes["rollout"] == "2 images predicted otherwise than by transmm"
     assert notes["gradcam"] == ""
 
 
+def faults(folder, model, saes):
+    """The notes that the comparison takes from the data."""
+    for path, record in [
+        ("prepared/toy/dataset.json", {"n_skipped": 2, "classes": ["no", "yes"]}),
+        ("models/toy/model.json", model),
+    ]:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(json.dumps(record))
+    for layer, record in saes.items():
+        (folder / f"saes/toy/layer_{layer}").mkdir(parents=True, exist_ok=True)
+        (folder / f"saes/toy/layer_{layer}/metrics.json").write_text(json.dumps(record))
+
+
+SOUND = {"accuracy": {"test": {"accuracy": 0.9, "majority_accuracy": 0.6, "logistic_regression_accuracy": 0.7}}}
+FAITHFUL = {"explained_variance": 0.95, "dead_share": 0.1, "same_prediction": 0.99}
+
+
 def test_degenerate_layers_become_notes(built, tmp_path):
-    record = {"layers": [{"layer": 1, "status": "ok"}, {"layer": 2, "status": "cancelled"}]}
-    (tmp_path / "models" / "toy").mkdir(parents=True)
-    (tmp_path / "models" / "toy" / "model.json").write_text(json.dumps(record))
-    notes = tables.read_notes(tmp_path / "models", built[1]["experiments"])["toy"]
+    layers = [{"layer": 1, "status": "ok"}, {"layer": 2, "status": "cancelled"}]
+    faults(tmp_path, SOUND | {"layers": layers}, {1: FAITHFUL, 2: FAITHFUL})
+    settings = read(json.dumps(built[1] | {"notes": {}}), tmp_path)
+    notes = settings["notes"]["toy"]
     assert notes["gated-l1.2-combined-c10-a1-permuted"].startswith("layer 2: residual x gradient is analytically zero")
-    assert "gated-l2-no_sae-c10-a1" in notes
-    assert not {"transmm", "gated-l2-activation_only-c10-a1", "gated-l2-gradient_only-c10-a1"} & set(notes)
+    assert notes["gated-l2-no_sae-c10-a1"]
+    assert not any(
+        notes[name] for name in ("transmm", "gated-l2-activation_only-c10-a1", "gated-l2-gradient_only-c10-a1")
+    )
+    assert (settings["skipped"]["toy"], settings["classes"]["toy"]) == (2, ["no", "yes"])
+
+
+def test_a_weak_model_or_sae_becomes_a_warning(built, tmp_path):
+    layers = [{"layer": n, "status": "ok"} for n in (1, 2)]
+    weak = {"accuracy": {"test": {"accuracy": 0.72, "majority_accuracy": 0.6, "logistic_regression_accuracy": 0.7}}}
+    faults(
+        tmp_path, SOUND | {"layers": layers}, {1: FAITHFUL, 2: FAITHFUL | {"same_prediction": 0.8, "dead_share": 0.7}}
+    )
+    notes = read(json.dumps(built[1] | {"notes": {}}), tmp_path)["notes"]["toy"]
+    warning = "weak SAE of layer 2: only 80 % of predictions stay with its reconstruction in place, 70 % of its features are dead"
+    assert notes["gated-l2-combined-c10-a1"] == warning
+    assert notes["gated-l1.2-combined-c10-a1"] == warning
+    assert (notes["gated-l2-no_sae-c10-a1"], notes["transmm"]) == ("", "")
+    faults(tmp_path, weak | {"layers": layers}, {})
+    notes = read(json.dumps(built[1] | {"notes": {}}), tmp_path)["notes"]["toy"]
+    assert notes["transmm"] == "weak model: accuracy 0.720 on test, logistic regression on grey pixels 0.700"
+    relaxed = built[1] | {"notes": {}, "quality": {"model_gain": 0.0, "same_prediction": 0.5, "dead_share": 0.9}}
+    assert not any(read(json.dumps(relaxed), tmp_path)["notes"]["toy"].values())
 
 
 def test_the_printed_table_counts_what_was_tried(results, capsys):
     folder, settings = results
-    assert run(folder, fewer(settings, "transmm", "rollout", "gradcam"), folder) == 0
+    assert run(folder, fewer(settings, *FEW), folder) == 0
     printed = capsys.readouterr().out
     assert "toy: 40 images, baseline transmm" in printed
-    assert printed.count("of 2 experiments tried") == 3
-    best = pd.read_csv(folder / "summary.csv")
-    best = best[(best["metric"] == "pixel_flipping") & (best["experiment"] != "transmm")]
-    best = best.sort_values("mean").iloc[0]  # lower is better
-    assert f"best Pixel Flipping of 2 experiments tried: {best['experiment']} " in printed
+    assert printed.count("36 measurable images") == 3
 
 
 def test_torch_is_never_imported():

@@ -5,12 +5,16 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from synthetic_scores import METRICS as NAMES
 
 from fgg.comparison.__main__ import main
 from fgg.experiments import experiments, flat
-from fgg.faithfulness.registry import chosen, defaults
+from fgg.faithfulness.measures import measures
+from fgg.faithfulness.registry import chosen
 from fgg.report import contents, experiment_names
 from fgg.report.figures import __main__ as figures
 from fgg.report.figures import (
@@ -18,15 +22,18 @@ from fgg.report.figures import (
     gate_histograms,
     layer_heat_map,
     map_overview,
+    order_curves,
     paired_differences,
     pixel_flipping_curves,
+    powers,
     sae_quality,
     sampling_error,
     style,
 )
 from fgg.tables import matrix, read_table, write_json, write_table
 
-METRICS = chosen(defaults())
+METRICS = chosen(NAMES)
+MEASURES = measures({name: ["mean"] for name in NAMES})
 
 LONG = "a class name that is far too long for the head of a narrow column"
 MANY = {
@@ -58,7 +65,8 @@ def rest(folder, settings, undefined_map=False, trials=3):
             write_table(folder / f"toy/gates/{name}.parquet", columns, {})
     subsets = np.stack([rng.permutation(16)[:4] for _ in range(n * trials * 8)]).reshape(n, -1).astype(np.int32)
     answers = {"image_id": ids, "subsets": subsets, "drops": rng.random((n, trials * 8)).astype(np.float32)}
-    write_table(folder / "toy/responses.parquet", answers, {"runs": 8, "trials": trials, "subset_size": 4})
+    settings = {"fills": ["mean"], "runs": 8, "trials": trials, "subset_size": 4}
+    write_table(folder / "toy/responses.parquet", answers, settings)
     pictures = []
     for _ in ids:
         file = io.BytesIO()
@@ -82,15 +90,22 @@ def draw(folder, output, dataset="toy"):
 
 def compare(folder, settings, grid):
     settings["experiments"] = {"toy": grid}
-    arguments = ["--datasets", "toy", "--settings", json.dumps(settings)]
+    arguments = ["--settings", json.dumps(settings)]
     assert main([*arguments, "--results", str(folder), "--output", str(folder)]) == 0
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, write_scores, few_resamples):
+def compared(tmp_path_factory, write_scores):
     folder = tmp_path_factory.mktemp("figures")
     settings = write_scores(folder, 40, undefined=4)
-    keep = ("transmm", "random", "gradcam", "gated-l2-combined-c10-a1", "gated-l2-combined-c10-a1-permuted")
+    keep = (
+        "transmm",
+        "random",
+        "gradcam",
+        "gated-l2-combined-c10-a1",
+        "gated-l2-combined-c10-a1-permuted",
+        "transmm-p2",
+    )
     compare(folder, settings, {name: settings["experiments"]["toy"][name] for name in keep})
     rest(folder, settings)
     return folder
@@ -99,11 +114,12 @@ def compared(tmp_path_factory, write_scores, few_resamples):
 def test_figures_are_written_and_the_same_data_give_the_same_bytes(compared, tmp_path):
     assert draw(compared, tmp_path / "a") == 0
     assert {path.name for path in (tmp_path / "a").iterdir()} == {
-        f"toy_{name}.{suffix}" for name in contents.figures(METRICS) for suffix in ("png", "svg")
+        f"toy_{name}.{suffix}" for name in contents.figures(METRICS, powers=True) for suffix in ("png", "svg")
     }
-    frame = figures.read_rows(compared / "comparison.parquet", "toy")
-    one = frame[frame["metric"] == "faithfulness_correlation"]
+    frame = figures.read_rows(compared / "comparison.parquet", "toy", "0", "measurable")
     paired_differences.pairs_figure(frame, compared, tmp_path / "b")
+    whole = figures.read_rows(compared / "comparison.parquet", "toy", "0", "all")
+    one = whole[whole["metric"] == "faithfulness_correlation"]
     sampling_error.sampling_figure(one, compared, tmp_path / "b")
     map_overview.overview_figure(one, compared, compared / "data/test.parquet", compared / "data", 0, tmp_path / "b")
     again = list((tmp_path / "b").iterdir())
@@ -134,7 +150,7 @@ def test_a_remark_is_a_picture_of_its_own(tmp_path):
 def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     grid = experiments({"datasets": {"toy": {}}, "experiments": MANY}, "toy")
     assert len(grid) == 50
-    few = figures.read_rows(compared / "comparison.parquet", "toy").set_index("experiment")
+    few = figures.read_rows(compared / "comparison.parquet", "toy", "0", "measurable").set_index("experiment")
     rows = []
     for name, own in grid.items():
         template = name if name in few.index else "gated-l2-combined-c10-a1"
@@ -146,7 +162,8 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     for column in ("construction", "control"):
         frame[column] = frame[column].astype(object).where(frame[column].notna(), None)
     one = frame[frame["metric"] == "pixel_flipping"]
-    named = pixel_flipping_curves._named(one[one["construction"].isna() | pixel_flipping_curves._combined(one)])
+    shown = one[one["construction"].isna() | pixel_flipping_curves.combined(one)]
+    named = pixel_flipping_curves.named_in_legend(shown[shown["control"].isna()])
     assert len(named) == 4, "of 24 gates the lowest and the highest"
     heights = {}
 
@@ -155,10 +172,11 @@ def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
         heights[name] = fig.get_size_inches()[1]
 
     monkeypatch.setattr(style, "save", measured)
-    pixel_flipping_curves.curves_figure(one, tmp_path, tmp_path)
+    (tmp_path / "toy/images.parquet").write_bytes((compared / "toy/images.parquet").read_bytes())
+    pixel_flipping_curves.curves_figure(one, "mean", tmp_path, tmp_path)
     layer_heat_map.heat_figure(frame, tmp_path)
     paired_differences.pairs_figure(frame, tmp_path, tmp_path)
-    dot_plots.metric_figure(one, METRICS["pixel_flipping"], tmp_path)
+    dot_plots.metric_figure(one, [MEASURES["pixel_flipping"]], tmp_path)
     # A line keeps its height, however many there are; the legend of the curves stays short.
     assert heights.pop("toy_pixel_flipping_curves") < 5
     assert len(heights) == 3
@@ -197,6 +215,33 @@ def test_labels_are_for_people(results):
     assert len(set(texts.values())) == len(texts)
 
 
+def test_the_mean_of_a_power_is_drawn_at_the_power(compared):
+    assert [powers._power(name) for name in ("transmm", "transmm-p0.5", "transmm-p2")] == [1.0, 0.5, 2.0]
+
+
+def test_curves_are_those_of_the_wanted_fill_at_their_finest_common_step(tmp_path):
+    columns = {"image_id": [], "fill": [], "curve": [], "patches_per_step": [], "probability": []}
+    for step, steps in ((1, 5), (2, 3)):
+        for fill in ("mean", "removal"):
+            for curve in ("mif", "lif"):
+                for image in ("b", "a"):
+                    values = (
+                        image,
+                        fill,
+                        curve,
+                        step,
+                        np.full(steps, 1.0 if fill == "mean" else 0.5, dtype=np.float32),
+                    )
+                    for column, value in zip(columns.values(), values, strict=True):
+                        column.append(value)
+    path = tmp_path / "curves.parquet"
+    pq.write_table(pa.table(columns | {"probability": [row.tolist() for row in columns["probability"]]}), path)
+    found = order_curves.read_curves(path, "removal")
+    assert list(found["mif"].index) == ["a", "b"]
+    assert found["lif"].shape == (2, 5)
+    assert (found["mif"] == 0.5).all(axis=None)
+
+
 def test_the_improvement_is_drawn_in_the_good_direction(compared):
     frame = read_table(compared / "comparison.parquet").to_pandas()
     for _, row in frame.dropna(subset=["ci_low"]).iterrows():
@@ -205,17 +250,18 @@ def test_the_improvement_is_drawn_in_the_good_direction(compared):
 
 
 def test_differences_per_image_are_positive_where_better(compared):
-    frame = figures.read_rows(compared / "comparison.parquet", "toy")
-    scores = paired_differences._scores(frame, compared, METRICS)
-    for metric in METRICS.values():
-        gain = paired_differences._gain(scores, "gradcam", "transmm", metric)
-        row = frame[(frame["experiment"] == "gradcam") & (frame["metric"] == metric.name)].iloc[0]
-        assert len(gain) == row["n"]
+    frame = figures.read_rows(compared / "comparison.parquet", "toy", "0", "measurable")
+    scores = paired_differences._scores(frame, compared, MEASURES)
+    inside = np.arange(40) < 36
+    for measure in MEASURES.values():
+        gain = paired_differences._gain(scores, "gradcam", "transmm", measure, inside)
+        row = frame[(frame["experiment"] == "gradcam") & (frame["metric"] == measure.metric.name)].iloc[0]
+        assert len(gain) == row["n"] == (32 if measure.metric.name == "faithfulness_correlation" else 36)
         assert gain.mean() == pytest.approx(row["improvement"])
 
 
 def test_a_layer_is_counted_once_and_undefined_gates_are_left_out(compared):
-    frame = figures.read_rows(compared / "comparison.parquet", "toy")
+    frame = figures.read_rows(compared / "comparison.parquet", "toy", "0", "measurable")
     one = frame[frame["metric"] == "saco"]
     found = gate_histograms.collect(one, compared / "toy/gates")
     assert list(found) == [(2, 10.0, 1.0)]

@@ -16,50 +16,73 @@ SETTINGS = {"run": ["toy"], "datasets": {"toy": {"path": "<b>"}}}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, write_scores, few_resamples):
+def run(tmp_path_factory, write_scores):
     """The comparison of a small grid, and the records of what it rests on."""
     folder = tmp_path_factory.mktemp("pages")
     settings = write_scores(folder, 40, undefined=4)
     keep = ("transmm", "gradcam", "gated-l2-combined-c10-a1", "gated-l2-combined-c10-a1-sharpened")
+    keep += ("gated-l2-combined-c10-a1-values", "gated-l2-combined-c10-a1-order")
     settings["experiments"] = {"toy": {name: settings["experiments"]["toy"][name] for name in keep}}
     data = folder / "data"
     record = {
         "architecture": "vit", "weights": "train", "classes": ["cat", "dog"],
-        "accuracy": {"test": {"accuracy": 0.875, "majority_accuracy": 0.5, "logistic_regression_accuracy": None}},
+        "accuracy": {"test": {"accuracy": 0.875, "majority_accuracy": 0.5, "logistic_regression_accuracy": 0.6}},
         "layers": [{"layer": 2, "status": "cancelled"}, {"layer": 3, "status": "zero"}],
     }  # fmt: skip
     write_json(data / "models/toy/model.json", record, {})
-    counts = {"source": "image_folder", "counts": {"test": {"cat": 30, "dog": 20}}, "n_skipped": 2, "n_unreadable": 1}
+    counts = {
+        "source": "image_folder",
+        "counts": {"test": {"cat": 30, "dog": 20}},
+        "n_skipped": 2,
+        "n_unreadable": 1,
+        "classes": ["cat", "dog"],
+    }
     write_json(data / "prepared/toy/dataset.json", counts, {})
     measured = {"explained_variance": 0.9, "l0": 4.0, "dead_share": None, "features": 32, "tokens": 640}
     write_json(data / "saes/toy/layer_2/metrics.json", {**measured, "dead_share": 0.25}, {})
-    arguments = ["--datasets", "toy", "--settings", json.dumps(settings), "--results", str(folder)]
-    places = ["--models", str(data / "models"), "--data", str(data / "prepared")]
-    assert main([*arguments, *places, "--output", str(folder)]) == 0
+    arguments = ["--settings", json.dumps(settings), "--results", str(folder), "--data", str(data)]
+    assert main([*arguments, "--output", str(folder)]) == 0
     return folder
 
 
 def write(folder):
     arguments = ["--comparison", folder / "comparison.parquet", "--hypotheses", folder / "hypotheses.csv"]
-    arguments += ["--data", folder / "data", "--splits", '{"toy": "test"}', "--output", folder / "README.md"]
+    arguments += [
+        "--decomposition",
+        folder / "decomposition.csv",
+        "--data",
+        folder / "data",
+        "--splits",
+        '{"toy": "test"}',
+        "--output",
+        folder / "README.md",
+    ]
     assert results_readme.main([str(argument) for argument in arguments]) == 0
     return (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_results_in_words_tell_what_was_run_and_what_is_missing(run):
     text = write(run)
-    assert "combined gates are better than TransMM" in text
+    assert "combined gates better than TransMM" in text
+    assert "Measurable images: 36 of 40 with the fill mean." in text
+    assert "## Order and values" in text and "| `gated-l2-combined-c10-a1` | SaCo |" in text
     assert "- images: 40 of the 50 of the split test, source image_folder, 2 classes (cat, dog)" in text
-    assert "weights: trained here; accuracy on the split test: 87.5 % (the most frequent class 50.0 %)" in text
+    assert (
+        "weights: trained here; accuracy on the split test: 87.5 % (the most frequent class 50.0 %, a linear model on pixels 60.0 %)"
+        in text
+    )
     assert (
         "- SAE of layer 2: 32 features, explained variance 0.9, L0 4, dead features 25 %, on 640 held-out patches"
         in text
     )
-    assert "- experiments: 4, compared with transmm; protocol corrected, precision fp32" in text
+    assert "- experiments: 6, compared with transmm; protocol corrected, precision fp32" in text
     assert "- `toy`, images that could not be read: 1; files left aside, which are no images of a class: 1" in text
-    assert "order" not in text and "explains" not in text, "nothing is odd about the model and its SAE"
+    assert "order of its classes" not in text and "explains" not in text, "nothing is odd about the model and its SAE"
     assert "undefined Faithfulness Correlation (images, left out pairwise): `gradcam` 4" in text
-    assert "not testable (identical scores): 1 comparisons, of `gated-l2-combined-c10-a1-sharpened`" in text
+    assert (
+        "not testable (identical scores): 2 comparisons, of `gated-l2-combined-c10-a1-sharpened`, `gated-l2-combined-c10-a1-values`"
+        in text
+    )
     assert "degenerate layer 2: a patch's residual" in text and re.search(
         "degenerate layer 3: patches no longer .* no experiment has a gate there", text
     )
@@ -88,15 +111,15 @@ def test_what_looks_like_a_mistake_is_asked_after(run, tmp_path, name, change, r
     shutil.copytree(run / "data", tmp_path / "data")
     write_json(tmp_path / "data" / name, read_json(run / "data" / name) | change, {})
     frame, none = read_table(run / "comparison.parquet").to_pandas(), pd.read_csv(run / "hypotheses.csv").iloc[:0]
-    text = "\n".join(results_readme.readme(frame, none, tmp_path / "data", {"toy": "test"}))
+    text = "\n".join(results_readme.readme(frame, {"hypotheses": none}, tmp_path / "data", {"toy": "test"}))
     assert f"- `toy`, {remark}" in text
 
 
 def test_the_results_in_words_without_a_gate(run):
     frame = read_table(run / "comparison.parquet").to_pandas()
     none = pd.read_csv(run / "hypotheses.csv").iloc[:0]
-    text = "\n".join(results_readme.readme(frame, none, run / "data", {"toy": "test"}))
-    assert "the grid has no combined gate to test. Best by SaCo: `" in text
+    text = "\n".join(results_readme.readme(frame, {"hypotheses": none}, run / "data", {"toy": "test"}))
+    assert "the grid has no combined gate to test. The best means on measurable images: by SaCo: `" in text
 
 
 def draw(folder, *names):
@@ -106,13 +129,13 @@ def draw(folder, *names):
 
 def test_pages_hold_every_row_and_ask_for_nothing(run):
     write(run)
-    names = ("README", "summary", "hypotheses", "comparison", "configuration", "versions")
+    names = ("README", "summary", "hypotheses", "decomposition", "agreement", "comparison", "configuration", "versions")
     assert draw(run, *names) == 0
     found = {name: (run / f"{name}.html").read_text(encoding="utf-8") for name in names}
     for name, text in found.items():
         assert not re.search(r"""(src|href)=(?!["']?data:)|https?:|@import|url\(""", text), name
-    assert found["summary"].count("<tr") == 1 + 4 * 3
-    assert found["comparison"].count("<tr") == 1 + 4 * 3 * 3
+    assert found["summary"].count("<tr") == 1 + 6 * 3 * 2
+    assert found["comparison"].count("<tr") == 1 + 6 * 3 * 6
     assert "&lt;b&gt;" in found["configuration"] and "<b>" not in found["configuration"]
     for word in ("torch", "Python", "commit", "cores"):
         assert f"<td>{word}</td>" in found["versions"], word

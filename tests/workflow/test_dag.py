@@ -22,6 +22,7 @@ from fgg.report.contents import figures, pages
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
 METRICS = chosen(defaults())
+FILLS = ("mean", "removal")
 pytestmark = pytest.mark.dag
 
 
@@ -98,18 +99,22 @@ def test_the_tables_are_there_and_hold_what_the_contract_says(finished):
         "gated-l1-combined-c10-a1",
         "gated-l1-combined-c10-a1-permuted",
         "gated-l1-combined-c10-a1-sharpened",
+        "gated-l1-combined-c10-a1-values",
+        "gated-l1-combined-c10-a1-order",
         "gated-l1-combined-c10-a1-shuffled",
         "gated-l1-no_sae-c10-a1",
+        "transmm-p2",
         "transmm-randomized-model",
         "gated-l1-combined-c10-a1-randomized-model",
         "gated-l1-combined-c10-a1-randomized-sae",
     }
     assert set(summary["experiment"]) == experiments
-    assert len(summary) == 3 * len(experiments)
-    assert (summary["n"] == 10).all()
+    assert len(summary) == len(METRICS) * len(FILLS) * 2 * len(experiments)
+    assert (summary.loc[summary["stratum"] == "all", "n"] == 10).all()
+    assert set(summary["fill"]) == set(FILLS)
     for name in experiments:
         attributions = pq.read_table(finished / f"results/tiny/attributions/{name}.parquet")
-        assert attributions.column_names == ["image_id", "label", "predicted", "confidence", "relevance"]
+        assert attributions.column_names == ["image_id", "label", "predicted", "target", "confidence", "relevance"]
         assert attributions.schema.field("relevance").type.list_size == 16
         assert json.loads(attributions.schema.metadata[b"fgg"])["schema"] == 1
         scores = pq.read_table(finished / f"results/tiny/faithfulness/{name}.parquet")
@@ -126,7 +131,7 @@ def test_models_saes_and_figures_are_there(finished):
     assert set(record["accuracy"]) == {"train", "val", "test"}
     measured = json.loads((finished / "data/saes/tiny/layer_1/metrics.json").read_text())
     assert measured["l0"] <= 4
-    for figure in figures(METRICS):
+    for figure in figures(METRICS, powers=True):
         for suffix in ("png", "svg"):
             assert (finished / f"results/figures/tiny_{figure}.{suffix}").stat().st_size > 5000
     sanity = pd.read_csv(finished / "results/sanity.csv")
@@ -135,7 +140,9 @@ def test_models_saes_and_figures_are_there(finished):
     selection = pd.read_csv(finished / "results/selection.csv")
     assert set(selection["experiment"]) == {"gated-l1-combined-c10-a1"}
     hypotheses = pd.read_csv(finished / "results/hypotheses.csv")
-    assert set(hypotheses["against"]) == {"transmm", "shuffled", "permuted", "sharpened", "no_sae"}
+    assert set(hypotheses["against"]) == {
+        *("transmm", "shuffled", "permuted", "sharpened", "values", "order", "no_sae", "power")
+    }
 
 
 def test_the_case_studies_are_there(finished):
@@ -325,7 +332,7 @@ def test_the_report_is_one_offline_file(report):
     assert "Case studies" in text
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
-    for name in (*figures(METRICS), *pages()):
+    for name in (*figures(METRICS, powers=True), *pages()):
         assert f"results/figures/tiny_{name}.svg" in text or f"results/{name}.html" in text, name
 
 

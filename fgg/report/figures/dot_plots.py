@@ -10,7 +10,7 @@ import pandas as pd
 
 from fgg.faithfulness.measures import Measure
 from fgg.faithfulness.registry import Metric
-from fgg.report.experiment_names import GROUPS, PARTNER_TITLES, group, kind, label, place, varies
+from fgg.report.experiment_names import GROUPS, group, kind, label, partner_title, place, varies
 from fgg.report.figures import style
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.statistics.bootstrap import LEVEL
@@ -139,7 +139,7 @@ def hypotheses_figure(
     cells = rows_of(frame, next(iter(measures.values()))).assign(construction="combined")
     parts = []
     for _, rows in cells.groupby("experiment", sort=False):
-        partners = [(PARTNER_TITLES[row["against"]], row) for _, row in rows.iterrows()]
+        partners = [(partner_title(row["against"], row["partner"]), row) for _, row in rows.iterrows()]
         parts.append((f"Gated, {place(rows.iloc[0], strength)}, against", partners))
     lines = arrange(parts)
     fills = list(dict.fromkeys(measure.fill for measure in measures.values() if measure.fill))[:MOST_FILLS]
@@ -148,7 +148,7 @@ def hypotheses_figure(
         ticks(axes, lines)
         for axis, metric in zip(axes, metrics.values(), strict=True):
             of_metric = [measure for measure in measures.values() if measure.metric is metric][:MOST_FILLS]
-            drawn = [rows_of(frame, measure).set_index(["experiment", "against"]) for measure in of_metric]
+            drawn = [rows_of(frame, measure).set_index(["experiment", "partner"]) for measure in of_metric]
             ends = [end for own in drawn for end in improvement_interval(own, metric)]
             axis.set_xlim(*style.limits(0, *(own["improvement"] for own in drawn), *ends))
             axis.axvline(0, color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
@@ -156,7 +156,7 @@ def hypotheses_figure(
             axis.locator_params(axis="x", nbins=3)
             for y, _, line in lines:
                 for number, own in enumerate(drawn if line is not None else ()):
-                    row = own.loc[(line["experiment"], line["against"])]
+                    row = own.loc[(line["experiment"], line["partner"])]
                     look = (FILL_COLOURS[number], FILL_MARKERS[number])
                     height_of = y - 0.32 * number + 0.16 * (len(drawn) - 1)
                     sure = row["verdict"] in ("better", "worse")
