@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     fill = next((own.fill for own in first.values() if own.fill), "")
     gains = read_gains(arguments.results, split.image_ids, arguments.id, arguments.baseline, metrics)
     measurable = measurable_images(arguments.results, fill, gains.index)
-    composites = choice.composite(gains.where(measurable[:, None]))
+    composites = choice.composite(gains[measurable]).reindex(gains.index)
     selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
