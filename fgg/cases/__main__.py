@@ -118,7 +118,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         "n_unmeasurable": int((~measurable).sum()),
         "n_without_feature": int(cases["feature"].isna().sum()),
     }
-    selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains)}
+    selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains[measurable])}
     write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **selected}, settings)
 
     titles = {name: metric.short or metric.title for name, metric in metrics.items()}

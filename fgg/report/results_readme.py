@@ -25,10 +25,10 @@ from fgg.report.contents import figures
 from fgg.report.figures.sae_quality import quality
 from fgg.report.headline import TEXTS, words
 from fgg.report.metrics_shown import measures_in, rows_of
+from fgg.report.order_and_values import order_and_values, random_check
 from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
 
 POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
-CHECK_QUANTILE = 3.29  # of the normal distribution: 99.9 %
 STATUS = {
     "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
     "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
@@ -101,8 +101,8 @@ def readme(
     yield from words(hypotheses, known, tables.get("pooled"))
     yield ""
     if "decomposition" in tables:
-        yield from _parts(tables["decomposition"], known)
-    yield from _checks(every)
+        yield from order_and_values(tables["decomposition"], known)
+    yield from random_check(every)
     yield from ("## What was run", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
         yield from _run(str(dataset), rows, origins[str(dataset)], splits[str(dataset)])
@@ -127,51 +127,6 @@ def _best(rows: pd.DataFrame, measures: Mapping[str, Measure]) -> str:
             )
             parts.append(f"by {measure.title}: `{best['experiment']}` ({best['mean']:.4f}{verdict})")
     return f"The best means on measurable images: {'; '.join(parts)}." if parts else ""
-
-
-def _parts(decomposition: pd.DataFrame, known: Mapping[str, Measure]) -> Iterator[str]:
-    """What order and values give to the gain of each gate, by the metrics that read values."""
-    own = decomposition[(decomposition["stratum"] == MEASURABLE) & decomposition["gain"].notna()]
-    reading = (
-        [measure for measure in measures_in(own, known).values() if measure.metric.reads == "values"]
-        if len(own)
-        else []
-    )
-    rows = [(measure, row) for measure in reading for _, row in rows_of(own, measure).iterrows()]
-    if not rows:
-        return
-    yield from ("## Order and values", "")
-    yield (
-        "What the gate's order of the patches and its spread of values give to its gain over TransMM (Shapley values of the two, "
-        "in the metric's unit, with 95 % intervals), on measurable images:"
-    )
-    yield from ("", "| dataset, seed | gate | metric | gain | by order | by values |", "|---|---|---|---|---|---|")
-    for measure, row in rows:
-        cells = [
-            f"{row[name]:+.3f} ({row[f'{name}_low']:+.3f} to {row[f'{name}_high']:+.3f})"
-            for name in ("order", "values")
-        ]
-        yield (
-            f"| {row['dataset']}, {row['seed']} | `{row['experiment']}` | {measure.title} | {row['gain']:+.3f} | "
-            f"{' | '.join(cells)} |"
-        )
-    yield ""
-
-
-def _checks(frame: pd.DataFrame) -> Iterator[str]:
-    """Built-in checks of the metrics: random maps must have no SRG."""
-    rows = frame[(frame["metric"] == "srg") & (frame["experiment"] == "random") & frame["sem"].notna()]
-    if rows.empty:
-        return
-    yield from ("## Built-in check", "")
-    for _, row in rows.iterrows():
-        reach = float(CHECK_QUANTILE * row["sem"])
-        passed = abs(row["mean"]) <= reach
-        yield (
-            f"- `{row['dataset']}`, seed {row['seed']}, fill {row['fill']}: SRG of random maps {row['mean']:+.4f} ± {reach:.4f} "
-            f"(99.9 %): {'0 is inside, as it must be' if passed else '**0 is outside: do not trust this run**'}"
-        )
-    yield ""
 
 
 def _origin(dataset: str, rows: pd.DataFrame, data: Path) -> Origin:
@@ -244,16 +199,22 @@ def _missing(
         yield f"- `{dataset}`, undefined scores: none"
     untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
     for reason, own in untested.groupby("reason", sort=False):
-        names = [f"`{name}`" for name in own["experiment"].unique()]
-        more = f", and {len(names) - 3} more experiments" if len(names) > 3 else ""
-        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {', '.join(names[:3])}{more}"
+        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {_named(own, rows)}"
     for status, why in STATUS.items():
         found = [layer["layer"] for layer in origin.model["layers"] if layer["status"] == status]
         if found:
             here = "" if _layers(rows) & set(found) else "; no experiment has a gate there"
             yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {why}{here}"
-    for name, own in rows[rows["note"].fillna("") != ""].groupby("experiment", sort=False):
-        yield f"- `{dataset}`, `{name}`: {own['note'].iloc[0]}"
+    for note, own in rows[rows["note"].fillna("") != ""].groupby("note", sort=False):
+        yield f"- `{dataset}`, {_named(own, rows)}: {note}"
+
+
+def _named(some: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The experiments of some of the rows."""
+    names = [f"`{name}`" for name in some["experiment"].unique()]
+    if len(names) == rows["experiment"].nunique() > 1:
+        return "all experiments"
+    return ", ".join(names[:3]) + (f", and {len(names) - 3} more experiments" if len(names) > 3 else "")
 
 
 def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:

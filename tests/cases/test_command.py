@@ -29,6 +29,7 @@ EXPERIMENT = {"method": "transmm", "gate": GATE, "control": None}
 SETTINGS = {**tiny.SETTINGS, "per_category": 1, "patches": 2}
 FOUND = {**tiny.SETTINGS, "prototypes": 3, "prototype_images": 5}
 LOST = 2  # the place of an image without any defined gain
+UNMEASURABLE = 5  # and of one that cannot be measured
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,8 @@ def dataset(tmp_path_factory):
         columns = {key: np.asarray(values)[order] for key, values in {"image_id": ids, **scores}.items()}
         columns["image_id"] = columns["image_id"].tolist()
         write_table(results / "faithfulness" / f"{name}.parquet", columns, {})
+    measurable = np.arange(len(ids)) != UNMEASURABLE
+    write_table(results / "images.parquet", {"image_id": ids, "fill": ["mean"] * len(ids), "measurable": measurable}, {})
     for layer, sae in saes.items():
         arguments = ["--model", str(model), "--sae", str(sae), "--layer", str(layer), "--settings", json.dumps(FOUND)]
         arguments += ["--images", str(folder / "data/prepared/tiny/train.parquet")]
@@ -65,7 +68,7 @@ def make(folder, output, results=None, experiment=EXPERIMENT):
     for layer in tiny.LAYERS:
         arguments += ["--sae", f"{layer}={folder}/data/saes/tiny/layer_{layer}"]
     arguments += ["--results", results or folder / "results/tiny", "--dataset", "tiny", "--id", tiny.GATED]
-    arguments += ["--metrics", *METRICS]
+    arguments += ["--metrics", json.dumps([[name, ["mean"]] for name in METRICS])]
     arguments += ["--experiment", json.dumps(experiment), "--baseline", "transmm", "--settings", json.dumps(SETTINGS)]
     return command.main([str(argument) for argument in [*arguments, "--output", output]])
 
@@ -154,11 +157,12 @@ def test_rows_hold_what_the_tables_hold(study):
 
 
 def test_what_cannot_be_ranked_is_counted_and_named(study):
-    lost = study.ids[LOST]
-    assert study.record["unranked"] == [lost]
-    assert (study.record["n_images"], study.record["n_ranked"], study.record["n_unranked"]) == (6, 5, 1)
-    assert lost not in study.record["chosen"]["improved"] + study.record["chosen"]["degraded"]
-    assert study.record["gains"]["saco"]["defined"] == 4
+    lost = {study.ids[LOST], study.ids[UNMEASURABLE]}
+    assert set(study.record["unranked"]) == lost
+    assert (study.record["n_images"], study.record["n_ranked"], study.record["n_unranked"]) == (6, 4, 2)
+    assert study.record["n_unmeasurable"] == 1
+    assert not lost & {*study.record["chosen"]["improved"], *study.record["chosen"]["degraded"]}
+    assert study.record["gains"]["saco"]["defined"] == 3
     assert study.record["fgg"]["settings"] == SETTINGS
 
 

@@ -16,6 +16,7 @@ NAMES = Names("gated, layer 0, activation × gradient", "TransMM", "val", SHORT)
 ROW = {
     "image_id": "a/very/long/path/" * 6 + "price_$5_and_$6", "category": "random", "rank": 1, "layer": 0,
     "true_class": "great white shark, white shark, man-eater, Carcharodon carcharias", "predicted_class": "$\\frac$",
+    "explained_class": "$\\frac$",
     "confidence": 0.5, "composite": math.nan, "gain_saco": math.nan, "gain_faithfulness_correlation": -0.1,
     "gain_pixel_flipping": 0.2, "vanilla_map": 0.1, "gated_map": 0.5, "gate": 2.0, "activation": 1.25,
     "feature_gradient": -1e-6, "contribution": -1.25e-6,

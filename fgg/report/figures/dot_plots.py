@@ -164,7 +164,7 @@ def hypotheses_figure(
         counts = {fill: int(frame.loc[frame["fill"] == fill, "n_images"].max()) for fill in fills}
         of = ", ".join(f"{n} ({fill})" if len(counts) > 1 else str(n) for fill, n in counts.items())
         what = f"{of} measurable images" if counts else f"{int(frame['n_images'].max())} images"
-        fig.suptitle(f"{dataset}: activation × gradient gates against their partners, {what}", weight="bold")
+        fig.suptitle(f"{dataset}: gates and what could explain their gain, {what}", weight="bold")
         text = "Improvement, image by image, in the metric's unit, with 95 % BCa intervals. Filled: p < 0.05 after Holm, and "
         text += "against TransMM not by the values alone."
         if len(fills) > 1:
@@ -185,7 +185,9 @@ def _fill_legend(fig: Any, fills: Sequence[str], note: str) -> None:
         Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=f"fill {fill.replace('_', ' ')}")
         for fill, colour, marker in zip(fills, FILL_COLOURS, FILL_MARKERS, strict=False)
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=note, title_fontsize=7.5)
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), title=style.lines(note), title_fontsize=7.5
+    )
 
 
 def improvement_interval(row: Any, metric: Metric) -> tuple[Any, Any]:
@@ -222,4 +224,6 @@ def _legend(fig, groups: set[str], baseline: str, note: str) -> None:
         Line2D([], [], color=colour, marker=marker, linewidth=1.1, label=text)
         for text, (colour, marker) in looks.items()
     ]
-    fig.legend(handles=handles, loc="outside lower center", ncols=len(handles), title=note, title_fontsize=7.5)
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), title=style.lines(note), title_fontsize=7.5
+    )

@@ -63,13 +63,15 @@ def order_curves_figure(frame: pd.DataFrame, measure: Measure, results: str | Pa
         middle.set(ylim=(0, None), title="Least relevant first (LIF)\n↑ higher is better")
         right.set(title="LIF − MIF, less the baseline's\n↑ higher is better")
         for axis in (left, middle, right):
-            axis.set(xlabel="patches filled (%)", xlim=(0, 100))
+            axis.set(xlabel="patches replaced (%)", xlim=(0, 100))
         fill = f", fill {measure.fill.replace('_', ' ')}"
         fig.suptitle(f"{first['dataset']}: {int(inside.sum())} measurable images{fill}", weight="bold")
         note = "gated: by activation × gradient; the area between LIF and MIF is SRG, 0 for random maps"
         note += "; bands: pointwise 95 % intervals (t)" if bands else ""
         handles, texts = left.get_legend_handles_labels()
-        fig.legend(handles, texts, loc="outside lower center", ncols=columns, title=note, title_fontsize=7.5)
+        fig.legend(
+            handles, texts, loc="outside lower center", ncols=columns, title=style.lines(note), title_fontsize=7.5
+        )
         style.save(fig, folder, f"{first['dataset']}_order_curves")
 
 

@@ -54,7 +54,7 @@ def pairs_figure(
                     _share(axis, y, row)
             axis.annotate("better", (1.02, 0.25), xycoords=("axes fraction", "data"), fontsize=7, color=style.GREY)
             axis.set_title(f"{measure.metric.short or measure.metric.title}\nbetter →")
-            axis.locator_params(axis="x", nbins=4)
+            axis.locator_params(axis="x", nbins=3)
         baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
         fig.suptitle(
             f"{first['dataset']}: differences from {baseline}, image by image, {first['n_images']} measurable images",

@@ -75,7 +75,7 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
         note += f"; lowest and highest mean named, {more} others thin" if more else ""
         note += "; bands: pointwise 95 % intervals (t) of the paired difference" if bands else ""
         entries = left.get_legend_handles_labels()
-        fig.legend(*entries, loc="outside lower center", ncols=columns, title=note, title_fontsize=7.5)
+        fig.legend(*entries, loc="outside lower center", ncols=columns, title=style.lines(note), title_fontsize=7.5)
         style.save(fig, folder, f"{first['dataset']}_pixel_flipping_curves")
 
 

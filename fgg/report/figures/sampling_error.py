@@ -77,7 +77,9 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
             f"Hollow: this run, {settings['trials']} × {settings['runs']} subsets of {settings['subset_size']} patches. "
             "Both scores of a difference see the same subsets."
         )
-        fig.legend(handles[:2], texts[:2], loc="outside lower center", ncols=2, title=note, title_fontsize=7.5)
+        fig.legend(
+            handles[:2], texts[:2], loc="outside lower center", ncols=2, title=style.lines(note), title_fontsize=7.5
+        )
         style.save(fig, folder, name)
 
 

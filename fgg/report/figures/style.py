@@ -136,4 +136,9 @@ def remark(folder: str | Path, name: str, title: str, text: str) -> None:
 
 def note(fig: Figure, text: str) -> None:
     """A grey line below the panels: what bars, dots and fillings mean."""
-    fig.supxlabel(textwrap.fill(text, 118), fontsize=7.5, color=GREY)
+    fig.supxlabel(lines(text), fontsize=7.5, color=GREY)
+
+
+def lines(text: str) -> str:
+    """A note in lines that fit the figure's width."""
+    return textwrap.fill(text, 118)
