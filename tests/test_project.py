@@ -14,10 +14,10 @@ import yaml
 import fgg
 from fgg.attribution.registry import methods
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
-from fgg.faithfulness.registry import defaults, metrics
+from fgg.faithfulness.registry import SPECIAL, defaults, metrics
 from fgg.jobs.command import ARGUMENTS
 from fgg.pipeline.configuration import schema_rules
-from fgg.pipeline.study import Study
+from fgg.pipeline.parameters import Parameters
 from fgg.report.contents import figures
 
 ROOT = Path(__file__).parents[1]
@@ -143,8 +143,8 @@ def test_every_rule_runs_a_command_of_the_package_and_watches_its_code():
         assert "if __name__ == " in file.read_text(encoding="utf-8"), f"rule {name}: {module} is no command"
         watched = module if file.name != "__main__.py" else f"{module}.__main__"
         # Either the code is named, or a method of the study adds to it the code of methods, metrics and the like.
-        (code,) = set(re.findall(r"code=study\.(.*),\n", text))
-        place = inspect.getsource(getattr(Study, code)) if "(" not in code else code
+        (code,) = set(re.findall(r"code=parameters\.(.*),\n", text))
+        place = inspect.getsource(getattr(Parameters, code)) if "(" not in code else code
         assert f'"{watched}"' in place, name
 
 
@@ -194,10 +194,10 @@ def test_a_rule_has_the_name_of_its_log():
 def test_the_catalogue_and_the_schema_agree():
     grid, gated = (SCHEMA["$defs"][name]["properties"] for name in ("experiments", "gated"))
     assert grid["baselines"]["items"] == {"type": "string", "registry": "attribution methods"}
-    assert set(grid["controls"]["items"]["enum"]) == set(CONTROLS)
+    assert set(grid["controls"]["items"]["enum"]) == {*CONTROLS, "powers"}
     assert set(grid["sanity"]["items"]["enum"]) == set(SANITY)
     assert set(gated["construction"]["items"]["enum"]) == set(CONSTRUCTIONS)
-    assert set(SCHEMA["$defs"]["metrics"]["properties"]) == set(metrics())
+    assert set(SCHEMA["$defs"]["metrics"]["properties"]) == {*metrics(), *SPECIAL}
 
 
 def test_the_schema_and_the_preprocessing_agree():
@@ -214,6 +214,7 @@ def test_the_methods_and_metrics_of_the_catalogue():
         "saco": 1,
         "faithfulness_correlation": 1,
         "pixel_flipping": -1,
+        "srg": 1,
     }
     assert all(entry.title and entry.citation for entry in [*methods().values(), *metrics().values()])
     assert [name for name, entry in CONSTRUCTIONS.items() if not entry.needs_sae] == ["no_sae"]

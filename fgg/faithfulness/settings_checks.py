@@ -21,7 +21,7 @@ def number_of_bins(patches: int, patches_per_bin: int, bins: int | None, protoco
         return bins
     if protocol == "paper":
         return min(PAPER_BINS, patches)
-    if protocol == "thesis":
+    if protocol == "thesis" or patches_per_bin >= patches:
         return -(-patches // patches_per_bin)
     wanted = patches / patches_per_bin
     divisors = [number for number in range(2, patches + 1) if patches % number == 0]

@@ -72,7 +72,15 @@ def _metric_rules() -> Any:
             "description": "An image is measurable if its probability falls by `least_drop` when everything is filled.",
             "type": "object",
             "additionalProperties": False,
-            "properties": {"least_drop": {"type": "number", "minimum": 0, "maximum": 1, "default": 0.05}},
+            "properties": {
+                "least_drop": {
+                    "description": "The smallest fall of the probability, from 0 to 1.",
+                    "type": "number",
+                    "minimum": 0,
+                    "maximum": 1,
+                    "default": 0.05,
+                }
+            },
             "default": {},
         },
     }

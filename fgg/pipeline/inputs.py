@@ -219,6 +219,10 @@ class Inputs:
         """The table of several runs together, if there are several."""
         return ["results/pooled.csv"] * (len(self._study.datasets) > 1)
 
+    def pooled_arguments(self, wildcards: Any) -> list[str]:
+        """The option that names it."""
+        return [f"--pooled {path}" for path in self.pooled_table()]
+
     # ---- targets
 
     def extra_tables(self, wildcards: Any = None) -> list[str]:

@@ -53,7 +53,9 @@ def dataset(tmp_path_factory):
         columns["image_id"] = columns["image_id"].tolist()
         write_table(results / "faithfulness" / f"{name}.parquet", columns, {})
     measurable = np.arange(len(ids)) != UNMEASURABLE
-    write_table(results / "images.parquet", {"image_id": ids, "fill": ["mean"] * len(ids), "measurable": measurable}, {})
+    write_table(
+        results / "images.parquet", {"image_id": ids, "fill": ["mean"] * len(ids), "measurable": measurable}, {}
+    )
     for layer, sae in saes.items():
         arguments = ["--model", str(model), "--sae", str(sae), "--layer", str(layer), "--settings", json.dumps(FOUND)]
         arguments += ["--images", str(folder / "data/prepared/tiny/train.parquet")]

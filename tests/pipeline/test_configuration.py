@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from fgg.errors import FggError
 from fgg.experiments import dataset_config, experiment_id, experiments, needs_sae
+from fgg.faithfulness.registry import defaults, metrics
 from fgg.pipeline.configuration import check, known_depth, schema_rules
 
 ROOT = Path(__file__).parents[2]
@@ -89,7 +90,8 @@ def test_every_key_is_described_and_has_a_default_where_it_may_be_left_out():
     assert not [place for place, rule, _ in LEAVES if not rule.get("description", "").strip()]
     # `datasets.*` is a map's value, not a key
     optional = [(place, rule) for place, rule, required in PLACES if not required]
-    assert not [place for place, rule in optional if "default" not in rule]
+    off = {f"metrics.{name}" for name in set(metrics()) - set(defaults())}  # unless they are named
+    assert {place for place, rule in optional if "default" not in rule} == off
 
 
 def test_no_object_takes_unknown_keys_but_the_listed_ones():
@@ -140,6 +142,8 @@ def test_defaults_are_filled_in_at_every_depth():
     def assert_filled(value, rule, place):
         rule = resolve(rule)
         for key, below in rule.get("properties", {}).items():
+            if place == ".metrics" and key not in (*defaults(), "fills", "measurable"):
+                continue  # a metric that is off unless it is named
             assert key in value, f"{place}.{key}"
             if "default" in resolve(below) and not isinstance(value[key], dict) and not place.endswith("experiments"):
                 assert value[key] == resolve(below)["default"] or key in ("source", "architecture")
@@ -152,7 +156,12 @@ def test_defaults_are_filled_in_at_every_depth():
     assert_filled(config, RULES, "")
     assert config["datasets"]["a"]["model"]["train"]["epochs"] == 36
     assert config["experiments"]["gated"]["clamp_max"] == [10]
-    assert config["metrics"]["faithfulness_correlation"] == {"runs": 20, "trials": 3, "subset_size": 20}
+    assert config["metrics"]["faithfulness_correlation"] == {
+        "runs": 20,
+        "trials": 3,
+        "subset_size": 20,
+        "fill": None,
+    }
 
 
 def test_the_given_configuration_is_left_as_it_was_and_its_values_stay():
@@ -348,8 +357,11 @@ def test_overrides_are_merged_key_by_key():
     own = dataset_config(checked, "elpv")
     assert own["experiments"]["baselines"] == default()["experiments"]["baselines"]
     assert own["experiments"]["gated"]["construction"] == default()["experiments"]["gated"]["construction"]
-    assert own["metrics"]["saco"] == {"patches_per_bin": 4, "bins": 7}
-    assert own["metrics"]["pixel_flipping"] == default()["metrics"]["pixel_flipping"]
+    assert own["metrics"]["saco"] == {"patches_per_bin": 4, "bins": 7, "ranks": False, "weigh": "total", "fill": None}
+    assert (
+        own["metrics"]["pixel_flipping"]["patches_per_step"]
+        == default()["metrics"]["pixel_flipping"]["patches_per_step"]
+    )
     assert "gated-l1-combined-c10-a1" in ids(config) and "gated-l2-combined-c10-a1" not in ids(config)
     assert not [name for name in ids(config) if name.endswith(("-permuted", "-sharpened"))]
     assert ids(config, "plain") == ids(default())
@@ -389,9 +401,14 @@ def test_the_ids_of_the_default_grid():
         "gradcam",
         "tokentm",
         "transmm",
+        "transmm-p0.5",
+        "transmm-p2",
+        "transmm-p4",
         "gated-l2-combined-c10-a1",
         "gated-l2-combined-c10-a1-permuted",
         "gated-l2-combined-c10-a1-sharpened",
+        "gated-l2-combined-c10-a1-values",
+        "gated-l2-combined-c10-a1-order",
         "gated-l2-combined-c10-a1-shuffled",
         "gated-l2-activation_only-c10-a1",
         "gated-l2-gradient_only-c10-a1",
@@ -399,6 +416,8 @@ def test_the_ids_of_the_default_grid():
         "gated-l1.2-combined-c10-a1",
         "gated-l1.2-combined-c10-a1-permuted",
         "gated-l1.2-combined-c10-a1-sharpened",
+        "gated-l1.2-combined-c10-a1-values",
+        "gated-l1.2-combined-c10-a1-order",
         "gated-l1.2-combined-c10-a1-shuffled",
         "gated-l1.2-activation_only-c10-a1",
         "gated-l1.2-gradient_only-c10-a1",
@@ -517,7 +536,8 @@ def test_ids_and_experiments_are_one_to_one(gated, controls):
 @pytest.mark.parametrize("key", ["clamp_max", "alpha"])
 def test_numbers_that_differ_late_give_different_ids(key):
     found = ids(changed(f"experiments.gated.{key}", [10, 10.0000001]))
-    assert len(found) - 5 == 2 * (len(ids(default())) - 5)
+    ungated = 8  # five baselines, three powers
+    assert len(found) - ungated == 2 * (len(ids(default())) - ungated)
 
 
 # ---- values that are no JSON
@@ -575,7 +595,7 @@ def test_subsets_larger_than_the_image_are_a_fault_of_the_configuration():
     message = fault(changed("metrics.faithfulness_correlation.subset_size", 100))
     assert "subset_size: 100 must be below the 100 patches of an image" in message
     assert "metrics.saco: 101 bins for 100 patches; there must be 2 to 100" in fault(changed("metrics.saco.bins", 101))
-    message = fault(changed("metrics.pixel_flipping.patches_per_step", 101))
+    message = fault(changed("datasets.elpv.metrics.pixel_flipping.patches_per_step", 101))
     assert "metrics.pixel_flipping.patches_per_step: 101 is more than the 100 patches of an image" in message
     lone = changed("metrics.saco.patches_per_bin", 100)
     assert "metrics.saco: 1 bins for 100 patches; there must be 2 to 100" in fault(lone)

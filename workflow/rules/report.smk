@@ -66,7 +66,7 @@ rule readme:
         **parameters.needs("readme"),
     params:
         splits=parameters.splits(),
-        pooled=lambda wildcards, input: [f"--pooled {path}" for path in input.pooled],
+        pooled=inputs.pooled_arguments,
         code=parameters.code("fgg.report.results_readme"),
     message:
         "Writing the results in words"
