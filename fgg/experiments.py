@@ -41,11 +41,11 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
         _add(found, find_method(name).name, {"method": name})
     for name, maps in grid.get("external", {}).items():
         _add(found, name, {"method": EXTERNAL, "maps": maps})
-    if POWERS in grid["controls"]:
+    gated = grid["gated"]
+    if POWERS in grid["controls"] and gated["layers"] and "combined" in gated["construction"]:
         for power in grid["powers"]:
             name = f"transmm-p{repr(float(power)).removesuffix('.0')}"
             _add(found, name, {"method": "transmm", "control": "power", "power": float(power)})
-    gated = grid["gated"]
     own_controls = [name for name in grid["controls"] if name != POWERS]
     for layers, construction, clamp_max, alpha, shuffle in itertools.product(
         gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]

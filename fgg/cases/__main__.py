@@ -25,6 +25,7 @@ from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
 from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
 from fgg.cases.pictures import Names
 from fgg.catalogue import CONSTRUCTIONS
+from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.data.load import explained_split, load_split
 from fgg.errors import FggError
 from fgg.experiments import flat
@@ -93,7 +94,10 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:
-    """Rank the measurable images by their gains with the first fill, find the features, write tables and pictures."""
+    """Rank the measurable images by their gains with the first fill, find the features, write tables and pictures.
+
+    If too few images are measurable to fill the categories, all are ranked, and ``cases.json`` says so.
+    """
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
     split = explained_split(arguments.images, settings)
     first = {name: own for name, own in measures(dict(arguments.metrics)).items() if not own.suffix}
@@ -101,7 +105,9 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     fill = next((own.fill for own in first.values() if own.fill), "")
     gains = read_gains(arguments.results, split.image_ids, arguments.id, arguments.baseline, metrics)
     measurable = measurable_images(arguments.results, fill, gains.index)
-    composites = choice.composite(gains[measurable]).reindex(gains.index)
+    enough = measurable.sum() >= 2 * settings["per_category"]
+    ranked = gains[measurable] if enough else gains
+    composites = choice.composite(ranked).reindex(gains.index)
     selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
@@ -116,9 +122,10 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         "n_ranked": len(gains) - len(selection.unranked),
         "n_unranked": len(selection.unranked),
         "n_unmeasurable": int((~measurable).sum()),
+        "ranked_on": MEASURABLE if enough else ALL,
         "n_without_feature": int(cases["feature"].isna().sum()),
     }
-    selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(gains[measurable])}
+    selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(ranked)}
     write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **selected}, settings)
 
     titles = {name: metric.short or metric.title for name, metric in metrics.items()}

@@ -2,7 +2,8 @@
 
 The rule: of the gates that read an SAE and are no controls, take the one whose effect size d_z against the
 baseline, averaged over the metrics, is largest on the validation split. It is reported once on the explained
-split, with Holm over the metrics only: there was one choice, and it did not see these images.
+split, with Holm over the metrics only: there was one choice, and it did not see these images. Both rest on the
+measurable images; if too few of the validation images are measurable, both rest on all, and the tables say so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import pandas as pd
 
 from fgg.comparison.compared import measures_of
 from fgg.comparison.scores import read_scores
+from fgg.comparison.strata import MEASURABLE, VERDICTS
 from fgg.errors import FggError
 from fgg.experiments import candidates
 from fgg.faithfulness.measurable import measurable_images
@@ -27,7 +29,7 @@ from fgg.statistics.paired import effect_size, holm, paired
 from fgg.statistics.power import ALPHA
 from fgg.tables import write_csv
 
-RULE = "largest mean effect size (d_z over the metrics and fills) on the measurable images of the validation split"
+RULE = "largest mean effect size (d_z over the metrics and fills) on the {} images of the validation split"
 
 
 @command
@@ -60,30 +62,36 @@ def rank(
 ) -> list[dict[str, Any]]:
     """The candidates on the validation split, best first: a row each with the effect size per measure.
 
-    Only measurable images count.
+    Only measurable images count, or all if too few are measurable; ``stratum`` says which.
 
     Raises:
         FggError: no candidate has an effect size in every metric.
     """
     baseline = settings["baseline"]
     scores = read_scores(folder, [baseline, *names], baseline, measures)
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        effects = {}
-        for measure, entry in measures.items():
-            inside = measurable_images(folder, entry.fill, scores[baseline].index)
-            differences = (scores[name][measure] - scores[baseline][measure])[inside].dropna().to_numpy()
-            effects[measure] = entry.metric.sign * effect_size(differences)
-        mean = float(np.mean(list(effects.values())))
-        rows.append(
-            {"dataset": dataset, "experiment": name, "mean_effect_size": mean}
-            | {f"{measure}_effect_size": effect for measure, effect in effects.items()}
-        )
-    # A candidate whose scores equal the baseline's has no effect size; it goes last. Ties keep the grid's order.
-    rows.sort(key=lambda row: -np.nan_to_num(row["mean_effect_size"], nan=-np.inf))
-    if not rows or np.isnan(rows[0]["mean_effect_size"]):
-        raise FggError(f"select: no gate of {dataset!r} has an effect size on the validation split; use more images")
-    return rows
+    for stratum in VERDICTS:
+        rows: list[dict[str, Any]] = []
+        for name in names:
+            effects = {}
+            for measure, entry in measures.items():
+                inside = _inside(folder, entry, scores[baseline].index, stratum)
+                differences = (scores[name][measure] - scores[baseline][measure])[inside].dropna().to_numpy()
+                effects[measure] = entry.metric.sign * effect_size(differences)
+            mean = float(np.mean(list(effects.values())))
+            rows.append(
+                {"dataset": dataset, "experiment": name, "stratum": stratum, "mean_effect_size": mean}
+                | {f"{measure}_effect_size": effect for measure, effect in effects.items()}
+            )
+        # A candidate whose scores equal the baseline's has no effect size; it goes last. Ties keep the grid's order.
+        rows.sort(key=lambda row: -np.nan_to_num(row["mean_effect_size"], nan=-np.inf))
+        if rows and not np.isnan(rows[0]["mean_effect_size"]):
+            return rows
+    raise FggError(f"select: no gate of {dataset!r} has an effect size on the validation split; use more images")
+
+
+def _inside(folder: Path, measure: Measure, ids: pd.Index, stratum: str) -> np.ndarray:
+    """The images of a stratum, bool (n,)."""
+    return measurable_images(folder, measure.fill if stratum == MEASURABLE else "", ids)
 
 
 def confirm(
@@ -93,18 +101,19 @@ def confirm(
     settings: dict[str, Any],
     measures: Mapping[str, Measure],
 ) -> list[dict[str, Any]]:
-    """The first of the ranking on the measurable images of the explained split: a row per measure."""
-    baseline, name = settings["baseline"], ranking[0]["experiment"]
+    """The first of the ranking on the explained split, on the same kind of images: a row per measure."""
+    baseline, name, stratum = settings["baseline"], ranking[0]["experiment"], ranking[0]["stratum"]
     scores = read_scores(folder, [baseline, name], baseline, measures)
     rows = []
     for measure, entry in measures.items():
-        inside = measurable_images(folder, entry.fill, scores[baseline].index)
+        inside = _inside(folder, entry, scores[baseline].index, stratum)
         own, reference = (scores[each].loc[inside, measure] for each in (name, baseline))
         found = paired(own, reference, entry.metric.sign, settings["seed"])
         rows.append(
             {
                 "dataset": dataset,
-                "rule": RULE,
+                "rule": RULE.format(stratum),
+                "stratum": stratum,
                 "n_candidates": len(ranking),
                 "experiment": name,
                 "metric": entry.metric.name,
