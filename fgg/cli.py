@@ -122,19 +122,19 @@ def _parser() -> argparse.ArgumentParser:
 def list_methods() -> Iterator[str]:
     """Lines about every attribution method: its name, where it comes from, what it assumes and costs."""
     for name, entry in methods().items():
-        yield f"{name:<26}{entry.title}: {entry.citation}"
+        yield f"{name:<34}{entry.title}: {entry.citation}"
         if entry.assumes:
-            yield f"{'':<26}assumes: {entry.assumes}"
-        yield f"{'':<26}{entry.forward_passes} forward and {entry.backward_passes} backward passes per image"
+            yield f"{'':<34}assumes: {entry.assumes}"
+        yield f"{'':<34}{entry.forward_passes} forward and {entry.backward_passes} backward passes per image"
 
 
 def list_metrics() -> Iterator[str]:
     """Lines about every metric: its name, where it comes from, its direction and range, what it assumes and costs."""
     for name, entry in metrics().items():
-        yield f"{name:<26}{entry.title}: {entry.citation}"
-        yield f"{'':<26}{entry.definition} {entry.direction}; {entry.quantity}"
-        yield f"{'':<26}assumes: {entry.assumes}"
-        yield f"{'':<26}forward passes: {entry.passes}"
+        yield f"{name:<34}{entry.title}: {entry.citation}"
+        yield f"{'':<34}{entry.definition} {entry.direction}; {entry.quantity}"
+        yield f"{'':<34}assumes: {entry.assumes}"
+        yield f"{'':<34}forward passes: {entry.passes}"
 
 
 LISTS = {"methods": list_methods, "metrics": list_metrics}

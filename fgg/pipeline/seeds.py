@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fgg.errors import FggError
+
 STAGES = ("split", "model", "sae")
 
 
@@ -35,11 +37,17 @@ class Instance:
 
 
 def instances(config: Mapping[str, Any]) -> dict[str, Instance]:
-    """The instances of the configured datasets by name; of each dataset, the one of the first seeds first."""
+    """The instances of the configured datasets by name; of each dataset, the one of the first seeds first.
+
+    Raises:
+        FggError: a dataset has the name that the seeds of another give to its folders.
+    """
     wanted = config.get("seeds")
-    found = {}
+    found: dict[str, Instance] = {}
     for dataset in config["run"]:
         for own in _of(dataset, config["seed"] if wanted is None else wanted, config["seed"]):
+            if own.name in found:
+                raise FggError(f"run: the dataset {dataset!r} needs the folder {own.name!r} of {found[own.name].dataset!r}; rename one")
             found[own.name] = own
     return found
 
