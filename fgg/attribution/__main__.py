@@ -1,8 +1,8 @@
 """Attributions of one experiment: ``python -m fgg.attribution``.
 
-Reads a model's folder, a prepared split and the SAEs; writes the relevance of every image, and the gates. Within a run of the
-workflow the experiments of a data set are computed together (`fgg.jobs.shared_work`); this file imports no torch, since most
-jobs then find their pieces ready.
+Reads a model's folder, a prepared split and the SAEs; writes the relevance of every image, and the gates. Within a
+run of the workflow, the experiments of a dataset are computed together (`fgg.jobs.shared_work`). Most jobs then find
+their pieces ready, so this file does not import torch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fgg.jobs.command import command, started
 from fgg.jobs.plan import planned
 from fgg.jobs.shared_work import Task
 
-MOST_SAE_BYTES = 2**30  # of the SAEs that one job keeps in memory for other experiments than its own
+MOST_SAE_BYTES = 2**30  # of SAEs that one job keeps in memory for experiments other than its own
 
 
 @command
@@ -35,11 +35,11 @@ def run(job: Job) -> None:
     jobs = {task.key: job}
 
     def companions() -> list[Task]:
-        """The run's other experiments on these images that are still to be computed, as far as their SAEs fit in memory."""
+        """The other experiments on these images that are not yet computed and whose SAEs fit in memory."""
         tasks, known, room = [], set(job.saes.values()), MOST_SAE_BYTES
         for other in planned("attribution", parse):
             if other.experiment["method"] not in methods() or not _there(other) or other.group != job.group:
-                continue  # somebody else's code runs in its own job alone
+                continue  # code of other packages runs only in its own job
             new = set(other.saes.values()) - known
             room -= (needed := sum((folder / "sae_weights.safetensors").stat().st_size for folder in new))
             if room < 0 or other.task.key in jobs or other.task.done:

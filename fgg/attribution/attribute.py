@@ -1,4 +1,4 @@
-"""``attribute``: one call for every attribution method, gated or not; and several of them from one pass of the model."""
+"""``attribute``: one call for every attribution method, gated or not; methods can share a pass of the model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fgg.saes.sae import check_sae
 
 @dataclass
 class Attribution:
-    """Relevance of the patches, and what the model said. B images, N patches, K classes.
+    """Relevance of the patches, and the model's prediction. B images, N patches, K classes.
 
     Attributes:
         relevance: float32 (B, N), patches row by row.
@@ -50,7 +50,7 @@ class Attribution:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One map that is asked for: a method with its options, or gated TransMM or a control of it, with the gate's SAEs."""
+    """One requested map: a method with its options, or gated TransMM (or a control of it) with the gate's SAEs."""
 
     method: Method
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Wanted:
 
     @property
     def kind_of_pass(self) -> tuple[bool, bool, bool]:
-        """What decides how the model computes: maps that agree in it may share a pass, and get the same bits as alone."""
+        """Maps with the same value can share a pass of the model, with bitwise the same results as separate passes."""
         needs = set(self.method.needs)
         from_images = self.gate is None and "input_gradient" in needs
         backward = self.gate is not None or bool(
@@ -91,17 +91,18 @@ def attribute(
     """Explain a batch of images.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        method: one of ``fgg.methods()``, or ``module:function`` for one's own; a gate goes with ``transmm`` only.
-        gate: gate TransMM's relevance.
-        saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; not looked at otherwise.
+        method: one of ``fgg.methods()``, or ``module:function`` for your own; a gate requires ``transmm``.
+        gate: the gate to apply to TransMM's relevance; None applies none.
+        saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; otherwise ignored.
         target: class per image, int64 (B,), or one for all; None explains the predicted class.
         control: a control of the gate, one of ``permuted_gate``, ``sharpened``, ``gate_values`` and ``gate_order``.
-        image_ids: names that key the random method and the permuted gate; None takes keys from the images.
-        seed: key of the same.
+        image_ids: names that, together with ``seed``, determine the random method and the permuted gate; None derives
+            them from the images.
+        seed: see ``image_ids``.
         batch_size: images per pass; None chooses it from the model's size.
-        options: of the method.
+        options: options of the method.
 
     Raises:
         FggError: an unknown method, control or option, a layer beyond the depth, a missing SAE or one of the wrong
@@ -152,7 +153,10 @@ def attribute_several(
     image_ids: Sequence[str],
     seed: int,
 ) -> list[Attribution]:
-    """Several maps of a batch that fits into memory, with as few passes of the model as give each map the bits it has alone."""
+    """Compute several maps of a batch that fits into memory, with as few passes of the model as possible.
+
+    Every map is bitwise the same as if it were computed alone.
+    """
     passes: dict[tuple[bool, bool, bool], list[Wanted]] = {}
     for each in wanted:
         if not each.method.own_pass:
@@ -175,7 +179,7 @@ def attribute_several(
 
 
 def join(parts: Sequence[Attribution]) -> Attribution:
-    """Attributions of the same kind, one after the other along the images."""
+    """Concatenate attributions of the same kind along the images."""
     if len(parts) == 1:
         return parts[0]
     tensors: dict[str, Any] = {
@@ -213,7 +217,7 @@ def _check(model: VisionTransformer, wanted: Wanted) -> None:
 
 
 def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, together: Sequence[Wanted]) -> Captured:
-    """One pass that keeps what all of these need."""
+    """Run one pass of the model that captures what all of these need."""
     needs: set[str] = set()
     layers: set[int] = set()
     gradients: set[int] = set()
@@ -240,14 +244,14 @@ def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, to
 
 
 def _call(wanted: Wanted, **given: Any) -> Any:
-    """Call the method's function with those of the given things that its parameters name, and its options."""
+    """Call the method's function with its options and with those of the given values that its parameters name."""
     own = wanted.method.declaration
     arguments = {name: value for name, value in given.items() if name in own.parameters}
     return own.load()(**arguments, **wanted.options)
 
 
 def _per_patch(method: Method, relevance: Any, model: VisionTransformer, images: Tensor) -> Tensor:
-    """What a method returned, as relevance (B, N). Raises FggError for something else."""
+    """Convert what a method returned to relevance (B, N). Raises FggError if the shape does not fit."""
     patches, size = patches_of(model, images), tuple(images.shape[2:])
     relevance = torch.from_numpy(relevance) if isinstance(relevance, np.ndarray) else relevance
     if isinstance(relevance, Tensor) and len(relevance) == len(images):

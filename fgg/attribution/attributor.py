@@ -35,10 +35,10 @@ class Attributor:
     """Computes the attributions of several jobs that share model, images, settings and shard.
 
     Args:
-        jobs: by the key of their task; the first is this process' own, whose faults end it.
+        jobs: key of the task -> job. The first one is this process' own job, whose errors end the process.
     """
 
-    together = True  # one pass of the model serves all
+    together = True  # one pass of the model serves all tasks
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         torch.set_num_threads(JOB_THREADS)
@@ -86,7 +86,7 @@ class Attributor:
         }
 
     def _prepare(self, job: Job) -> Wanted | external.Maps:
-        """What a job asks for, with its SAEs; raises FggError where that cannot be had."""
+        """What a job asks for, with its SAEs. Raises FggError if it is not available."""
         experiment, control = job.experiment, job.experiment.get("control")
         if experiment["method"] == EXTERNAL:
             return external.read_maps(Path(experiment["maps"]), self._whole, self._model)
@@ -114,7 +114,7 @@ class Attributor:
         return Wanted(find_method("transmm"), gate=gate, saes=saes, control=control)
 
     def _attempt(self, key: str, action: Any) -> None:
-        """Do something for a job; what another job cannot do is left to that job, which will say why."""
+        """Run an action for a job. If it fails for another job, that job is left to report the error itself."""
         try:
             action()
         except FggError as error:
@@ -126,19 +126,19 @@ class Attributor:
     def _batch(
         self, inputs: Tensor, image_ids: list[str], keys: list[str], target: Tensor | None
     ) -> dict[str, Attribution]:
-        """The maps of a batch by key; of jobs that fail there is none."""
+        """The maps of a batch by key, without those of jobs that fail."""
         found: dict[str, Attribution] = {}
         plain = [key for key in keys if self._control(key) not in SANITY]
         try:
             found |= self._maps(self._model, inputs, image_ids, plain, target)
         except FggError:
-            for key in plain:  # one of them is at fault
+            for key in plain:  # one of them raised the error
                 self._attempt(
                     key, lambda key=key: found.update(self._maps(self._model, inputs, image_ids, [key], target))
                 )
         checked = [key for key in keys if key not in plain]
         if checked:
-            # A randomised model is asked about the class that is explained of the real one.
+            # The randomised model's map explains the same class as the real model's map.
             said = capture(self._model, inputs, target)
             for key in checked:
                 random_model = self._control(key) == "randomized_model"

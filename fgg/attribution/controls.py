@@ -1,7 +1,7 @@
-"""Controls that a gated map must beat before its gate may be credited, and models and SAEs that have learnt nothing.
+"""Controls that a gated map must beat before its gate can be credited, and randomised models and SAEs.
 
-A map that stays the same when what was learnt is lost explains nothing that was learnt (Adebayo et al. 2018, Sanity Checks
-for Saliency Maps).
+If a map stays the same when the learnt weights are randomised, it does not explain what was learnt (Adebayo et al.
+2018, Sanity Checks for Saliency Maps).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def random_relevance(image_ids: Sequence[str], patches: int, seed: int) -> np.nd
 
 
 def permutation(image_ids: Sequence[str], patches: int, layer: int, seed: int) -> np.ndarray:
-    """For each image an order of its patches keyed by (seed, image_id, layer): int64 (B, N).
+    """For each image, a random order of its patches, keyed by (seed, image_id, layer): int64 (B, N).
 
-    The permuted-gate control gives patch i the gate of patch ``order[i]``: the same values, elsewhere.
+    The permuted-gate control gives patch i the gate of patch ``order[i]``: the same values at other patches.
     """
     rows = [generator(seed, "permuted_gate", name, layer).permutation(patches) for name in image_ids]
     return np.stack(rows) if rows else np.empty((0, patches), np.int64)
@@ -37,11 +37,11 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
     """Vanilla relevance raised to the power that gives it the gated map's spread.
 
     The spread is the standard deviation of log relevance over the patches with positive relevance. The
-    ranking of the vanilla map is kept, so what a metric gains here it gains by contrast alone.
+    ranking of the vanilla map is kept, so a metric can gain here only by contrast.
 
     Args:
         vanilla: (B, N), relevance without a gate.
-        gated: (B, N), relevance of the same images with it.
+        gated: (B, N), relevance of the same images with a gate.
 
     Returns:
         float32 (B, N); a row is NaN where a map has fewer than two positive patches.
@@ -66,10 +66,10 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
 
 
 def laid(values: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """The values of one map in the order of another: the largest goes where the other is largest, and so on.
+    """Arrange the values of one map in the order of another, so that the largest value is where the other is largest.
 
-    Ties of the order go by patch index. With the gated map's values and TransMM's order, or the reverse, what a gate changes
-    is taken apart into values and order.
+    Ties in the order are broken by patch index. Combining the gated map's values with TransMM's order, or the reverse,
+    separates the effect of a gate on the values from its effect on the order.
 
     Args:
         values: (B, N), the map that gives the values.
@@ -86,7 +86,10 @@ def laid(values: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def powered(relevance: np.ndarray, power: float) -> np.ndarray:
-    """Relevance (B, N) to a power, with its sign and its largest size kept: the same order, another spread. float32 (B, N)."""
+    """Relevance (B, N) raised to a power: float32 (B, N).
+
+    The signs and the largest absolute value are kept, so the order stays the same and the spread changes.
+    """
     largest = np.abs(relevance).max(1, keepdims=True).astype(np.float64)
     share = np.divide(np.abs(relevance), largest, out=np.zeros(relevance.shape), where=largest > 0)
     return (np.sign(relevance) * largest * share**power).astype(np.float32)
@@ -102,7 +105,7 @@ def randomized_model(record: Mapping[str, Any], seed: int) -> VisionTransformer:
 def randomized_sae(sae: Any, seed: int, layer: int) -> Any:
     """A copy of an SAE whose weight matrices have their entries shuffled, keyed by (seed, layer).
 
-    The distribution of the weights stays, and so do the biases; what the features stand for is lost.
+    The distribution of the weights and the biases stay the same; the meaning of the features is lost.
     """
     shuffled = copy.deepcopy(sae)
     for name in ("W_enc", "W_dec"):

@@ -1,4 +1,4 @@
-"""Maps that somebody else computed: relevance per patch or per pixel, by image id, from Parquet or ``.npz``."""
+"""Maps that were computed elsewhere: relevance per patch or per pixel, by image id, from Parquet or ``.npz``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FORM = (
     "a map file is Parquet with the columns image_id and relevance, or .npz with the arrays image_id and relevance; "
     "relevance has a row per image: one value per patch, or a map (H, W) or (C, H, W) per pixel of the model's input"
 )
-NAMED = 5  # images that a message names
-ROWS = 256  # read together
+NAMED = 5  # images that an error message names
+ROWS = 256  # rows that are read at once
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ def read_maps(path: Path, image_ids: Sequence[str], model: VisionTransformer) ->
     """Read a file of maps for exactly these images.
 
     Raises:
-        FggError: no such file, another form, images that are missing, surplus or there twice, maps of another size, or
-            values that are infinite or no numbers; the images are named.
+        FggError: the file does not exist or has another format; images are missing, unknown or duplicated; maps have
+            another size; or values are not finite numbers. The message names the images.
     """
     if not path.is_file():
         raise FggError(f"experiments.external: {path} does not exist; {FORM}")

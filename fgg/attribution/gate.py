@@ -1,6 +1,6 @@
-"""The gate of TransMM: its settings, and how a model's capture and the SAEs give its scores and the gated relevance.
+"""The gate of TransMM: its settings, and how its scores and the gated relevance follow from a capture and the SAEs.
 
-The method itself, as pure functions of tensors, is `fgg.gating`.
+The method itself is in `fgg.gating`, as pure functions of tensors.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Gate:
     """A feature-gradient gate of TransMM.
 
     Attributes:
-        layers: gated blocks, from 0: several, or one; kept as a sorted tuple.
+        layers: gated blocks, counted from 0: one or several; kept as a sorted tuple.
         construction: ``combined``, ``activation_only``, ``gradient_only`` or ``no_sae``.
-        clamp_max: largest gate, above 1; the smallest is its inverse.
+        clamp_max: the largest gate, above 1; the smallest gate is its inverse.
         alpha: steepness, above 0.
-        shuffle_decoder: control: feature gradients through a decoder with shuffled rows (combined only).
-        shuffle_seed: seed of that order.
+        shuffle_decoder: a control that takes feature gradients through a decoder with shuffled rows (combined only).
+        shuffle_seed: seed of the shuffled order.
 
     Raises:
         FggError: a value out of range.
@@ -64,7 +64,7 @@ class Gate:
 
     @property
     def needs_sae(self) -> bool:
-        """Whether the score is made of an SAE's features."""
+        """Whether the score is computed from an SAE's features."""
         return CONSTRUCTIONS[self.construction].needs_sae
 
     @property
@@ -93,9 +93,9 @@ def gated(
     """Gated TransMM, or a control of it.
 
     Args:
-        captured: with the attention gradients, and the residuals and their gradients at the gated layers.
+        captured: must hold the attention gradients, and the residuals and their gradients at the gated layers.
         control: one of `fgg.catalogue.CONTROLS`, or None.
-        image_ids: key the permuted gate, with ``seed``.
+        image_ids: names that, together with ``seed``, determine the permuted gate.
 
     Returns:
         The relevance of the patches (B, N); layer -> gates as applied, (B, N); layer -> gate scores, (B, N).
@@ -114,7 +114,7 @@ def gated(
     return relevance, gates, scores
 
 
-# Controls that are made of the two maps alone: name -> function of the vanilla and the gated map.
+# Controls that are computed from the two maps alone: name -> function of the vanilla and the gated map.
 RESHAPED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "sharpened": controls.sharpen,
     "gate_values": lambda vanilla, gated_map: controls.laid(gated_map, vanilla),

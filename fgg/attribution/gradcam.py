@@ -9,7 +9,7 @@ from fgg.attribution.registry import method
 from fgg.models.capture import Captured
 from fgg.models.vit import at_patches
 
-LAYER = -2  # after the last block patches no longer reach the class token
+LAYER = -2  # after the last block, patches no longer influence the class token
 
 
 @method(
@@ -22,7 +22,7 @@ LAYER = -2  # after the last block patches no longer reach the class token
     assumes="a direction of the residual stream means the same at every patch",
 )
 def gradcam(model: VisionTransformer, captured: Captured) -> Tensor:
-    """Tokens times their mean gradient, where positive: (B, N)."""
+    """Tokens times their mean gradient, clamped at 0: (B, N)."""
     layer = len(model.blocks) + LAYER
     return relevance(at_patches(model, captured.residuals[layer]), at_patches(model, captured.gradients[layer]))
 

@@ -1,4 +1,4 @@
-"""One job of ``python -m fgg.attribution``: its arguments, and what its tables depend on. Imports no torch."""
+"""One job of ``python -m fgg.attribution``: its arguments, and what its tables depend on. Does not import torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def task(self) -> Task:
-        """What the job makes, and what that depends on."""
+        """What the job makes, and what its results depend on."""
         files = {
             "model": self.model / "model.safetensors",
             "model.json": self.model / "model.json",

@@ -1,11 +1,11 @@
-"""The attribution methods: what each is called, where it comes from, what it needs and what it costs. Imports no torch.
+"""The attribution methods: their names, sources, requirements and costs. Does not import torch.
 
 A method is one function in a file of this folder, or ``module:function`` of another package, decorated with `method`.
-Its parameters name what it is given:
+The names of its parameters determine what it is given:
 
 - ``model``: the VisionTransformer; ``images``: float (B, C, H, W); ``target``: int64 (B,), the class explained;
 - ``captured``: a `fgg.models.capture.Captured` with what ``needs`` asks for;
-- ``image_ids``, ``seed``: keys of everything random; any other parameter is an option of the method and has a default.
+- ``image_ids``, ``seed``: determine all random draws; any other parameter is an option of the method and has a default.
 
 It returns relevance (B, N) per patch, or maps (B, H, W) or (B, C, H, W) per pixel, which are summed over the patches.
 """
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from fgg import registry
 from fgg.errors import FggError
 
-# What the pass that methods share can keep: name -> what it is.
+# What the shared pass of the model can capture: name -> what it is.
 NEEDS = {
     "attention": "attention after softmax, averaged over heads, of every block",
     "attention_gradients": "mean over heads of max(attention x gradient, 0), of every block",
@@ -40,14 +40,14 @@ class Method:
     """An attribution method.
 
     Attributes:
-        name: as configuration and tables write it.
-        title: as figures write it.
+        name: its name in the configuration and the tables.
+        title: its name in the figures.
         citation: the paper.
-        needs: names of `NEEDS`.
-        layers: blocks whose residual stream ``needs`` means; negative ones count from the last.
-        forward_passes, backward_passes: per image; None where the method does not say.
+        needs: keys of `NEEDS`.
+        layers: blocks whose residual stream is captured; negative ones count from the last.
+        forward_passes, backward_passes: number per image; None if the method does not state it.
         own_pass: the method runs the model itself, and returns its relevance and what it captured.
-        assumes: what must hold for the map to mean something.
+        assumes: what must hold for the map to be meaningful.
         declaration: the function.
     """
 
@@ -69,7 +69,7 @@ class Method:
 
     @property
     def reference(self) -> str:
-        """How the configuration names it: ``name``, or ``module:function`` for a function of another package."""
+        """Its name in the configuration: ``name``, or ``module:function`` for a function of another package."""
         own = self.declaration
         return self.name if own.module.startswith(f"{__package__}.") else f"{own.module}:{own.function}"
 
@@ -86,7 +86,10 @@ def method(
     own_pass: bool = False,
     assumes: str = "",
 ) -> Callable[[Function], Function]:
-    """State what an attribution method is; the function stays as it is. See `Method`; the name defaults to the function's."""
+    """Declare a function as an attribution method without changing it.
+
+    See `Method` for the arguments; the name defaults to the function's.
+    """
     return lambda function: function
 
 
@@ -108,7 +111,7 @@ def find_method(name: str) -> Method:
     """A method by its name, or a function of another package by ``module:function``.
 
     Raises:
-        FggError: there is none, or it states something that a method cannot state.
+        FggError: there is no such method, or its declaration is invalid.
     """
     if registry.is_reference(name):
         return _method(registry.declaration(name, "method"))

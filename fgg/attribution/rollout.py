@@ -23,7 +23,7 @@ from fgg.models.vit import readout as readout_of
     assumes="attention alone says how information flows; it is the same for every class",
 )
 def rollout(model: VisionTransformer, captured: Captured) -> Tensor:
-    """Attention, averaged over heads and rolled through the blocks: (B, N)."""
+    """Attention, averaged over the heads and multiplied through the blocks: (B, N)."""
     row = readout_of(model, captured.attention[0])
     return at_patches(model, relevance(captured.attention, row))
 
@@ -32,7 +32,7 @@ def relevance(attention: Sequence[Tensor], readout: Tensor) -> Tensor:
     """Rollout of the tokens: the read-out row of the product of (mean_h A + I) / 2, rows normalised.
 
     Args:
-        attention: per block the head-averaged attention, (B, T, T), first block first.
+        attention: per block, the attention averaged over the heads, (B, T, T); the first block comes first.
         readout: (B, T), the row that the head reads.
 
     Returns:

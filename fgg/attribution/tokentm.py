@@ -1,6 +1,6 @@
 """TokenTM (Wu et al. 2024, Token Transformation Matters).
 
-Attention says where tokens go; TokenTM also weighs how attention and MLP change them, by the ratio of
+Attention tells how tokens are mixed. TokenTM also weights how attention and the MLP transform them, by the ratio of
 their lengths and the correlation of their directions.
 """
 
@@ -21,7 +21,7 @@ from fgg.models.vit import at_patches, readout
 
 
 def token_weight(before: Tensor, after: Tensor) -> Tensor:
-    """Length ratio times the softmax over tokens of the cosine: (..., T, D) twice to (..., T)."""
+    """Length ratio times the softmax over tokens of the cosine similarity: two tensors (..., T, D) to (..., T)."""
     ratio = after.norm(dim=-1) / before.norm(dim=-1)
     return ratio * cosine_similarity(before, after, dim=-1).softmax(dim=-1)
 
@@ -29,8 +29,8 @@ def token_weight(before: Tensor, after: Tensor) -> Tensor:
 def attention_weight(block: Block, x: Tensor) -> Tensor:
     """Weight of each token's passage through each head, (B, H, T), for block inputs x (B, T, D).
 
-    A token passes a head by its value and output matrices; norms and biases, which are the same for all
-    tokens, are left out.
+    A token passes a head through its value and output matrices. Norms and biases are the same for all tokens
+    and are left out.
     """
     attn = block.attn
     value = attn.qkv.weight[2 * attn.attn_dim :].unflatten(0, (attn.num_heads, attn.head_dim))
@@ -43,12 +43,12 @@ def relevance(cams: list[Tensor], mlp_weights: list[Tensor], lengths: Tensor, re
     """TokenTM relevance of the tokens.
 
     The contribution map starts at diag(lengths); in each block C <- C + M C for the attention and
-    C <- C + diag(f) C for the MLP. Only the row that is read is carried, from the last block to the first.
+    C <- C + diag(f) C for the MLP. Only the row that the head reads is computed, from the last block to the first.
 
     Args:
         cams: per block M = mean_h max(A * dz/dA, 0) diag(w_h), (B, T, T).
         mlp_weights: per block f, (B, T).
-        lengths: of the tokens that enter the first block, (B, T).
+        lengths: lengths of the tokens that enter the first block, (B, T).
         readout: (B, T).
 
     Returns:
@@ -73,7 +73,7 @@ def tokentm(model: VisionTransformer, images: Tensor, target: Tensor | None = No
     """TokenTM of a batch: the relevance of the patches, (B, N), and what was captured.
 
     Raises:
-        FggError: blocks other than timm's standard one, whose parts TokenTM does not define.
+        FggError: the model has blocks other than timm's standard one; TokenTM is not defined for them.
     """
     for block in model.blocks:
         if not (isinstance(block, Block) and isinstance(block.attn, Attention)):

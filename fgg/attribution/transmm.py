@@ -20,6 +20,6 @@ from fgg.models.vit import at_patches, readout
     assumes="attention times its positive gradient says how much a token takes from another for the class",
 )
 def transmm(model: VisionTransformer, captured: Captured) -> Tensor:
-    """Attention times its positive gradient, rolled through the blocks: (B, N). See `fgg.gating.relevance`."""
+    """Attention times its positive gradient, accumulated through the blocks: (B, N). See `fgg.gating.relevance`."""
     row = readout(model, captured.cams[0])
     return at_patches(model, gating.relevance(captured.cams, row))

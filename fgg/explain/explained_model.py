@@ -1,4 +1,4 @@
-"""What ``fgg explain`` explains: a model with its SAEs, from a trained dataset or from files, and images for it."""
+"""The input of ``fgg explain``: a model with its SAEs, from a trained dataset or from files, and images for it."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ NAMES_SHOWN = 20
 
 @dataclass
 class Subject:
-    """A model, and what is known of it.
+    """A model, and what is known about it.
 
     Attributes:
-        preprocess: from a picture to the model's input.
-        classes: their names, in the model's order.
-        saes: layer -> where its SAE is.
-        status: layer -> what is known of residual x gradient there; empty where it has not been measured.
+        preprocess: the preprocessing from a picture to the model's input.
+        classes: class names, in the model's order.
+        saes: layer -> folder of its SAE.
+        status: layer -> what is known about residual x gradient there; empty where it has not been measured.
         prepared: folder of the dataset's images, if there is one.
     """
 
@@ -52,7 +52,7 @@ class Subject:
 
 @dataclass
 class Picture:
-    """An image: its name, itself upright, the model's input (1, C, H, W), and its label where that is known."""
+    """An image: its name, the upright image, the model's input (1, C, H, W), and its label if known."""
 
     name: str
     image: Image.Image
@@ -61,10 +61,10 @@ class Picture:
 
 
 def from_dataset(name: str | None, directory: Path, device: torch.device) -> Subject:
-    """The model and SAEs that the workflow made for a dataset; None takes the only one there is.
+    """Load the model and SAEs that the workflow made for a dataset; None takes the only dataset.
 
     Raises:
-        FggError: no such dataset has been trained below the directory, or several and none was named.
+        FggError: the directory has no such trained dataset, or several of them and ``name`` is None.
     """
     trained = sorted(path.parent.name for path in (directory / MODELS).glob("*/model.json"))
     if name is None and len(trained) == 1:
@@ -91,18 +91,18 @@ def from_files(
     classes: Sequence[str] | None = None,
     saes: Mapping[int, Path] | None = None,
 ) -> Subject:
-    """A model from a folder that fgg wrote, or from weights and an architecture.
+    """Load a model from a folder that fgg wrote, or from weights and an architecture.
 
     Args:
-        model: folder with model.json, file of weights, or ``pretrained``.
-        architecture: timm's name; needed with weights.
-        kwargs: for timm, as in the configuration's ``model.kwargs``.
-        preprocess: settings of `Preprocess` that differ from what timm knows of the architecture.
-        classes: their names; None counts them in the weights.
-        saes: layer -> SAE.
+        model: folder with model.json, a file of weights, or ``pretrained``.
+        architecture: its name in timm; needed with weights.
+        kwargs: arguments for timm, as in the configuration's ``model.kwargs``.
+        preprocess: settings of `Preprocess` that differ from timm's settings of the architecture.
+        classes: class names; None takes their number from the weights.
+        saes: layer -> path of its SAE.
 
     Raises:
-        FggError: files that are missing or do not fit each other.
+        FggError: files are missing or do not fit together.
     """
     found = dict(saes or {})
     if (Path(model) / "model.json").is_file():
@@ -141,7 +141,7 @@ def _preprocess(model: VisionTransformer, settings: Mapping[str, Any]) -> Prepro
 
 
 def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
-    """The SAEs of these layers, on the model's device. Raises FggError: none there, or of another width."""
+    """Load the SAEs of these layers on the model's device. Raises FggError if one is missing or has another width."""
     check_layers(subject.model, tuple(layers))
     found = {}
     for layer in layers:
@@ -156,10 +156,10 @@ def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
 
 
 def read_picture(subject: Subject, name: str) -> Picture:
-    """An image file, or an image of the dataset by its image_id, prepared as the model's images were.
+    """Read an image file, or an image of the dataset by its image_id, and preprocess it like the model's images.
 
     Raises:
-        FggError: neither, or not an image.
+        FggError: there is neither such a file nor such an image, or the file is not an image.
     """
     path = Path(name)
     device = next(subject.model.parameters()).device
@@ -180,7 +180,7 @@ def read_picture(subject: Subject, name: str) -> Picture:
 
 
 def class_index(subject: Subject, wanted: str | None) -> int | None:
-    """The class of a name or an index; None for None. Raises FggError for an unknown one."""
+    """The index of a class given by name or index; None gives None. Raises FggError for an unknown class."""
     if wanted is None:
         return None
     if wanted in subject.classes:
@@ -198,7 +198,7 @@ def class_index(subject: Subject, wanted: str | None) -> int | None:
 
 
 def degenerate(subject: Subject, construction: str, layers: Sequence[int], images: Tensor) -> str:
-    """What is degenerate about a gate, as `fgg.degeneracy.note` says it; measured on the images where not known yet."""
+    """What is degenerate about a gate, in the words of `fgg.degeneracy.note`; measured on the images if unknown."""
     if not subject.status:
         subject.status = degeneracy.measured(diagnose(subject.model, images[: images_per_batch(subject.model)]))
     return degeneracy.note({"gate": {"construction": construction, "layers": layers}}, subject.status)

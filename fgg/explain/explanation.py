@@ -1,4 +1,4 @@
-"""Explain single images: what the model says, which SAE features moved the map, and a picture of it."""
+"""Explain single images: the prediction, the SAE features that changed the map, and a picture."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from fgg.plot.image_arrays import relevance_grid
 from fgg.tables import atomic
 
 RUNNERS_UP = 3
-BOOST_COLOUR, SUPPRESS_COLOUR = "#B2182B", "#2166AC"  # as more and less relevance in the difference
-SIDE, ROW, BESIDE = 1.6, 2.15, 0.6  # inches: a panel, a row of them, what stands beside a panel
-BARS = 0.9  # panels
+BOOST_COLOUR, SUPPRESS_COLOUR = "#B2182B", "#2166AC"  # as for more and less relevance in the map of the difference
+SIDE, ROW, BESIDE = 1.6, 2.15, 0.6  # inches: a panel, a row of panels, the space beside a panel
+BARS = 0.9  # width of the bars, in panels
 MOST_ROWS = 40
-MOST_LETTERS = 28  # beside a row
+MOST_LETTERS = 28  # in a line beside a row
 
 
 @dataclass(frozen=True)
 class Feature:
-    """An SAE feature's part in the gate of an image.
+    """The contribution of an SAE feature to the gate of an image.
 
     Attributes:
         layer: the gated block.
         feature: its index in the SAE.
-        contribution: its terms of the gate's score, summed over the patches.
-        patch: where its term is strongest in that direction.
+        contribution: its terms in the gate's score, summed over the patches.
+        patch: the patch where its term is strongest in that direction.
     """
 
     layer: int
@@ -49,7 +49,7 @@ class Feature:
 
     @property
     def effect(self) -> str:
-        """BOOST where the feature raises the gate's score, else SUPPRESS."""
+        """BOOST if the feature raises the gate's score, else SUPPRESS."""
         return BOOST if self.contribution > 0 else SUPPRESS
 
 
@@ -60,9 +60,9 @@ class Explanation:
     Attributes:
         probabilities: (K,).
         target: the class explained.
-        found: the map that was asked for, of a batch of one.
-        vanilla: TransMM's relevance (N,), where ``found`` is gated.
-        features: the strongest ones over all gated layers, strongest first.
+        found: the requested attribution, a batch of one image.
+        vanilla: TransMM's relevance (N,), if ``found`` is gated.
+        features: the strongest features over all gated layers, strongest first.
         grid: rows and columns of patches.
     """
 
@@ -76,7 +76,7 @@ class Explanation:
 
     @property
     def relevance(self) -> np.ndarray:
-        """(N,), the map that was asked for."""
+        """The requested map, (N,)."""
         return self.found.relevance[0].cpu().numpy()
 
 
@@ -94,11 +94,11 @@ def explain(
 
     Args:
         method: one of ``fgg.methods()``, or ``module:function``.
-        gate: gates TransMM.
-        saes: layer -> SAE, as `fgg.attribute` wants them.
+        gate: a gate for TransMM.
+        saes: layer -> SAE, as for `fgg.attribute`.
         target: class to explain; None takes the predicted one.
-        features: how many of the strongest features to name.
-        seed: of the random method.
+        features: number of strongest features to name.
+        seed: seed of the random method.
     """
     found = attribute(subject.model, picture.tensor, method, gate, saes, target, image_ids=[picture.name], seed=seed)
     if len(subject.classes) != found.logits.shape[1]:
@@ -117,7 +117,7 @@ def explain(
 def strongest(
     subject: Subject, picture: Picture, gate: Gate, saes: Mapping[int, Any], target: int, count: int
 ) -> list[Feature]:
-    """The features with the largest summed terms of the gate's score, over all gated layers, largest first."""
+    """The features with the largest summed terms in the gate's score over all gated layers, largest first."""
     first, chosen = subject.model.num_prefix_tokens, torch.tensor([target], device=picture.tensor.device)
     seen = capture(subject.model, picture.tensor, chosen, layers=gate.layers)
     found = []
@@ -169,7 +169,7 @@ def words(explanation: Explanation, classes: Sequence[str]) -> str:
 
 
 def place(patch: int, grid: tuple[int, int]) -> str:
-    """Where a patch is, counted from 0 as everywhere."""
+    """The position of a patch as text, counted from 0."""
     return f"{patch} (row {patch // grid[1]}, column {patch % grid[1]})"
 
 
@@ -184,12 +184,12 @@ def draw(
     """Write one picture with a row per image.
 
     Args:
-        title: of the whole picture.
-        names: of the map without a gate, and of the gated one.
+        title: title of the whole picture.
+        names: names of the map without a gate and of the gated map.
         smooth: interpolate between patches.
 
     Raises:
-        FggError: too many images for one picture, or a file name that matplotlib does not know.
+        FggError: there are too many images for one picture, or matplotlib does not know the file format.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -211,7 +211,7 @@ def draw(
 
 
 def check_output(output: Path, images: int) -> None:
-    """Raise FggError where such a picture cannot be written."""
+    """Raise FggError if such a picture cannot be written."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
@@ -254,7 +254,7 @@ def _bars(ax: Any, features: Sequence[Feature]) -> None:
 
 
 def headline(method: str, gate: Gate | None) -> tuple[str, tuple[str, str]]:
-    """The picture's title, and the names of the map without a gate and of the gated one."""
+    """The picture's title, and the names of the map without a gate and of the gated map."""
     plain = find_method(method).title
     if gate is None:
         return plain, (plain, "")
