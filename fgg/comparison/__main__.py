@@ -25,7 +25,7 @@ REQUIRED = ("baseline", "protocol", "precision", "seed", "experiments")
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the scores, write the tables, print a short one."""
+    """Read the scores, write the tables and print a short one."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--settings",
@@ -54,15 +54,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read(text: str, data: Path | None = None) -> dict[str, Any]:
-    """The settings, with what the data say of themselves: notes, skipped files, classes.
+    """The settings, together with the notes, skipped files and classes from the data's own records.
 
     Raises:
-        FggError: not JSON, or it lacks something.
+        FggError: the text is not JSON, or a setting is missing.
     """
     settings = _json(text, "--settings")
     if missing := [key for key in REQUIRED if key not in settings]:
         raise FggError(f"--settings lacks {', '.join(missing)}")
-    # Pairs keep the order of the grid; the keys of JSON objects are sorted.
+    # The grids come as pairs, which keep their order; the keys of JSON objects are sorted.
     settings["experiments"] = {name: dict(grid) for name, grid in settings["experiments"].items()}
     settings["notes"] = settings.get("notes") or {}
     if data is None:

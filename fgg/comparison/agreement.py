@@ -1,7 +1,8 @@
-"""How far the metrics agree: ``results/agreement.csv``.
+"""How much the metrics agree: ``results/agreement.csv``.
 
-Two metrics agree over methods if they order the experiments alike, by their means; over images if they order the images alike by
-the gain of an experiment over the baseline. Both are Spearman's rank correlations, with better scores ranked higher.
+Two metrics agree over methods if the experiments' means give the same order of experiments. They agree over images if
+an experiment's gains over the baseline give the same order of images. Both are Spearman's rank correlations; better
+scores have higher ranks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ FEWEST_RANKED = 3
 
 
 def agreement(own: Compared) -> Iterator[Row]:
-    """A row per pair of measures, on the images that are measurable with both fills, and on all."""
+    """A row per pair of measures, on the images that are measurable with both fills, and on all images."""
     names = list(own.measures)
     for stratum in ("measurable", "all"):
         for place, first in enumerate(names):
@@ -54,7 +55,7 @@ def _pair(own: Compared, first: str, second: str, inside: np.ndarray) -> Row:
 
 
 def _defined(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation of two vectors where both are defined; NaN if too few are, or one is constant."""
+    """Rank correlation of two vectors where both are defined; NaN if too few values are, or one vector is constant."""
     both = ~(np.isnan(first) | np.isnan(second))
     if both.sum() < FEWEST_RANKED:
         return float("nan")

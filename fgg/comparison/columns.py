@@ -20,7 +20,7 @@ _MEASURE = {
     "higher_is_better": _FLAG,
     "stratum": _TEXT,  # measurable, all, correct, incorrect, or class NAME
     "n_images": _COUNT,
-    "n_measurable": _COUNT,  # of these, images whose probability falls enough when everything is filled
+    "n_measurable": _COUNT,  # number of these images that are measurable
 }
 STATISTICS = {
     "difference": _NUMBER,  # treatment - baseline, in the metric's unit
@@ -35,10 +35,10 @@ STATISTICS = {
     "significant": _FLAG,  # p_adjusted < 0.05
     "wilcoxon_p": _NUMBER,
     "wilcoxon_p_adjusted": _NUMBER,
-    "smallest_detectable": _NUMBER,  # d_z that so many images find with a power of 80 %, before any adjustment
+    "smallest_detectable": _NUMBER,  # d_z that this many images detect with a power of 80 %, without adjustment
     "equivalence_p": _NUMBER,  # TOST of |d_z| below the margin
     "equivalence_p_adjusted": _NUMBER,
-    "order_difference": _NUMBER,  # with the baseline's values in the map's order: what the order alone gains
+    "order_difference": _NUMBER,  # gain of the order alone: the baseline's values in the map's order
     "order_se": _NUMBER,
     "order_p_value": _NUMBER,
     "order_p_adjusted": _NUMBER,
@@ -46,7 +46,7 @@ STATISTICS = {
     "n_tied": _COUNT,
     "verdict": _TEXT,
     "reason": _TEXT,  # why a statistic is missing
-    "n_experiments_tried": _COUNT,  # the experiments of the dataset, without the baseline
+    "n_experiments_tried": _COUNT,  # number of experiments of the dataset, without the baseline
     "protocol": _TEXT,
     "precision": _TEXT,
     "note": _TEXT,
@@ -59,18 +59,18 @@ COMPARISON = pa.schema(
         "experiment": _TEXT,
         **_SETTINGS,
         **_MEASURE,
-        "n": _COUNT,  # images the row's numbers rest on
+        "n": _COUNT,  # number of images used for the row
         "n_undefined": _COUNT,
         "n_left_out": _COUNT,
-        "n_skipped": _COUNT,  # files of the dataset that could not be read, whatever their split
+        "n_skipped": _COUNT,  # files of the dataset that could not be read, in any split
         "mean": _NUMBER,
         "sd": _NUMBER,
         "sem": _NUMBER,
         "median": _NUMBER,
         "minimum": _NUMBER,
         "maximum": _NUMBER,
-        "monte_carlo_se": _NUMBER,  # Faithfulness Correlation: the mean's error from drawing subsets
-        "n_with_ties": _COUNT,  # images on which patches share a relevance
+        "monte_carlo_se": _NUMBER,  # Faithfulness Correlation: standard error of the mean due to random subsets
+        "n_with_ties": _COUNT,  # images in which some patches have equal relevance
         "baseline": _TEXT,
         "baseline_mean": _NUMBER,
         **STATISTICS,
@@ -103,15 +103,15 @@ DECOMPOSITION = pa.schema(
         "gated_mean": _NUMBER,  # the gate's order and values
         "order_mean": _NUMBER,  # the gate's order, TransMM's values
         "values_mean": _NUMBER,  # TransMM's order, the gate's values
-        "gain": _NUMBER,  # from here on in the good direction
-        "order_first": _NUMBER,  # what the order gains with TransMM's values
-        "order_last": _NUMBER,  # and with the gate's
+        "gain": _NUMBER,  # from here on, positive is better
+        "order_first": _NUMBER,  # gain of the order with TransMM's values
+        "order_last": _NUMBER,  # and with the gate's values
         "order": _NUMBER,  # their mean, the Shapley value
         "order_low": _NUMBER,
         "order_high": _NUMBER,
         "order_p": _NUMBER,
-        "values_first": _NUMBER,  # what the values gain in TransMM's order
-        "values_last": _NUMBER,  # and in the gate's
+        "values_first": _NUMBER,  # gain of the values in TransMM's order
+        "values_last": _NUMBER,  # and in the gate's order
         "values": _NUMBER,
         "values_low": _NUMBER,
         "values_high": _NUMBER,

@@ -1,4 +1,4 @@
-"""An instance of a dataset, that is, a dataset with its seeds, as the comparison sees it."""
+"""An instance of a dataset (a dataset with its seeds), with all that the comparison needs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ORDER = {"order_difference": "difference", "order_se": "difference_se", "order_p
 
 @dataclass(frozen=True)
 class Compared:
-    """An instance, and how it is compared.
+    """An instance, and the settings of its comparison.
 
     Attributes:
         place: the folder of its results.
-        common: columns that all its rows have.
+        common: columns that are the same in all its rows.
         experiments: id -> settings.
         measures: name -> measure.
-        scores: id -> frame.
+        scores: id -> data frame of scores.
         notes: id -> remark.
-        classes: names by label.
+        classes: class names by label.
         settings: of the comparison.
     """
 
@@ -48,7 +48,7 @@ class Compared:
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def strata(self, measure: Measure) -> Mapping[str, np.ndarray]:
-        """The groups of images for a measure; they follow the baseline's predictions."""
+        """The groups of images for a measure, based on the baseline's predictions."""
         reference = self.scores[self.settings["baseline"]]
         return strata(reference, self.measurable(measure), self.classes)
 
@@ -60,7 +60,7 @@ class Compared:
         return self._known[(measure.fill,)]
 
     def about(self, measure: Measure, stratum: str, inside: np.ndarray) -> Row:
-        """The columns that say what a row is about."""
+        """The columns that identify a row."""
         return {
             "metric": measure.metric.name,
             "fill": measure.fill,
@@ -78,7 +78,7 @@ class Compared:
         return paired(first, second, measure.metric.sign, self.settings["seed"], margin)
 
     def order_part(self, name: str, partner: str, measure: Measure, inside: np.ndarray) -> Row:
-        """What the order of a map alone gains over the partner, in the metric's unit."""
+        """The gain over the partner that is due to the order of a map alone, in the metric's unit."""
         if (name, partner, measure.name) not in self._known:
             found = order_only(self.place, name, partner, measure, self.settings["protocol"])
             self._known[name, partner, measure.name] = found
@@ -92,7 +92,7 @@ class Compared:
 
 
 def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compared:
-    """Read an instance's scores. Raises FggError as `read_scores`."""
+    """Read an instance's scores. Raises the same errors as `read_scores`."""
     experiments, own_measures = settings["experiments"][instance], measures_of(settings, instance)
     place = results / instance
     scores = read_scores(place, list(experiments), settings["baseline"], own_measures)
@@ -117,7 +117,7 @@ def measures_of(settings: Mapping[str, Any], instance: str) -> dict[str, Measure
 
 
 def _notes(settings: Mapping[str, Any], instance: str, scores: Scores) -> dict[str, str]:
-    """The given note of every experiment, and a count of the images that it predicted otherwise than the baseline."""
+    """The given note of every experiment, and the number of images with another prediction than the baseline's."""
     given = settings.get("notes", {}).get(instance, {})
     predicted = scores[settings["baseline"]]["predicted"]
     notes = {}

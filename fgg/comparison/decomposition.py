@@ -1,8 +1,8 @@
-"""How much of a gate's gain is order, and how much values.
+"""How much of a gate's gain is due to the order of the patches, and how much to the spread of their values.
 
-A gate changes the order of the patches and the spread of their values. With both maps' order and both maps' values there are
-four maps; what order and values gain is told with each of them changed first and last, and as their mean, which is the
-Shapley value of the two factors.
+A gate changes both. Each of the two orders can be combined with each of the two sets of values, which gives four maps.
+The gain of a factor is computed with that factor changed first and with it changed last. The mean of the two is the
+factor's Shapley value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ UNGATED = "transmm"
 
 
 def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Iterator[Row]:
-    """A row per combined gate whose controls ``gate_order`` and ``gate_values`` are in the grid, on some of the images."""
+    """A row per combined gate whose controls ``gate_order`` and ``gate_values`` are in the grid.
+
+    Args:
+        inside: the images to use, bool (n,).
+    """
     for name, settings in own.experiments.items():
         if not is_plain_combined(settings) or UNGATED not in own.experiments:
             continue
@@ -38,14 +42,14 @@ def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Ite
 
 
 def decompose(neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: np.ndarray, seed: int) -> Row:
-    """The gains of order and values, from the scores per image (n,), higher being better, of the four maps.
+    """The gains of order and values, from the scores per image (n,) of the four maps; higher scores are better.
 
     Args:
         neither: TransMM.
         both: the gated map.
         order: the gated order with TransMM's values.
         values: TransMM's order with the gated values.
-        seed: of the intervals.
+        seed: seed of the intervals.
     """
     parts = {
         "order": (order - neither, both - values),
@@ -68,7 +72,7 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _tested(values: np.ndarray, seed: int) -> tuple[float, float, float]:
-    """Interval and p-value of a mean; the constant and NaN if the values are all equal."""
+    """Interval and p-value of a mean; if all values are equal, the interval is that value and the p-value is NaN."""
     from scipy import stats
 
     if len(values) < FEWEST:

@@ -1,7 +1,8 @@
-"""What a map scores by its order alone: with the baseline's values laid in the map's order.
+"""The score of a map's order alone, computed with the baseline's values arranged in the map's order.
 
-A metric that reads values rewards their spread as well as their order: TransMM squared has TransMM's order, and a higher SaCo. So a
-map is called better only if its order is. The scores are computed from the tables, without the model.
+A metric that reads values rewards their spread as well as their order: TransMM squared has the same order as TransMM,
+but a higher SaCo. A map is therefore called better only if its order is better. The scores are computed from the
+tables, without the model.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fgg.tables import matrix, read_settings, read_table
 
 
 def order_only(place: Path, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series | None:
-    """The scores by image id; None if the metric reads only the order, or cannot be taken apart.
+    """The scores by image id; None if the metric reads only the order, or if order and values cannot be separated.
 
     Args:
         place: the folder of a dataset's results.
@@ -29,12 +30,12 @@ def order_only(place: Path, name: str, baseline: str, measure: Measure, protocol
 
 
 def can_be_told_apart(measure: Measure) -> bool:
-    """Whether order and values can be told apart: nothing is to be told, or `order_only` knows how."""
+    """Whether order and values can be told apart: the metric reads only the order, or `order_only` supports it."""
     return measure.metric.reads == "order" or (measure.metric.own and measure.metric.name in RESCORED)
 
 
 def _saco(place: Path, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series:
-    """Bins are filled in descending order, so the map gives the drops, and the baseline what each bin weighs."""
+    """Bins are sorted by relevance, so the drops come from the map and the relevances of the bins from the baseline."""
     import torch
 
     from fgg.faithfulness.saco import coefficient

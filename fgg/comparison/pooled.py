@@ -1,9 +1,10 @@
 """The comparison pooled over seeds and over datasets: ``results/pooled.csv``.
 
-python -m fgg.comparison.pooled --comparison results/comparison.parquet --hypotheses results/hypotheses.csv --output FILE
+python -m fgg.comparison.pooled --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
+    --output results/pooled.csv
 
-Each run, a dataset with its seeds, gives a difference with the variance of its error; they are pooled by random effects
-(`fgg.statistics.pooled`). Datasets are pooled in the same way, but not where they disagree.
+A run is a dataset with its seeds. Each run gives a difference and the variance of its error; these are pooled by random
+effects (`fgg.statistics.pooled`). Datasets are pooled in the same way, except where they disagree.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fgg.statistics.pooled import pool
 from fgg.statistics.power import ALPHA
 from fgg.tables import read_csv, read_settings, read_table, write_csv
 
-EVERY = "(all)"  # the dataset of rows that pool several
+EVERY = "(all)"  # value of the column dataset in rows that pool several datasets
 DISAGREE = "the datasets disagree"
 ONE_RUN = "one run only"
 KEYS = ("experiment", "against", "partner", "metric", "fill", "higher_is_better", "stratum")
@@ -49,7 +50,7 @@ COLUMNS = (
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the tables of single runs, write the pooled one."""
+    """Read the tables of single runs and write the pooled one."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.pooled", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, type=Path, help="results/comparison.parquet")
     parser.add_argument("--hypotheses", required=True, type=Path, help="results/hypotheses.csv")
@@ -62,8 +63,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def pooled(comparison: pd.DataFrame, hypotheses: pd.DataFrame, family: str = "all") -> pd.DataFrame:
-    """A row per dataset, experiment, partner, metric, fill and stratum: of every experiment the baseline, of combined gates also
-    their controls. Improvements are in the metric's unit, positive is better. Several datasets have rows `EVERY` beside.
+    """A row per dataset, experiment, partner, metric, fill and stratum.
+
+    The partner of every experiment is the baseline; combined gates also have rows for their controls. Improvements are
+    in the metric's unit; positive is better. If there are several datasets, rows with the dataset `EVERY` pool them.
     """
     runs = pd.concat([_of_baseline(comparison), _of_partners(hypotheses)], ignore_index=True)
     runs = runs[runs["stratum"].isin(VERDICTS)].fillna({"fill": ""})
@@ -77,18 +80,18 @@ def pooled(comparison: pd.DataFrame, hypotheses: pd.DataFrame, family: str = "al
 
 
 def _of_baseline(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The comparison's rows as runs."""
+    """The rows of the comparison in the form of runs."""
     frame = comparison[comparison["experiment"] != comparison["baseline"]]
     return frame.assign(against="baseline", partner=frame["baseline"], partner_mean=frame["baseline_mean"])
 
 
 def _of_partners(hypotheses: pd.DataFrame) -> pd.DataFrame:
-    """The hypotheses' rows as runs."""
+    """The rows of the hypotheses in the form of runs."""
     return hypotheses
 
 
 def _rows(key: Row, runs: pd.DataFrame) -> Iterator[Row]:
-    """A row per dataset, and one of all together if there are several."""
+    """A row per dataset, and one of all datasets together if there are several."""
     found = []
     for dataset, own in runs.groupby("dataset", sort=False):
         found.append({"dataset": dataset, **key, **_pool(own)})
@@ -126,7 +129,10 @@ def _pool(runs: pd.DataFrame) -> Row:
 
 
 def _adjust(rows: list[Row], family: str) -> None:
-    """Holm's adjustment within dataset, stratum, fill and kind of partner, and metric if the family says so; then the verdicts."""
+    """Add p-values adjusted by Holm's method, and the verdicts.
+
+    A family shares dataset, stratum, fill and kind of partner, and the metric if ``family`` is ``metric``.
+    """
     families: dict[tuple, list[Row]] = {}
     for row in rows:
         key = (row["dataset"], row["stratum"], row["fill"], row["against"] == "baseline")

@@ -1,6 +1,6 @@
-"""Whether a model and its SAEs are good enough for a verdict to mean something; what is not becomes a warning in every table.
+"""Whether a model and its SAEs are good enough for meaningful verdicts; if not, every table shows a warning.
 
-The levels are those of a sceptic. They can be set in the configuration (``quality``).
+The default levels are strict. They can be set in the configuration (``quality``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ LEVELS = {"model_gain": 0.05, "explained_variance": 0.8, "same_prediction": 0.95
 
 
 def model_warnings(record: Mapping[str, Any], split: str, levels: Mapping[str, float]) -> Iterator[str]:
-    """What is wrong with a model, from its model.json: it must be better than the best simple baseline on a split."""
+    """Warnings about a model, from its model.json: it must be better than the best simple baseline on a split."""
     found = record["accuracy"][split]
     simple = {
         "always the most frequent class": found["majority_accuracy"],
@@ -26,7 +26,7 @@ def model_warnings(record: Mapping[str, Any], split: str, levels: Mapping[str, f
 
 
 def sae_warnings(layer: int, measured: Mapping[str, Any], levels: Mapping[str, float]) -> Iterator[str]:
-    """What is wrong with the SAE of a layer, from its metrics.json."""
+    """Warnings about the SAE of a layer, from its metrics.json."""
     faults = []
     if _number(measured["explained_variance"]) < levels["explained_variance"]:
         faults.append(f"explained variance {_number(measured['explained_variance']):.2f}")
@@ -49,10 +49,10 @@ def warnings(
     """The warnings about an experiment: those of the model, and of the SAEs that it reads.
 
     Args:
-        settings: of the experiment.
-        model: model.json.
-        saes: layer -> metrics.json.
-        split: the explained one.
+        settings: settings of the experiment.
+        model: content of model.json.
+        saes: layer -> content of metrics.json.
+        split: the explained split.
     """
     yield from model_warnings(model, split, levels)
     gate = settings.get("gate")

@@ -1,6 +1,6 @@
-"""How similar are maps after a model or an SAE was randomised? ``python -m fgg.comparison.sanity``.
+"""How similar are the maps after a model or an SAE was randomised? ``python -m fgg.comparison.sanity``.
 
-A method passes when its maps change: rank similarity near 0 (Adebayo et al. 2018).
+A method passes if its maps change, that is, if the rank similarity is near 0 (Adebayo et al. 2018).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def similarities(folder: Path, dataset: str, grid: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per sanity check of the grid: mean Spearman correlation over images with the original's relevance.
+    """A row per sanity check of the grid: mean Spearman correlation over images with the relevance of the original.
 
     Raises:
         FggError: the two tables hold different images.

@@ -1,4 +1,4 @@
-"""The scores of a dataset, read from the tables of the faithfulness stage: this package's metrics, and those of others."""
+"""The scores of a dataset by all metrics, read from the tables of the faithfulness stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMON = ("image_id", "label", "predicted", "relevance_ties")
 def read_scores(
     place: str | Path, experiments: Sequence[str], baseline: str, measures: Mapping[str, Measure]
 ) -> Scores:
-    """The scores of a dataset, experiment -> frame indexed by image id, all in the same order.
+    """The scores of a dataset: experiment -> data frame indexed by image id, all in the same order.
 
     Args:
         place: the folder with ``faithfulness/{experiment}.parquet`` and ``scores/{metric}/{experiment}.parquet``.
@@ -35,7 +35,7 @@ def read_scores(
 
 
 def experiment_scores(place: Path, name: str, measures: Mapping[str, Measure]) -> pd.DataFrame:
-    """The scores of one experiment, indexed and sorted by image id. Raises FggError as `read_scores`."""
+    """The scores of one experiment, indexed and sorted by image id. Raises the same errors as `read_scores`."""
     parts = []
     if own := [measure for measure in measures.values() if measure.metric.own]:
         parts.append(_read(place / "faithfulness" / f"{name}.parquet", name, own))

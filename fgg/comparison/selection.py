@@ -1,9 +1,9 @@
 """Choose the best gate without peeking: ``python -m fgg.comparison.selection``.
 
-The rule: of the gates that read an SAE and are no controls, take the one whose effect size d_z against the
-baseline, averaged over the metrics, is largest on the validation split. It is reported once on the explained
-split, with Holm over the metrics only: there was one choice, and it did not see these images. Both rest on the
-measurable images; if too few of the validation images are measurable, both rest on all, and the tables say so.
+The rule: among the gates that read an SAE and are not controls, take the one with the largest effect size d_z against
+the baseline, averaged over the metrics, on the validation split. It is reported once on the explained split. Holm's
+adjustment is over the metrics only, since there was one choice and it did not use these images. Both steps use the
+measurable images; if too few of the validation images are measurable, both use all images, and the tables say so.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RULE = "largest mean effect size (d_z over the metrics and fills) on the {} imag
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Rank the candidates on the validation split, report the first on the explained one."""
+    """Rank the candidates on the validation split and report the best one on the explained split."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.selection", description=__doc__.split("\n")[0])
     parser.add_argument("--experiments", required=True, type=json_object, help="JSON {dataset: [[id, settings], …]}")
     parser.add_argument("--settings", required=True, type=json_object, help="JSON: baseline, seed")
@@ -60,9 +60,9 @@ def main(argv: list[str] | None = None) -> None:
 def rank(
     folder: Path, dataset: str, names: list[str], settings: dict[str, Any], measures: Mapping[str, Measure]
 ) -> list[dict[str, Any]]:
-    """The candidates on the validation split, best first: a row each with the effect size per measure.
+    """Rank the candidates on the validation split, best first: one row each, with the effect size per measure.
 
-    Only measurable images count, or all if too few are measurable; ``stratum`` says which.
+    Only measurable images are used, or all images if too few are measurable; the column ``stratum`` says which.
 
     Raises:
         FggError: no candidate has an effect size in every metric.
@@ -82,7 +82,7 @@ def rank(
                 {"dataset": dataset, "experiment": name, "stratum": stratum, "mean_effect_size": mean}
                 | {f"{measure}_effect_size": effect for measure, effect in effects.items()}
             )
-        # A candidate whose scores equal the baseline's has no effect size; it goes last. Ties keep the grid's order.
+        # A candidate with the baseline's scores has no effect size and comes last. Ties keep the grid's order.
         rows.sort(key=lambda row: -np.nan_to_num(row["mean_effect_size"], nan=-np.inf))
         if rows and not np.isnan(rows[0]["mean_effect_size"]):
             return rows
@@ -101,7 +101,7 @@ def confirm(
     settings: dict[str, Any],
     measures: Mapping[str, Measure],
 ) -> list[dict[str, Any]]:
-    """The first of the ranking on the explained split, on the same kind of images: a row per measure."""
+    """Test the best candidate on the explained split, on the same stratum of images: a row per measure."""
     baseline, name, stratum = settings["baseline"], ranking[0]["experiment"], ranking[0]["stratum"]
     scores = read_scores(folder, [baseline, name], baseline, measures)
     rows = []

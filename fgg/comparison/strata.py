@@ -1,4 +1,4 @@
-"""The groups of images that verdicts are given on."""
+"""The groups of images for which verdicts are given."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import numpy as np
 import pandas as pd
 
 MEASURABLE, ALL = "measurable", "all"
-VERDICTS = (MEASURABLE, ALL)  # the strata with verdicts, the first one first
-MOST_CLASSES = 20  # with more classes there is no stratum for each
+VERDICTS = (MEASURABLE, ALL)  # the strata with verdicts, the main one first
+MOST_CLASSES = 20  # with more classes, there are no strata by class
 
 
 def strata(frame: pd.DataFrame, measurable: np.ndarray, classes: Sequence[str] = ()) -> Mapping[str, np.ndarray]:
     """Name -> which images belong to it, bool (n,).
 
     Args:
-        frame: label and predicted of the images, as the baseline has them.
+        frame: label and predicted class of the images, from the baseline's table.
         measurable: bool (n,).
-        classes: names by label; if they are few, each class is a stratum.
+        classes: class names by label; each class is a stratum if there are at most `MOST_CLASSES`.
     """
     label = frame["label"].to_numpy()
     correct = label == frame["predicted"].to_numpy()

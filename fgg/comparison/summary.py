@@ -39,15 +39,15 @@ COLUMNS = (
 
 
 def summary(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the comparison over the measurable images, and over all, with the columns `COLUMNS`."""
+    """The rows of the comparison over the measurable images and over all images, with the columns `COLUMNS`."""
     return comparison.loc[comparison["stratum"].isin(VERDICTS), list(COLUMNS)].reset_index(drop=True)
 
 
 def readable(comparison: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Lines of text: per dataset and seed the means on measurable images, with the verdict if they differ.
+    """Lines of text: per dataset and seed, the means on measurable images, with the verdict if they differ.
 
     Args:
-        settings: of the comparison.
+        settings: settings of the comparison.
     """
     for instance in settings["experiments"]:
         about = settings.get("instances", {}).get(instance, {"dataset": instance, "seed": settings["seed"]})

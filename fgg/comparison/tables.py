@@ -1,8 +1,8 @@
 """The comparison tables: a row per dataset, seed, experiment, metric, fill and stratum, and the named hypotheses.
 
-Every experiment of a dataset is compared with the baseline on the same images. A row's numbers rest on the
-images on which both scores are defined, so ``mean - baseline_mean = difference``; ``n_undefined`` counts the
-experiment's own undefined scores, ``n_left_out`` the images that the pair lacks.
+Every experiment of a dataset is compared with the baseline on the same images. A row uses the
+images on which both scores are defined, so ``mean - baseline_mean = difference``. ``n_undefined`` counts the
+experiment's own undefined scores, ``n_left_out`` the images that the pair leaves out.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fgg.experiments import experiment_id, flat, is_plain_combined
 from fgg.faithfulness.measures import Measure
 from fgg.statistics.paired import Row, describe
 
-POWER = "power"  # what a gate is compared with: TransMM to one of the powers
+POWER = "power"  # kind of partner: TransMM to one of the powers
 BY_GATE = (
     "transmm",
     "shuffled",
@@ -40,7 +40,7 @@ BY_GATE = (
 
 
 class Tables(NamedTuple):
-    """What a comparison gives; see `fgg.comparison.columns`."""
+    """The tables of a comparison; see `fgg.comparison.columns`."""
 
     comparison: pa.Table
     hypotheses: pa.Table
@@ -51,10 +51,10 @@ class Tables(NamedTuple):
 def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[str, Any]) -> Tables:
     """The tables of the instances, in the order of the configuration.
 
-    ``settings`` holds baseline, protocol, precision, seed, experiments {instance: {id: settings}} and, if there are any,
-    metrics {instance: [[reference, fills], …]} (otherwise the default ones, filled with the mean), instances {instance:
-    {dataset, seed}}, family, equivalence_margin, notes {instance: {id: text}}, classes {instance: names} and skipped
-    {instance: count}. Scores are read from ``results/{instance}/``.
+    ``settings`` holds baseline, protocol, precision, seed and experiments {instance: {id: settings}}. It can also hold
+    metrics {instance: [[reference, fills], …]} (by default, the default metrics with fill ``mean``), instances
+    {instance: {dataset, seed}}, family, equivalence_margin, notes {instance: {id: text}}, classes {instance: names} and
+    skipped {instance: count}. Scores are read from ``results/{instance}/``.
     """
     rows: list[Row] = []
     tests: list[Row] = []
@@ -89,7 +89,7 @@ def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[
 
 
 def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, str]]:
-    """(combined gate, what it is compared with, that experiment's id), for the partners that the grid has."""
+    """Triples (combined gate, kind of partner, id of the partner), for the partners that the grid has."""
     for name, settings in experiments.items():
         if not is_plain_combined(settings):
             continue
@@ -111,7 +111,7 @@ def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
 
 
 def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np.ndarray]) -> Iterator[Row]:
-    """The rows of one experiment and measure, a row per stratum."""
+    """The rows of one experiment and measure, one per stratum."""
     baseline = own.settings["baseline"]
     for stratum, inside in groups.items():
         frame = own.scores[name][inside]
@@ -159,6 +159,6 @@ def _test(own: Compared, hypothesis: tuple[str, str, str], measure: Measure, ins
 
 
 def _monte_carlo_se(errors: pd.Series) -> float:
-    """The standard error of the mean that comes from drawing at random; images are drawn independently."""
+    """The standard error of the mean due to random draws, which are independent between images."""
     errors = errors.dropna()
     return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else np.nan

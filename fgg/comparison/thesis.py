@@ -1,7 +1,7 @@
 """The statistics of the research code, for comparison with published numbers: ``python -m fgg.comparison.thesis``.
 
-They are written under ``protocol: thesis``, to ``results/thesis_statistics.csv``. See `fgg.statistics.thesis` for how they differ
-from those of the comparison.
+They are written to ``results/thesis_statistics.csv`` under ``protocol: thesis``. See `fgg.statistics.thesis` for how
+they differ from the statistics of the comparison.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ COMPOSITE = ("saco", "faithfulness_correlation", "pixel_flipping")
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the scores, write the table."""
+    """Read the scores and write the table."""
     parser = argparse.ArgumentParser(prog="python -m fgg.comparison.thesis", description=__doc__.split("\n")[0])
     parser.add_argument("--settings", required=True, type=json_object, help="JSON: those of the comparison")
     parser.add_argument("--results", required=True, type=Path, help="folder with {dataset}/faithfulness/")
@@ -38,10 +38,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def statistics(own: Compared) -> Iterator[Row]:
-    """A row per experiment and measure, on all images; the composites are repeated in each of an experiment's rows.
+    """A row per experiment and measure, on all images; the composites are the same in all rows of an experiment.
 
-    ``composite_percent`` is the mean of the percentages of SaCo, Faithfulness Correlation and Pixel Flipping with the first
-    fill, ``composite_per_image`` the mean over images of their z-scores' mean; NaN if one of the three is not computed.
+    ``composite_percent`` is the mean of the percentages of SaCo, Faithfulness Correlation and Pixel Flipping with the
+    first fill. ``composite_per_image`` is the mean of their z-scores, averaged over the images. Both are NaN if one of
+    the three is not computed.
     """
     baseline = own.settings["baseline"]
     vanilla = own.scores[baseline]

@@ -1,4 +1,4 @@
-"""Adjustment for several tests, and verdicts in words."""
+"""Adjustment for multiple tests, and verdicts in words."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ P_VALUES = {
     "equivalence_p": "equivalence_p_adjusted",
     "order_p_value": "order_p_adjusted",
 }
-WHOLE_FAMILY = ("dataset", "seed", "stratum", "fill")  # one fill is read as a check of another, not as another test
+WHOLE_FAMILY = ("dataset", "seed", "stratum", "fill")  # another fill is a check of the result, not a further test
 BETTER, WORSE, SAME, UNSHOWN = "better", "worse", "equivalent", "no difference shown"
 IDENTICAL, UNTESTABLE = "identical scores", "not testable"
 
 
 def adjust(rows: Sequence[Row], family: str) -> None:
-    """Add the Holm-adjusted p-values and ``significant`` to the rows, and the verdict.
+    """Add the Holm-adjusted p-values, ``significant`` and the verdict to the rows.
 
     Args:
-        family: ``all``, which counts the tests of all metrics together, or ``metric``.
+        family: ``all``, which adjusts the tests of all metrics together, or ``metric``, which adjusts those of each
+            alone.
     """
     keys = WHOLE_FAMILY + (("metric",) if family == "metric" else ())
     families: dict[tuple, list[Row]] = {}
@@ -42,10 +43,10 @@ def adjust(rows: Sequence[Row], family: str) -> None:
 def verdict(row: Mapping) -> str:
     """A comparison's result in words.
 
-    ``better`` and ``worse`` if the difference is significant. ``in values`` is added if the metric reads values and the order
-    of the map has no significant part in the same direction; ``(order and values not told apart)`` if that is not known.
-    ``equivalent`` if the difference is shown to be small, else ``no difference shown``; ``identical scores``; ``not
-    testable: …``; or ``the baseline``.
+    ``better`` or ``worse`` if the difference is significant. ``in values`` is added if the metric reads values and the
+    order alone makes no significant difference in the same direction; ``(order and values not told apart)`` is added if
+    that is not known. ``equivalent`` if the difference is shown to be small, otherwise ``no difference shown``. Other
+    verdicts are ``identical scores``, ``not testable: …`` and ``the baseline``.
     """
     if np.isnan(row["p_value"]):
         reason = row["reason"]

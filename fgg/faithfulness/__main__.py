@@ -1,7 +1,7 @@
 """Faithfulness of one experiment's attributions, by one metric or several: ``python -m fgg.faithfulness``.
 
-Within a run of the workflow the experiments of a data set are scored together (`fgg.jobs.shared_work`); this file imports no
-torch, since most jobs then find their pieces ready.
+Within a run of the workflow, the experiments of a dataset are scored together (`fgg.jobs.shared_work`). Most jobs then
+find their pieces ready, so this file does not import torch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def run(job: Job) -> None:
     jobs = {task.key: job}
 
     def companions() -> list[Task]:
-        """The run's other experiments on these images whose maps are there and whose scores are still to be computed."""
+        """The other experiments on these images whose maps exist and whose scores are not yet computed."""
         if not all(own.metric.own for own in measures(fills_of(job.settings["metrics"])).values()):
-            return []  # somebody else's code runs in its own job alone
+            return []  # code of other packages runs only in its own job
         others = [other for other in planned("faithfulness", parse) if _there(other) and other.group == job.group]
         found = {other.task.key: other for other in others if other.task.key not in jobs and not other.task.done}
         jobs.update(found)

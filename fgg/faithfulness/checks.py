@@ -1,4 +1,4 @@
-"""What the metrics share: checks, and the class that is followed."""
+"""What the metrics share: checks of their arguments, and the class whose probability they read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_protocol(protocol: str) -> None:
 
 
 def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
-    """The relevance (B, N) on the engine's device; FggError when the shape does not fit."""
+    """The relevance (B, N) on the engine's device. Raises FggError if the shape does not fit."""
     if not isinstance(relevance, Tensor | np.ndarray | Sequence):
         kind = type(relevance).__name__
         raise FggError(f"relevance must be a tensor (images, patches), such as attribute(…).relevance, not a {kind}")
@@ -34,12 +34,15 @@ def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
 
 
 def class_of(engine: Perturber, target: Tensor | int | None) -> Tensor:
-    """The class that is followed, int64 (B,): the target, or the predicted class. Raises FggError for a wrong one."""
+    """The class whose probability is read, int64 (B,): the target, or the predicted class.
+
+    Raises FggError for an unknown class.
+    """
     return engine.clean.argmax(-1) if target is None else check_target(target, engine.clean)
 
 
 def probability(logits: Tensor, chosen: Tensor) -> Tensor:
-    """Probability of the chosen class in versions: (B, V, K) and (B,) to float64 (B, V)."""
+    """Probability of the chosen class in every version: logits (B, V, K) and classes (B,) to float64 (B, V)."""
     rows = logits.double().softmax(-1)
     return rows.gather(2, chosen[:, None, None].expand(-1, rows.shape[1], 1))[..., 0]
 
@@ -53,7 +56,7 @@ def tied_patches(relevance: Tensor) -> Tensor:
 
 
 def mean_ranks(values: Tensor) -> Tensor:
-    """Ranks along the last dimension, from 1 on, ties by their mean, float64; a series with NaN has NaN ranks."""
+    """Float64 ranks along the last dimension, from 1; ties get their mean rank. A series with a NaN has NaN ranks."""
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     ranks = below.double() + (equal + 1).double() / 2

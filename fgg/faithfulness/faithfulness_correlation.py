@@ -1,6 +1,6 @@
-"""Faithfulness Correlation (Bhatt et al. 2020), by ranks, with the model's answers kept apart.
+"""Faithfulness Correlation (Bhatt et al. 2020), by ranks.
 
-The drops of the logit for random patch subsets do not depend on the relevance. They are computed once
+The drops of the logit for random patch subsets do not depend on the relevance. They are therefore computed once
 per dataset (`responses`) and shared by all experiments (`correlate`).
 """
 
@@ -28,7 +28,7 @@ THESIS_CONSTANT = 1e-10
 
 @dataclass(frozen=True)
 class Responses:
-    """The model's answers to random patch subsets of a batch.
+    """The model's responses to random patch subsets of a batch.
 
     Attributes:
         subsets: int64 (B, trials, runs, k), the patches that were filled together.
@@ -68,7 +68,7 @@ class Responses:
 def faithfulness_correlation_scores(
     relevance: Tensor, responses: Responses, protocol: str, runs: int = 20, trials: int = 3, subset_size: int = 20
 ) -> dict[str, Tensor]:
-    """The mean over trials, their spread, the mean's error, and the undefined trials."""
+    """The mean over trials, the trials' spread, the standard error of the mean, and the number of undefined trials."""
     return over_trials("faithfulness_correlation", correlate(relevance, responses.subsets, responses.drops, protocol))
 
 
@@ -94,14 +94,14 @@ def draw_subsets(
         patches: patches of an image, N.
         trials: independent repetitions of the whole measurement.
         runs: subsets per trial.
-        subset_size: patches per subset, below N.
-        seed: key of the same.
+        subset_size: patches per subset, less than N.
+        seed: key of the draws.
 
     Returns:
         int64 (B, trials, runs, subset_size).
 
     Raises:
-        FggError: subsets that are not smaller than the image.
+        FggError: the subsets are not smaller than the image.
     """
     if not 0 < subset_size < patches:
         raise FggError(
@@ -153,8 +153,8 @@ def correlate(
         relevance: (B, N).
         subsets: int64 (B, ..., runs, k).
         drops: (B, ..., runs).
-        protocol: ``thesis`` gives 0 where a series is constant; the others NaN.
-        correlation: `spearman`, also for None, or `pearson`.
+        protocol: ``thesis`` gives 0 where a series is constant; the others give NaN.
+        correlation: `spearman` or `pearson`; None takes `spearman`.
 
     Returns:
         float64 (B, ...).
@@ -163,7 +163,7 @@ def correlate(
     correlation = correlation or spearman
     subsets = subsets.to(relevance.device, torch.int64)
     members = relevance.gather(1, subsets.flatten(1)).view(subsets.shape)
-    # In one order and in float64, so that equal members give equal sums, which tie.
+    # Sum sorted float64 values, so that equal members give exactly equal sums, that is, ties.
     sums = members.double().sort(-1).values.sum(-1)
     unknown = relevance.isnan().any(1).view(-1, *[1] * (sums.ndim - 1))
     sums = torch.where(unknown, torch.nan, sums)
@@ -207,12 +207,12 @@ def faithfulness_correlation(
 ) -> Tensor:
     """Faithfulness Correlation: does the summed relevance of random patches follow the drop when they are filled?
 
-    From Bhatt et al. 2020, *Evaluating and Aggregating Feature-based Model Explanations*: the correlation, over the
-    runs, between the relevance of a random subset of patches, summed, and the drop of the class's logit when the
-    subset is filled. The paper takes Pearson's; the default is Spearman's, of ranks.
+    From Bhatt et al. 2020, *Evaluating and Aggregating Feature-based Model Explanations*: the correlation over the
+    runs between the summed relevance of a random subset of patches and the drop of the class's logit when the subset
+    is filled. The paper uses Pearson's correlation; the default is Spearman's rank correlation.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
         relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
@@ -221,14 +221,14 @@ def faithfulness_correlation(
         protocol: ``corrected``, or ``thesis``, which gives 0 where the sums or the drops are constant. ``paper`` is
             ``corrected``.
         fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
-        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
-        image_ids: with ``seed``, keys of everything drawn; None takes the images' numbers.
-        seed: of the same.
+        preprocess: how the images were standardised; the fills ``zero``, ``black`` and ``white`` need it.
+        image_ids: names that, together with ``seed``, determine all random draws; None takes the images' numbers.
+        seed: see ``image_ids``.
         correlation: ``spearman`` or ``pearson``.
 
     Returns:
         float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant, or a
-        relevance is NaN. With few runs it is noisy: see docs/sampling-error.md.
+        relevance is NaN. The score is noisy with few runs: see docs/sampling-error.md.
 
     Raises:
         FggError: images, relevance or subsets of the wrong shape, subsets beyond the patches or with a patch twice, an

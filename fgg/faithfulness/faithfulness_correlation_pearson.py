@@ -31,6 +31,6 @@ from fgg.faithfulness.registry import metric
 def faithfulness_correlation_pearson_scores(
     relevance: Tensor, responses: Responses, protocol: str
 ) -> dict[str, Tensor]:
-    """The mean over trials, their spread, the mean's error, and the undefined trials."""
+    """The mean over trials, the trials' spread, the standard error of the mean, and the number of undefined trials."""
     found = correlate(relevance, responses.subsets, responses.drops, protocol, pearson)
     return over_trials("faithfulness_correlation_pearson", found)

@@ -1,9 +1,10 @@
-"""What is put in the place of a patch when its loss is to be felt.
+"""Fills: what replaces a patch when a metric removes it.
 
-A fill is not neutral: each has its own idea of an absent patch, and metrics are computed with several. Constants are meant
-before standardisation (``zero``, ``black``, ``white``, ``training_mean``) or after it (``mean``, ``zero_normalised``, a
-number). ``blur`` and ``noise`` exchange the patch for that of another picture, ``road`` guesses it from its surroundings
-(Rong et al. 2022), and ``removal`` leaves the patch's token out, which Transformers allow (Naseer et al. 2021).
+No fill is neutral: each stands for an absent patch in a different way, so metrics are computed with several fills.
+Constants are values before standardisation (``zero``, ``black``, ``white``, ``training_mean``) or after it (``mean``,
+``zero_normalised``, a number). ``blur`` and ``noise`` replace the patch by that of another image, ``road`` imputes it
+from its surroundings (Rong et al. 2022), and ``removal`` leaves out the patch's token, which Transformers allow (Naseer
+et al. 2021).
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from fgg.catalogue import FILLS
 from fgg.errors import FggError
 from fgg.randomness import generator
 
-ROAD_NOISE = 0.01  # standard deviation that Rong et al. add to what they impute
-DIRECT, DIAGONAL = 1 / 6, 1 / 12  # their weights of the neighbours of a pixel
+ROAD_NOISE = 0.01  # standard deviation of the noise that Rong et al. add to imputed pixels
+DIRECT, DIAGONAL = 1 / 6, 1 / 12  # the weights that they give to the neighbours of a pixel
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Fill:
     Attributes:
         name: one of `fgg.catalogue.FILLS`, or a number as text.
         kind: ``value``, ``image``, ``imputation`` or ``removal``.
-        values: of a value (B,), of an image (B, C, H, W), in the model's input units; else None.
-        noise: of an imputation, (B, C, H, W).
+        values: (B,) for kind ``value``, (B, C, H, W) for ``image``, in the model's input units; else None.
+        noise: (B, C, H, W) for kind ``imputation``.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Fill:
 
 
 def fill_name(fill: str | float) -> str:
-    """A fill as tables write it. Raises FggError for one that is unknown, or no finite number."""
+    """A fill's name in the tables. Raises FggError for an unknown name, or a number that is not finite."""
     if isinstance(fill, str) and fill in FILLS:
         return fill
     try:
@@ -69,10 +70,10 @@ def make_fill(
     Args:
         fill: a name, or a number in the units of the images.
         images: the model's input, float (B, C, H, W).
-        patch: height and width of a patch in pixels; sets the width of the blur.
-        channels: of ``zero``, ``black``, ``white`` and ``training_mean``, the value per channel in these units
+        patch: height and width of a patch in pixels; determines the width of the blur.
+        channels: the values per channel of ``zero``, ``black``, ``white`` and ``training_mean``, in these units
             (`channel_values`).
-        image_ids: key what is drawn, with ``seed``.
+        image_ids: names that, together with ``seed``, determine the random draws.
 
     Raises:
         FggError: an unknown fill, or one whose values per channel are not known.
@@ -104,7 +105,7 @@ def make_fill(
 
 
 def channel_values(preprocess: Any, training_mean: Sequence[float] | None = None) -> dict[str, tuple[float, ...]]:
-    """The values per channel of the fills that are meant before standardisation, in the units of the model's input.
+    """The values per channel of the fills that are defined before standardisation, in the units of the model's input.
 
     Args:
         preprocess: a `fgg.data.preprocess.Preprocess`.
@@ -121,13 +122,13 @@ def channel_values(preprocess: Any, training_mean: Sequence[float] | None = None
 
 
 def blurred(images: Tensor, side: int) -> Tensor:
-    """Images (B, C, H, W) without detail: a Gaussian whose standard deviation is the side of a patch."""
-    reach = min(2 * side, images.shape[2] - 1, images.shape[3] - 1)  # reflection cannot go further
+    """Blur images (B, C, H, W) with a Gaussian whose standard deviation is the side of a patch."""
+    reach = min(2 * side, images.shape[2] - 1, images.shape[3] - 1)  # the padding by reflection cannot be wider
     return transforms.gaussian_blur(images, [2 * reach + 1] * 2, [float(side)] * 2)
 
 
 def _drawn(what: str, images: Tensor, image_ids: Sequence[str], seed: int) -> Tensor:
-    """Standard normal numbers like the images, keyed by (seed, image_id)."""
+    """Standard normal numbers in the shape of the images, keyed by (seed, image_id)."""
     shape = tuple(images.shape[1:])
     rows = [generator(seed, "fill", what, name).standard_normal(shape, dtype=np.float32) for name in image_ids]
     return torch.from_numpy(np.stack(rows)).to(images.device, images.dtype)
@@ -136,14 +137,14 @@ def _drawn(what: str, images: Tensor, image_ids: Sequence[str], seed: int) -> Te
 def impute(images: Tensor, masks: Tensor, noise: Tensor | None = None) -> Tensor:
     """Noisy linear imputation (ROAD, Rong et al. 2022, section 4).
 
-    Each masked pixel is to be the weighted mean of its eight neighbours, 1/6 for the four direct and 1/12 for the four
-    diagonal ones, of those that lie inside the image; together they solve a linear system. Then noise is added. Where
-    everything is masked, all pixels become the image's mean per channel.
+    Each masked pixel becomes the weighted mean of those of its eight neighbours that lie inside the image, with weight
+    1/6 for the four direct ones and 1/12 for the four diagonal ones. Together these equations are a linear system. Then
+    noise is added. Where everything is masked, all pixels become the image's mean per channel.
 
     Args:
         images: float (B, C, H, W).
         masks: bool (B, V, H, W), True where a pixel is masked.
-        noise: (B, C, H, W), added to what was imputed.
+        noise: (B, C, H, W), added to the imputed pixels.
 
     Returns:
         (B, V, C, H, W).
@@ -160,7 +161,7 @@ def impute(images: Tensor, masks: Tensor, noise: Tensor | None = None) -> Tensor
 
 
 def _imputed(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The masked pixels of an image (C, H, W), solved for: (C, n)."""
+    """The imputed values of the n masked pixels of an image (C, H, W): (C, n)."""
     from scipy.sparse import csc_array
     from scipy.sparse.linalg import spsolve
 

@@ -52,22 +52,22 @@ def insertion(
 ) -> Tensor:
     """Insertion: how fast does p(c) rise when the patches of a filled image come back, most relevant first?
 
-    From Petsiuk et al. 2018, *RISE*, on patches. Where the steps divide the patches it is the area under the LIF curve:
-    to put the most relevant patches back is to leave the least relevant ones filled.
+    From Petsiuk et al. 2018, *RISE*, on patches. If the number of patches is a multiple of the step, it equals the area
+    under the LIF curve, since an image with the most relevant patches restored has the least relevant ones filled.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        relevance: (B, N), patches row by row; ties go by patch index.
+        relevance: (B, N), patches row by row; ties are broken by patch index.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
-        patches_per_step: patches put back per step; the last step takes what is left.
-        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number; the paper takes ``blur``.
-        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
-        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
-        seed: of the same.
+        patches_per_step: patches put back per step; the last step takes the remaining patches.
+        fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number; the paper uses ``blur``.
+        preprocess: how the images were standardised; the fills ``zero``, ``black`` and ``white`` need it.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw.
+        seed: see ``image_ids``.
 
     Returns:
-        float64 (B,), the area over the share of steps, 0 to 1; higher is better. NaN where the relevance is.
+        float64 (B,), the area over the share of steps, 0 to 1; higher is better. NaN where the relevance is NaN.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.

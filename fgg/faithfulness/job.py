@@ -1,4 +1,4 @@
-"""One job of ``python -m fgg.faithfulness``: its arguments, and what its table depends on. Imports no torch."""
+"""One job of ``python -m fgg.faithfulness``: its arguments, and what its table depends on. Does not import torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Job:
 
     @property
     def _files(self) -> dict[str, Path]:
-        """What jobs of a group read, all of them."""
+        """The files that all jobs of a group read."""
         files = {
             "model": self.model / "model.safetensors",
             "model.json": self.model / "model.json",
@@ -41,13 +41,13 @@ class Job:
 
     @property
     def group(self) -> str:
-        """Equal for jobs that can share the model's looks at the images."""
+        """Equal for jobs that can share the passes of the model."""
         files = [checksum(path) for path in self._files.values()]
         return group_of("faithfulness", *files, self.settings, (self.shard.number, self.shard.count))
 
     @property
     def task(self) -> Task:
-        """What the job makes, and what that depends on."""
+        """What the job makes, and what its results depend on."""
         files = {name: checksum(path) for name, path in {**self._files, "attributions": self.attributions}.items()}
         made_from = {"code": self.code, "files": files}
         outputs = {"faithfulness": self.output, **({"curves": self.curves} if self.curves else {})}

@@ -1,7 +1,8 @@
 """Which images can be measured: ``python -m fgg.faithfulness.measurable``. Does not import torch.
 
-If an image keeps its probability when every patch is filled, nothing in it made that probability, or the fill does not remove
-it; then no map of it is more faithful than another. Such images are counted, and verdicts are given without them first.
+If the probability stays the same when every patch is filled, either nothing in the image caused that probability or
+the fill does not remove the cause. Then no map of the image is more faithful than another. Such images are counted, and
+the main verdicts leave them out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COLUMNS = ("image_id", "fill", "target", "probability", "filled_probability", "f
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the model's answers, write a row per image and fill."""
+    """Read the model's responses and write a row per image and fill."""
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.measurable", description=__doc__.split("\n")[0])
     add_arguments(parser, "output", settings="JSON: least_drop")
     parser.add_argument("--responses", type=Path, required=True, help="results/{dataset}/responses.parquet")
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def measurable(responses: Path, settings: Mapping[str, Any]) -> pd.DataFrame:
-    """A row per image and fill, with `COLUMNS`: the drop when everything is filled, and whether it reaches ``least_drop``."""
+    """A row per image and fill, with `COLUMNS`: the drop with all patches filled, and if it reaches ``least_drop``."""
     answered, fills = read_table(responses), read_settings(responses)["fills"]
     parts = []
     for place, fill in enumerate(fills):

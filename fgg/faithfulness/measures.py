@@ -1,4 +1,4 @@
-"""A metric with a fill is a measure: what one column of scores holds. Imports no torch."""
+"""A measure is a metric with a fill; it has one column of scores. Does not import torch."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Measure:
 
     Attributes:
         metric: the metric.
-        fill: as the configuration names it; empty for a metric that perturbs nothing.
-        suffix: of the metric's columns with this fill; empty for the first fill.
+        fill: its name in the configuration; empty for a metric that perturbs nothing.
+        suffix: suffix of the metric's columns with this fill; empty for the first fill.
         alone: whether it is the metric's only fill.
     """
 
@@ -26,28 +26,28 @@ class Measure:
     alone: bool = True
 
     def column(self, name: str) -> str:
-        """A column of the metric, such as ``saco_equal_drops``, as the tables name it with this fill."""
+        """The name, with this fill, of a column of the metric such as ``saco_equal_drops``."""
         return name + self.suffix
 
     @property
     def name(self) -> str:
-        """The column of the scores, such as ``saco`` or ``saco@removal``; it names the measure too."""
+        """The column of the scores, such as ``saco`` or ``saco@removal``; it is also the name of the measure."""
         return self.column(self.metric.name)
 
     @property
     def error_column(self) -> str | None:
-        """The column with each score's standard error from drawing at random; None where nothing is drawn."""
+        """The column with the standard error of each score due to random draws; None if the metric draws nothing."""
         own = self.metric.error_column
         return own and self.column(own)
 
     @property
     def title(self) -> str:
-        """The metric's title, with the fill where there are several."""
+        """The metric's title, with the fill if there are several."""
         return self.metric.title + self._note
 
     @property
     def short(self) -> str:
-        """The same where there is little room."""
+        """A shorter title, for places with little room."""
         return (self.metric.short or self.metric.title) + self._note
 
     @property
@@ -56,7 +56,7 @@ class Measure:
 
 
 def measures(fills: Mapping[str, Sequence[str]]) -> dict[str, Measure]:
-    """The measures of a data set by name, from its metrics' references and their fills.
+    """The measures of a dataset by name, from the references of its metrics and their fills.
 
     Raises:
         FggError: an unknown metric.
@@ -71,7 +71,7 @@ def measures(fills: Mapping[str, Sequence[str]]) -> dict[str, Measure]:
 
 
 def fills_of(settings: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Reference of a metric -> its fills, from a configuration's ``metrics``; none for one that perturbs nothing.
+    """Reference of a metric -> its fills, from a configuration's ``metrics``; a metric that perturbs nothing has none.
 
     Raises:
         FggError: an unknown metric.
@@ -90,5 +90,5 @@ def all_fills(fills: Mapping[str, Iterable[str]]) -> list[str]:
 
 
 def spelled(fill: str | float) -> str:
-    """A fill as tables name it: a number in its shortest form."""
+    """A fill's name in the tables; numbers are in their shortest form."""
     return fill if isinstance(fill, str) else f"{float(fill):g}"

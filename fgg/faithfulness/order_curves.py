@@ -1,4 +1,4 @@
-"""The class's probability while patches are filled one after another: most relevant first (MIF), or least relevant first (LIF).
+"""The class's probability while patches are filled, most relevant first (MIF) or least relevant first (LIF).
 
 Pixel Flipping, SRG, insertion and deletion all read these curves, so each is computed once per image, fill and order.
 """
@@ -20,12 +20,12 @@ from fgg.models.vit import patch_size
 
 
 class OrderCurves:
-    """The curves of a batch of maps, computed when they are asked for.
+    """The curves of a batch of maps, computed when they are first needed.
 
     Args:
-        engine: of the images, with the fill.
-        relevance: (B, N); ties go by patch index in MIF. LIF is the same order backwards.
-        target: class whose probability is followed, int64 (B,), or one for all; None takes the predicted class.
+        engine: an engine of the images, with the fill.
+        relevance: (B, N); ties are broken by patch index in MIF. LIF is the reverse order.
+        target: class whose probability is read, int64 (B,), or one for all; None takes the predicted class.
 
     Raises:
         FggError: relevance of the wrong shape, or an unknown class.
@@ -39,15 +39,21 @@ class OrderCurves:
         self._known: dict[tuple[str, int], Tensor] = {}
 
     def mif(self, patches_per_step: int) -> Tensor:
-        """Most relevant first: float64 (B, steps + 1), the clean image's probability first; the last step takes the rest."""
+        """The curve with the most relevant patches filled first: float64 (B, steps + 1).
+
+        It starts with the clean image's probability. The last step takes the remaining patches.
+        """
         return self._curve("mif", patches_per_step)
 
     def lif(self, patches_per_step: int) -> Tensor:
-        """Least relevant first, as `mif`."""
+        """The curve with the least relevant patches filled first, in the form of `mif`."""
         return self._curve("lif", patches_per_step)
 
     def insertion(self, patches_per_step: int) -> Tensor:
-        """From the filled image back to the clean one, most relevant first: as `mif`, the filled image's probability first."""
+        """The curve from the filled image to the clean one, with the most relevant patches restored first.
+
+        It has the form of `mif` and starts with the filled image's probability.
+        """
         check_step(patches_per_step)
         if self.engine.patches % patches_per_step == 0:
             return self.lif(patches_per_step).flip(1)
@@ -59,9 +65,9 @@ class OrderCurves:
             yield {"curve": kind, "patches_per_step": patches_per_step, "probability": curve[number].tolist()}
 
     def area(self, curve: Tensor) -> Tensor:
-        """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is.
+        """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is NaN.
 
-        A step at which nothing is left that the model reads does not count.
+        Steps at which the model has no input left are not counted.
         """
         curve = curve[:, ~curve.isnan().all(0)] if len(curve) else curve
         area = torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
@@ -87,7 +93,7 @@ def check_step(patches_per_step: int) -> None:
 
 
 def steps(order: Tensor, patches_per_step: int) -> Tensor:
-    """The step in which each patch is filled, from 0 on: int64 (B, N), for patches in the order of filling (B, N)."""
+    """The step in which each patch is filled, counted from 0: int64 (B, N), from the order of filling (B, N)."""
     number = torch.arange(order.shape[1], device=order.device) // patches_per_step
     return torch.empty_like(order).scatter_(1, order, number.expand_as(order))
 
@@ -105,17 +111,18 @@ def order_curves(
     """The class's probability while patches are filled in the order of a map, and in the reverse order.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        relevance: (B, N), patches row by row; ties go by patch index.
+        relevance: (B, N), patches row by row; ties are broken by patch index.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
         fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
-        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
-        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
-        seed: of the same.
+        preprocess: how the images were standardised; the fills ``zero``, ``black`` and ``white`` need it.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw.
+        seed: see ``image_ids``.
 
     Returns:
-        An `OrderCurves`: ``.mif(patches_per_step)``, ``.lif(…)`` and ``.insertion(…)`` give curves, float64 (B, steps + 1).
+        An `OrderCurves`. Its methods ``mif(patches_per_step)``, ``lif(…)`` and ``insertion(…)`` return curves, float64
+        (B, steps + 1).
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill.
@@ -131,11 +138,12 @@ def engine_of(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Perturber:
-    """An engine with a fill, for a call from outside the workflow.
+    """An engine with a fill, for calls from outside the workflow.
 
     Args:
         preprocess: a `fgg.data.preprocess.Preprocess`, which ``zero``, ``black`` and ``white`` need.
-        image_ids: key what ``noise`` and ``road`` draw, with the seed; None takes the images' numbers.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw; None takes the
+            images' numbers.
 
     Raises:
         FggError: images of the wrong shape, or an unknown fill.

@@ -1,9 +1,10 @@
-"""The perturbation engine: logits of many versions of an image whose patches are filled, exchanged or removed.
+"""The perturbation engine: logits of many versions of an image whose patches are filled, replaced or removed.
 
-Where the model's patch embedding allows it, masks are applied to tokens, which is many times faster than to pixels and gives
-the same numbers (`fgg.faithfulness.token_path`). Another model, and a fill that depends on the mask, takes the pixel path.
+If the model's patch embedding allows it, masks are applied to tokens instead of pixels, which is many times faster and
+gives the same numbers (`fgg.faithfulness.token_path`). Other models, and fills that depend on the mask, take the pixel
+path.
 
-Letters: B images, V versions of each, N patches, K classes.
+Symbols: B images, V versions of each, N patches, K classes.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
 from fgg.models.vit import check_images, patch_size
 
-MOST_REMEMBERED = 2**26  # floats of logits that an engine keeps
+MOST_REMEMBERED = 2**26  # number of logits that an engine keeps
 
 
 class Perturber:
-    """A batch of images, ready to be asked for the logits of its perturbed versions.
+    """A batch of images that gives the logits of its perturbed versions.
 
     Args:
-        model: a timm VisionTransformer; it leaves as it came.
+        model: a timm VisionTransformer; it is not changed.
         images: normalised float (B, C, H, W).
-        rows: perturbed images per forward pass; None chooses it from the model and the device.
+        rows: perturbed images per forward pass; None chooses a number from the model and the device.
         path: ``tokens``, ``pixels``, or None for the faster one that the model allows.
 
     Attributes:
-        fill: what `logits` puts in the place of a patch; None fills with the mean over channels and pixels.
+        fill: what replaces a patch in `logits`; None fills with the mean over channels and pixels.
 
     Raises:
-        FggError: wrong images, or ``path="tokens"`` for a model that does not allow it.
+        FggError: the images do not fit the model, or ``path="tokens"`` for a model that does not allow it.
     """
 
     def __init__(
@@ -69,24 +70,24 @@ class Perturber:
         self.clean = self.logits(none)[:, 0]
 
     def using(self, fill: Fill) -> Perturber:
-        """The same engine with another fill; what is known of the clean images is shared."""
+        """The same engine with another fill; what was computed from the clean images is shared."""
         other = copy.copy(self)
         other.fill = fill
         return other
 
     def logits(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
-        """Logits of the versions. The same question is answered from memory, to the bit.
+        """Logits of the versions. Repeated calls with equal arguments return stored, bitwise equal logits.
 
         Args:
             masks: bool (B, V, N), True where a patch is filled.
-            fill: (B,) one value per image, or (B, N) one per patch, in normalised units; None takes the engine's own
-                fill, or else the mean over all channels and pixels of the clean image.
+            fill: (B,) one value per image, or (B, N) one per patch, in normalised units; None takes the
+                engine's own fill, or if it has none, the mean over all channels and pixels of the clean image.
 
         Returns:
-            float32 (B, V, K). NaN where the fill is removal and nothing is left that the head reads.
+            float32 (B, V, K). NaN where the fill is removal and no token is left that the head reads.
 
         Raises:
-            FggError: masks of the wrong shape, logits that are not finite, or too little GPU memory for one row.
+            FggError: masks of the wrong shape, logits that are not finite, or the GPU memory is too small for one row.
         """
         if fill is not None or self.fill is None:
             return self._answered(masks, fill)

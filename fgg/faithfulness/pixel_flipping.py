@@ -46,12 +46,12 @@ def pixel_flipping_scores(curves: OrderCurves, protocol: str, patches_per_step: 
 
 @dataclass
 class PixelFlipping:
-    """Area and curve; lower is better.
+    """Area and curve of Pixel Flipping; lower is better.
 
     Attributes:
-        auc: float64 (B,), area under the curve: over the share of steps, 0 to 1 (``corrected``), or over
-            their number (``thesis``). NaN where the relevance is.
-        curve: float64 (B, steps + 1), probability of the class, the clean image's first.
+        auc: float64 (B,), area under the curve over the share of steps, from 0 to 1 (``corrected``), or over
+            the number of steps (``thesis``). NaN where the relevance is NaN.
+        curve: float64 (B, steps + 1), probability of the class, starting with the clean image's.
     """
 
     auc: Tensor
@@ -76,23 +76,23 @@ def pixel_flipping(
     Propagation*, on patches instead of pixels.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        relevance: (B, N), patches row by row; ties go by patch index.
+        relevance: (B, N), patches row by row; ties are broken by patch index.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
-        patches_per_step: patches filled per step; the last step takes what is left.
+        patches_per_step: patches filled per step; the last step takes the remaining patches.
         fill: what replaces a patch: ``mean`` of the image over channels and pixels, or another of
             `fgg.catalogue.FILLS`, or a number. Without ``preprocess``, ``black`` is 0 in normalised units.
-        protocol: ``corrected`` takes the clean image's mean; ``thesis`` the mean of the image as perturbed so far,
-            and does not divide the area by the steps. ``paper`` is ``corrected``.
+        protocol: ``corrected`` fills with the clean image's mean. ``thesis`` fills with the mean of the image as
+            perturbed so far, and does not divide the area by the number of steps. ``paper`` is ``corrected``.
         preprocess: how the images were standardised, a `fgg.data.preprocess.Preprocess`.
-        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
-        seed: of the same.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw.
+        seed: see ``image_ids``.
 
     Returns:
-        A `PixelFlipping`: ``curve``, float64 (B, steps + 1), the class's probability, the clean image's first; and
-        ``auc``, float64 (B,), the area under it over the share of steps, 0 to 1 (``corrected``), or over their
-        number (``thesis``); lower is better. NaN where the relevance is.
+        A `PixelFlipping` with ``curve``, float64 (B, steps + 1), the class's probability, starting with the clean
+        image's; and ``auc``, float64 (B,), the area under it over the share of steps, from 0 to 1 (``corrected``), or
+        over the number of steps (``thesis``); lower is better. NaN where the relevance is NaN.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class, fill or protocol, fewer than one patch
@@ -126,7 +126,10 @@ def from_curves(curves: OrderCurves, patches_per_step: int, protocol: str) -> Pi
 
 
 def follow(engine: Perturber, order: Tensor, chosen: Tensor, patches_per_step: int) -> PixelFlipping:
-    """Pixel Flipping as the thesis has it, in a given order of patches (B, N): a mean is that of the image as filled so far."""
+    """Pixel Flipping as the thesis defines it, in a given order of patches (B, N).
+
+    Patches are filled with the mean of the image as filled so far.
+    """
     step_of = steps(order.long(), patches_per_step)
     number = -(-order.shape[1] // patches_per_step)
     masks = step_of[:, None, :] <= torch.arange(number, device=order.device)[:, None]
@@ -138,7 +141,7 @@ def follow(engine: Perturber, order: Tensor, chosen: Tensor, patches_per_step: i
 
 
 def _running_means(engine: Perturber, step_of: Tensor, steps: int) -> Tensor:
-    """The mean of the image before each step, when earlier steps filled with theirs: float64 (B, steps)."""
+    """The mean of the image before each step, where each earlier step filled with its own mean: float64 (B, steps)."""
     height, width = patch_size(engine.model)
     images = engine.images.double()
     patch_sums = images.unfold(2, height, height).unfold(3, width, width).sum((1, 4, 5)).flatten(1)

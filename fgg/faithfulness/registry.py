@@ -1,16 +1,17 @@
-"""The faithfulness metrics: what each is called, where it comes from, which direction is better. Imports no torch.
+"""The faithfulness metrics: their names, sources and directions. Does not import torch.
 
 A metric is one function in a file of this folder, or ``module:function`` of another package, decorated with `metric`.
-Its parameters name what it is given:
+The names of its parameters determine what it is given:
 
 - ``model``: the VisionTransformer; ``images``: float (B, C, H, W); ``relevance``: float (B, N); ``target``: int64 (B,);
-- ``engine``: a `fgg.faithfulness.perturbation.Perturber` of the images, the fast way to perturbed images' logits;
-- ``curves``: a `fgg.faithfulness.order_curves.OrderCurves`, the probability while patches are filled in the map's order;
-- ``responses``: the model's answers to random patch subsets, where ``needs`` asks for them;
-- ``image_ids``, ``seed``: keys of everything random; ``protocol``; any other parameter is a setting and has a default.
+- ``engine``: a `fgg.faithfulness.perturbation.Perturber` of the images, which computes logits of perturbed images fast;
+- ``curves``: a `fgg.faithfulness.order_curves.OrderCurves`: the probability while patches are filled in the map's
+  order;
+- ``responses``: the model's responses to random patch subsets, if ``needs`` names them;
+- ``image_ids``, ``seed``: determine all random draws; ``protocol``; any other parameter is a setting and has a default.
 
 A metric that is given an engine, curves or responses is computed with each fill that the configuration asks for.
-It returns scores (B,), or a table {column: values of B rows} in which the scores bear the metric's name.
+It returns scores (B,), or a table {column: B values} in which the column of the scores has the metric's name.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NEEDS = {"responses": "logit drops to random patch subsets, computed once per da
 PERTURBED = ("engine", "curves", "responses")
 GIVEN = ("model", "images", "relevance", "target", *PERTURBED, "image_ids", "seed", "protocol")
 READS = ("values", "order")
-SPECIAL = ("fills", "measurable")  # keys of `metrics` that name no metric
+SPECIAL = ("fills", "measurable")  # keys of `metrics` that are not names of metrics
 _STATED = (
     *("name", "title", "citation", "higher_is_better", "lowest", "highest", "quantity", "definition", "assumes"),
     *("short", "passes", "needs", "settings", "columns", "default", "place", "reads"),
@@ -42,22 +43,22 @@ class Metric:
     """A faithfulness metric.
 
     Attributes:
-        name: as configuration and tables write it.
-        title: as figures write it.
+        name: its name in the configuration and the tables.
+        title: its name in the figures.
         citation: the paper.
-        higher_is_better: its direction.
-        lowest, highest: its range; None where it has no end.
+        higher_is_better: whether a higher score is better.
+        lowest, highest: its range; None where it is unbounded.
         quantity: the label of an axis.
         definition: what it measures, in half a sentence.
-        assumes: what must hold for a score to mean something.
+        assumes: what must hold for a score to be meaningful.
         passes: forward passes per image and experiment, in words.
-        needs: names of `NEEDS`.
+        needs: keys of `NEEDS`.
         settings: JSON schema of each key of its block in the configuration.
-        columns: what the other columns hold that it gives.
-        default: computed unless the configuration says null.
-        place: among the metrics, in tables and figures.
-        short: the title where there is little room.
-        reads: ``values`` of a map, or only their ``order``.
+        columns: name -> meaning of the other columns that it returns.
+        default: whether it is computed unless the configuration says null.
+        place: its position among the metrics in tables and figures.
+        short: a shorter title, for places with little room.
+        reads: ``values`` if the score depends on the values of a map, ``order`` if only on their order.
         declaration: the function.
     """
 
@@ -87,27 +88,27 @@ class Metric:
 
     @property
     def direction(self) -> str:
-        """Which direction is better, in words."""
+        """Which direction is better, as text."""
         return f"{'higher' if self.higher_is_better else 'lower'} is better"
 
     @property
     def perturbs(self) -> bool:
-        """Whether it looks at perturbed images, so that it depends on the fill."""
+        """Whether it uses perturbed images and therefore depends on the fill."""
         return any(name in self.declaration.parameters for name in PERTURBED)
 
     @property
     def own(self) -> bool:
-        """Whether it is a metric of this package, which one table per experiment holds together."""
+        """Whether it is a metric of this package; these share one table per experiment."""
         return self.declaration.module.startswith(f"{__package__}.")
 
     @property
     def reference(self) -> str:
-        """How the configuration names it: ``name``, or ``module:function`` for a function of another package."""
+        """Its name in the configuration: ``name``, or ``module:function`` for a function of another package."""
         return self.name if self.own else f"{self.declaration.module}:{self.declaration.function}"
 
     @property
     def error_column(self) -> str | None:
-        """The column with each score's standard error from drawing at random; None where nothing is drawn."""
+        """The column with the standard error of each score due to random draws; None if the metric draws nothing."""
         name = f"{self.name}_se"
         return name if name in self.columns else None
 
@@ -132,13 +133,13 @@ def metric(
     short: str = "",
     reads: str = "values",
 ) -> Callable[[Function], Function]:
-    """State what a metric is; the function stays as it is. See `Metric`; the name defaults to the function's."""
+    """Declare a function as a metric without changing it. See `Metric`; the name defaults to the function's."""
     return lambda function: function
 
 
 @functools.cache
 def metrics() -> dict[str, Metric]:
-    """The metrics of this package by name, in their place.
+    """The metrics of this package by name, in the order of ``place``.
 
     Raises:
         ValueError: two of them share a name.
@@ -154,7 +155,7 @@ def find_metric(name: str) -> Metric:
     """A metric by its name, or a function of another package by ``module:function``.
 
     Raises:
-        FggError: there is none, or it states something that a metric cannot state.
+        FggError: there is no such metric, or its declaration is invalid.
     """
     if registry.is_reference(name):
         return _metric(registry.declaration(name, "metric"))
@@ -164,10 +165,10 @@ def find_metric(name: str) -> Metric:
 
 
 def chosen(names: Iterable[str]) -> dict[str, Metric]:
-    """The metrics of these names or references, by name: this package's in their place, then the others as given.
+    """The metrics with these names or references, by name; this package's come first, in the order of ``place``.
 
     Raises:
-        FggError: an unknown one, or two with one name.
+        FggError: a metric is unknown, or two have the same name.
     """
     found = [find_metric(name) for name in names]
     found.sort(key=lambda entry: (not entry.own, entry.place if entry.own else 0))

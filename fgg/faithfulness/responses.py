@@ -1,7 +1,7 @@
-"""The model's answers that do not depend on any relevance: ``python -m fgg.faithfulness.responses``.
+"""The model's responses that do not depend on any relevance: ``python -m fgg.faithfulness.responses``.
 
-For each image and fill: the probability of the explained class, the same with every patch filled, and the drops of its logit
-for random patch subsets. All experiments of a dataset share them.
+For each image and fill: the probability of the explained class, its probability with every patch filled, and the drops
+of its logit for random patch subsets. All experiments of a dataset share them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from fgg.tables import write_table
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Draw the subsets, run the model, write the table."""
+    """Draw the subsets, run the model and write the table."""
     parser = argparse.ArgumentParser(prog="python -m fgg.faithfulness.responses", description=__doc__)
     add_arguments(
         parser, "model", "images", "output", "shard", settings="JSON: fills, target, runs, trials, subset_size, seed, …"
@@ -45,11 +45,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
-    """Answer for every explained image, or a shard of them.
+    """Compute the responses for every explained image, or for a shard of them.
 
-    Columns: ``image_id``, ``target`` (the explained class), ``probability``, and of each fill ``filled_probability`` and
-    ``drops`` (trials x runs float32), with ``@`` and the fill's name except for the first; ``subsets`` (int32) if drops are
-    wanted, which is if ``runs`` is in the settings.
+    Columns: ``image_id``, ``target`` (the explained class), ``probability``, and for each fill ``filled_probability``
+    and ``drops`` (trials x runs float32), followed by ``@`` and the fill's name except for the first fill. ``drops``
+    and ``subsets`` (int32) exist only if ``runs`` is in the settings.
     """
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(model_folder, device)
@@ -83,7 +83,7 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
 
 
 def _subsets(image_ids: Sequence[str], patches: int, settings: dict[str, Any]) -> Tensor | None:
-    """The random subsets of a batch, int64 (B, trials x runs, k); None if none are wanted."""
+    """The random subsets of a batch, int64 (B, trials x runs, k); None if the settings have no ``runs``."""
     if "runs" not in settings:
         return None
     trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
@@ -94,11 +94,11 @@ def _subsets(image_ids: Sequence[str], patches: int, settings: dict[str, Any]) -
 def filled_probability(plain: Perturber, filled: Perturber, target: Tensor) -> Tensor:
     """Probability of the class when every patch is filled, float64 (B,).
 
-    If the fill is removal and the model then has nothing to read, every patch is filled with the image's mean.
+    If the fill is removal and the model then has no tokens to read, every patch is filled with the image's mean.
 
     Args:
         plain: an engine of the images, without a fill of its own.
-        filled: the same with the fill.
+        filled: an engine of the same images with the fill.
     """
     everything = torch.ones(len(plain.images), 1, plain.patches, dtype=torch.bool, device=plain.images.device)
     found = probability(filled.logits(everything), target)[:, 0]

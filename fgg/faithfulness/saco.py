@@ -9,9 +9,9 @@ equal drops    count for neither side    agree                     agree
 undefined      NaN                       0                         NaN
 ============== ========================= ========================= =========================
 
-A bin's relevance is the sum of its patches'. Bins of unequal size therefore make the score depend on a constant added to the
-map; ``weigh: mean`` takes the mean instead. The score rewards the spread of the values as well as their order;
-``ranks`` puts each patch's rank in the place of its relevance.
+The relevance of a bin is the sum over its patches. If bins have unequal sizes, the score therefore depends on a
+constant added to the map; ``weigh: mean`` takes the mean instead. The score rewards the spread of the values as well as
+their order; ``ranks`` replaces the relevance of each patch by its rank.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def saco_scores(
     ranks: bool = False,
     weigh: str = "total",
 ) -> dict[str, Tensor]:
-    """SaCo of a batch, what it was made of, and its pairs of equal drops."""
+    """SaCo of a batch, the drops and relevances of the bins, and the number of pairs with equal drops."""
     bins = number_of_bins(engine.patches, patches_per_bin, bins, protocol)
     found = evaluate(engine, relevance, target, bins, protocol, ranks, weigh)
     return {
@@ -95,13 +95,14 @@ def saco_scores(
 
 @dataclass
 class Saco:
-    """Score and what it was made of. K bins, most relevant first.
+    """SaCo and what it is computed from. K bins, most relevant first.
 
     Attributes:
-        score: float64 (B,), -1 to 1, higher is better; NaN where all bins have the same total relevance, or a patch's is NaN.
-        drops: float64 (B, K), drop in probability when a bin is filled.
+        score: float64 (B,), -1 to 1, higher is better. NaN where all bins have the same relevance, or a patch's
+            relevance is NaN.
+        drops: float64 (B, K), drop in probability when the bin is filled.
         totals: float64 (B, K), relevance of the bins.
-        equal_drops: int64 (B,), pairs of bins with equal drops.
+        equal_drops: int64 (B,), number of pairs of bins with equal drops.
     """
 
     score: Tensor
@@ -127,30 +128,33 @@ def saco(
     """SaCo, the Salience-guided Faithfulness Coefficient: do the more relevant patches cause the larger drops?
 
     From Wu et al. 2024, *On the Faithfulness of Vision Transformer Explanations*, Algorithm 1. Patches are sorted by
-    relevance (stable, descending) and split into K near-equal bins, larger ones first. Each bin alone is filled; its
-    drop is p(c | image) - p(c | filled), a difference of probabilities. A pair of bins weighs the difference of its
-    summed relevances, positive when the drops agree with it, negative when not; pairs of equal drops count for neither
-    side. The score is the sum of the signed weights over the sum of their sizes.
+    relevance (stable, descending) and split into K near-equal bins, larger ones first. Each bin is filled alone; its
+    drop is p(c | image) - p(c | filled), a difference of probabilities. The weight of a pair of bins is the difference
+    of their summed relevances. It is positive if the drops have the same order as the relevances, negative if they have
+    the opposite order, and 0 if the drops are equal. The score is the sum of these signed weights divided by the sum of
+    the absolute differences over all pairs.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
         relevance: (B, N), patches row by row, such as ``fgg.attribute(…).relevance``.
         target: class c per image, int64 (B,), or one for all; None takes the predicted class.
-        bins: K, from 2 to N; None makes bins of equal size, as near to four patches as can be (``paper``: 10 bins).
-        protocol: ``corrected``; ``thesis``: the drop is that of the largest probability, of whatever class, equal
-            drops count as agreeing, an undefined score is 0; or ``paper``: the predicted class whatever the target,
-            equal drops agree.
+        bins: K, from 2 to N; None makes bins of equal size, as close to four patches as possible (``paper``: 10 bins).
+        protocol: ``corrected``; ``thesis``: the drop is that of the largest probability, whichever class it belongs to,
+            equal drops count as agreement, and an undefined score is 0; or ``paper``: the predicted class is used
+            whatever the target, and equal drops count as agreement.
         fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
-        ranks: take each patch's rank (ties: their mean) for its relevance, so that only the order counts.
-        weigh: a bin's relevance is the ``total`` of its patches' or their ``mean``. They differ where bins are of
-            unequal size; then only the mean makes the score independent of a constant added to the map.
-        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
-        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
-        seed: of the same.
+        ranks: replace the relevance of each patch by its rank (ties get their mean rank), so that only the order
+            counts.
+        weigh: whether the relevance of a bin is the ``total`` or the ``mean`` over its patches. They differ where bins
+            have unequal sizes; then only the mean makes the score independent of a constant added to the map.
+        preprocess: how the images were standardised; the fills ``zero``, ``black`` and ``white`` need it.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw.
+        seed: see ``image_ids``.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same relevance, or a patch's is NaN.
+        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same relevance, or a patch's relevance
+        is NaN.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, too few or too many bins, an
@@ -169,7 +173,7 @@ def evaluate(
     ranks: bool = False,
     weigh: str = "total",
 ) -> Saco:
-    """SaCo of an engine's images, with the engine's fill. See `saco` for the arguments and what is raised."""
+    """SaCo of an engine's images, with the engine's fill. See `saco` for the arguments and the errors raised."""
     check_protocol(protocol)
     if weigh not in WEIGHTS:
         raise FggError(f"metrics.saco: weigh {weigh!r} is unknown; choose from {', '.join(WEIGHTS)}")
@@ -203,7 +207,7 @@ def score_bins(
     protocol: str,
     weigh: str = "total",
 ) -> Saco:
-    """SaCo for given bins: bin_of int64 (B, N) from 0 to bins - 1, bin 0 the most relevant."""
+    """SaCo for given bins: bin_of is int64 (B, N), from 0 to bins - 1; bin 0 is the most relevant."""
     masks = bin_of[:, None, :] == torch.arange(bins, device=bin_of.device)[:, None]
     clean, filled = engine.clean[:, None], engine.logits(masks)
     if protocol == "thesis":
@@ -220,7 +224,7 @@ def score_bins(
 
 
 def coefficient(totals: Tensor, drops: Tensor, protocol: str = "corrected") -> tuple[Tensor, Tensor]:
-    """SaCo from the bins' relevances and drops (B, K), and the pairs with equal drops (B,)."""
+    """SaCo from the relevances and drops of the bins (B, K), and the number of pairs with equal drops (B,)."""
     first, second = torch.triu_indices(drops.shape[1], drops.shape[1], 1, device=drops.device)
     weight = totals[:, first] - totals[:, second]
     change = drops[:, first] - drops[:, second]

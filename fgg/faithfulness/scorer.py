@@ -28,17 +28,17 @@ from fgg.models.vit import patch_size
 from fgg.tables import matrix, read_settings, read_table
 
 KEPT = ("image_id", "label", "predicted", "confidence", "target")
-MOST_MAP_BYTES = 2**28  # of the maps of other experiments that one process keeps in memory
+MOST_MAP_BYTES = 2**28  # of maps of other experiments that one process keeps in memory
 
 
 class Scorer:
     """Computes the scores of several jobs that share model, images, settings and shard.
 
     Args:
-        jobs: by the key of their task; the first is this process' own, whose errors end it.
+        jobs: key of the task -> job. The first one is this process' own job, whose errors end the process.
     """
 
-    together = False  # every experiment needs perturbed images of its own
+    together = False  # every experiment needs its own perturbed images
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         torch.set_num_threads(JOB_THREADS)
@@ -71,7 +71,7 @@ class Scorer:
         self._maps(self._own)
 
     def _maps(self, key: str) -> pa.Table:
-        """A job's attributions; raises FggError if they are those of other images or another model."""
+        """A job's attributions. Raises FggError if they belong to other images or another model."""
         if key in self._explained:
             return self._explained[key]
         job, path = self._jobs[key], self._jobs[key].attributions
@@ -124,7 +124,7 @@ class Scorer:
     def _scores(
         self, engines: Mapping[str, Perturber], explained: pa.Table, rows: slice, curves: list[dict[str, Any]]
     ) -> dict[str, Tensor]:
-        """The columns of a batch; its curves are added to ``curves``, a row each."""
+        """The columns of a batch; its curves are appended to ``curves``, one row each."""
         relevance = torch.from_numpy(matrix(explained, "relevance")[rows].copy()).to(self._device)
         given: dict[str, Any] = {
             "model": self._model,
@@ -176,10 +176,10 @@ CURVES = pa.schema(
 
 
 def scores(metric: Metric, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The columns that a metric gives, each a tensor of B rows: the one that bears its name first.
+    """The columns that a metric returns, each a tensor of B rows; the column with the metric's name comes first.
 
     Raises:
-        FggError: the metric returned something else, or its settings name what it does not take.
+        FggError: the metric returned something else, or its settings have keys that it does not accept.
     """
     own = metric.declaration
     settings = {name: value for name, value in settings.items() if name != "fill" or not metric.perturbs}
@@ -205,7 +205,7 @@ def scores(metric: Metric, given: Mapping[str, Any], settings: Mapping[str, Any]
 
 
 def ordered(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Columns in the order of the contract: scores, then counts, ties first, then curves."""
+    """Columns in the order of the contract: first scores, then counts (ties come first), then curves."""
 
     def place(name: str) -> tuple[int, bool]:
         values = columns[name]

@@ -1,4 +1,4 @@
-"""What the metrics' settings may be, given the patches of an image. Imports no torch: it checks the configuration."""
+"""Checks of the metrics' settings, given the number of patches of an image. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Any
 
 PATCHES_PER_BIN = 4
 PAPER_BINS = 10  # of Wu et al. 2024
-# One bin has no pairs to compare; the thesis' definition calls that 0.
+# One bin has no pairs to compare; the thesis defines the score as 0 then.
 FEWEST_BINS = {"corrected": 2, "thesis": 1, "paper": 2}
 
 
 def number_of_bins(patches: int, patches_per_bin: int, bins: int | None, protocol: str = "corrected") -> int:
     """The number of bins from the settings of ``metrics.saco``.
 
-    Where it is derived, bins are of equal size: of the numbers that divide the patches, two at least, the one nearest to what
-    ``patches_per_bin`` asks for; the larger one of two that are as near. The thesis takes what is asked for, rounded up.
+    If it is derived from ``patches_per_bin``, bins have equal size: their number is at least two and divides the number
+    of patches. The number closest to what ``patches_per_bin`` gives is chosen, the larger one of two equally close
+    numbers. The thesis protocol takes what ``patches_per_bin`` gives, rounded up.
     """
     if bins is not None:
         return bins
@@ -29,7 +30,7 @@ def number_of_bins(patches: int, patches_per_bin: int, bins: int | None, protoco
 
 
 def bins_fault(bins: int, patches: int, protocol: str) -> str:
-    """Why there cannot be so many bins; empty where there can."""
+    """Why this number of bins is not possible; empty if it is."""
     fewest = FEWEST_BINS[protocol]
     return (
         "" if fewest <= bins <= patches else f"{bins} bins for {patches} patches; there must be {fewest} to {patches}"
@@ -37,7 +38,7 @@ def bins_fault(bins: int, patches: int, protocol: str) -> str:
 
 
 def faults(metrics: Mapping[str, Any], patches: int, protocol: str) -> Iterator[tuple[str, str]]:
-    """Settings of ``metrics`` that do not fit: key and why."""
+    """Invalid settings of ``metrics``, as pairs of key and reason."""
     if own := metrics.get("saco"):
         bins = number_of_bins(patches, own["patches_per_bin"], own["bins"], protocol)
         if fault := bins_fault(bins, patches, protocol):

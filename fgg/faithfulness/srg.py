@@ -46,25 +46,25 @@ def srg(
     image_ids: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """SRG: the area under p(c) when the least relevant patches go first, less that when the most relevant go first.
+    """SRG: the area under p(c) with the least relevant patches filled first, minus that with the most relevant first.
 
-    From Blücher et al. 2024, *Decoupling Pixel Flipping and Occlusion Strategy for Consistent XAI Benchmarks*. What a
-    fill does whatever the order is in both areas, so that rankings of methods depend less on it. Random relevance has
-    expectation 0.
+    From Blücher et al. 2024, *Decoupling Pixel Flipping and Occlusion Strategy for Consistent XAI Benchmarks*. The
+    part of a fill's effect that does not depend on the order is in both areas, so rankings of methods depend less on
+    the fill. The expected score of random relevance is 0.
 
     Args:
-        model: a timm VisionTransformer; it leaves the call as it came.
+        model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        relevance: (B, N), patches row by row; ties go by patch index.
+        relevance: (B, N), patches row by row; ties are broken by patch index.
         target: class per image, int64 (B,), or one for all; None takes the predicted class.
-        patches_per_step: patches filled per step; the last step takes what is left.
+        patches_per_step: patches filled per step; the last step takes the remaining patches.
         fill: what replaces a patch, one of `fgg.catalogue.FILLS` or a number.
-        preprocess: how the images were standardised, which the fills ``zero``, ``black`` and ``white`` need.
-        image_ids: with ``seed``, keys of what ``noise`` and ``road`` draw.
-        seed: of the same.
+        preprocess: how the images were standardised; the fills ``zero``, ``black`` and ``white`` need it.
+        image_ids: names that, together with ``seed``, determine what ``noise`` and ``road`` draw.
+        seed: see ``image_ids``.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where the relevance is.
+        float64 (B,), from -1 to 1; higher is better. NaN where the relevance is NaN.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.

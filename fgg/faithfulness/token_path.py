@@ -1,10 +1,10 @@
-"""Perturbed images as tokens: what a filled, an exchanged or a removed patch means after the patch embedding.
+"""Perturbed images as tokens: the effect of filling, replacing or removing a patch after the patch embedding.
 
-Patch embedding is linear and its patches do not overlap, so filling a patch replaces its token. Tokens are computed once per
-image and gathered; so are the first block's queries, keys and values, since each patch has only two of them, clean and
-filled. Where the head reads the class token, the last block computes that row only.
+The patch embedding is linear and its patches do not overlap, so filling a patch replaces its token. Tokens are computed
+once per image and then gathered. The same holds for the first block's queries, keys and values, since each patch has
+only two versions of them, clean and filled. If the head reads the class token, the last block computes only that row.
 
-Letters: B images, V versions of each, N patches, T tokens, D width, K classes.
+Symbols: B images, V versions of each, N patches, T tokens, D width, K classes.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ def allows_tokens(model: VisionTransformer) -> bool:
         return False
     proj = embed.proj
     plain = proj.stride == proj.kernel_size and set(proj.padding) == {0} and set(proj.dilation) == {1}
-    # With patch dropout the tokens of a training model are drawn at random; in eval mode it is idle.
+    # Patch dropout draws the tokens of a training model at random; in eval mode it has no effect.
     return plain and proj.groups == 1
 
 
 def _standard(block: nn.Module) -> bool:
-    """Whether a block is timm's pre-norm block, whose parts are used one by one here."""
+    """Whether a block is timm's pre-norm block, whose parts this module calls one by one."""
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
 
 
 class Tokens:
-    """Token path of a batch of images: a table of each token, clean and filled, and forward passes from it.
+    """Token path of a batch of images: a table of all tokens, clean and filled, and forward passes that start from it.
 
     Args:
-        exact: whether filling tokens equals filling pixels (`allows_tokens`); if not, tokens can only be removed.
+        exact: whether filling tokens equals filling pixels (`allows_tokens`); otherwise tokens can only be removed.
     """
 
     def __init__(self, model: VisionTransformer, images: Tensor, exact: bool) -> None:
@@ -82,8 +82,8 @@ class Tokens:
     def without(self, masks: Tensor, rows: int) -> Tensor:
         """Logits of versions (B, V, N) whose masked patches are left out: float32 (B, V, K).
 
-        NaN where no token is left that the head reads. Versions with the same number of tokens go together, at most
-        ``rows`` of them.
+        NaN where no token is left that the head reads. Versions with the same number of tokens share a forward pass, at
+        most ``rows`` of them at once.
         """
         table = self.table[:, : self.tokens].flatten(0, 1)
         batch, versions, patches = masks.shape
@@ -145,7 +145,7 @@ def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """A pre-norm block from its queries, keys and values on; x are the queries' tokens."""
+    """The rest of a pre-norm block, given its queries, keys and values; x holds the tokens of the queries."""
     attn = block.attn
     mixed = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
     x = x + block.ls1(attn.proj(attn.norm(mixed)))
@@ -153,7 +153,7 @@ def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Te
 
 
 def _class_row(block: Block, x: Tensor) -> Tensor:
-    """The class-token row of a block's output, (B, 1, D): keys and values for all tokens, a query for one."""
+    """The class-token row of a block's output, (B, 1, D), from the keys and values of all tokens and one query."""
     attn = block.attn
     normed = block.norm1(x)
     width = attn.attn_dim
