@@ -1,7 +1,7 @@
 """Case studies of one gated experiment: ``python -m fgg.cases``.
 
-Reads what the workflow has made of the experiment and of TransMM, and the prototypes of the SAEs' features; writes a
-folder with cases.csv, features.csv, cases.json, and the pictures.
+Reads the workflow's results for the experiment and for TransMM, and the prototypes of the SAEs' features. Writes a
+folder with cases.csv, features.csv, cases.json and the pictures.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def main(argv: list[str] | None = None) -> None:
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when all went well.
+    """Yield a temporary folder beside ``path`` that replaces it if no error occurs.
 
     Raises:
-        FggError: the run that wanted the folder has been killed.
+        FggError: the run that started this job was killed.
     """
     temporary = path.with_name(f".{path.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -94,9 +94,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:
-    """Rank the measurable images by their gains with the first fill, find the features, write tables and pictures.
+    """Rank the measurable images by their gains with the first fill, find the features, and write tables and pictures.
 
-    If too few images are measurable to fill the categories, all are ranked, and ``cases.json`` says so.
+    If too few images are measurable to fill the categories, all images are ranked, and ``cases.json`` says so.
     """
     settings, columns = arguments.settings, {"dataset": arguments.dataset, "experiment": arguments.id}
     split = explained_split(arguments.images, settings)
@@ -141,7 +141,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 def read_gains(
     place: Path, image_ids: list[str], experiment: str, baseline: str, metrics: Mapping[str, Metric]
 ) -> pd.DataFrame:
-    """Gains of an experiment, a row per image; raises FggError for missing tables or other images."""
+    """The gains of an experiment, a row per image. Raises FggError for missing tables or other images."""
     scores = {}
     for name in (experiment, baseline):
         own = tuple(entry.name for entry in metrics.values() if entry.own)
@@ -155,14 +155,14 @@ def read_gains(
 
 
 def title(baseline: str) -> str:
-    """The baseline's name for people."""
+    """The readable name of the baseline."""
     return methods()[baseline].title if baseline in methods() else baseline
 
 
 def explain(
     arguments: argparse.Namespace, model: Any, preprocess: Any, split: Any, classes: list[str], device: torch.device
 ) -> case_tables.Explained:
-    """Maps, gates and dominant features of all explained images; maps and gates as the tables hold them."""
+    """Maps, gates and dominant features of all explained images; maps and gates are read from the tables."""
     settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
     maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
     gated = case_tables.read_rows(

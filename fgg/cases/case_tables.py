@@ -16,7 +16,7 @@ from fgg.cases.features import BOOST, SUPPRESS
 from fgg.errors import FggError
 from fgg.tables import matrix, read_table
 
-MOST_CLASSES = 3  # named per feature and direction
+MOST_CLASSES = 3  # classes named per feature and direction
 FIRST_COLUMNS = ("dataset", "experiment", "layer", "category", "rank", "image_id", "composite")
 OTHER_COLUMNS = (
     *("true_class", "predicted_class", "explained_class", "confidence", "patch_rank", "patch", "row", "column"),
@@ -37,18 +37,18 @@ class Explained:
     """All explained images of an experiment, n images in the order of ``image_ids``; arrays per patch are (n, N).
 
     Attributes:
-        image_ids: n.
+        image_ids: ids of the n images.
         labels: int64 (n,).
         predicted: int64 (n,).
         target: int64 (n,), the class explained.
         confidence: (n,).
-        vanilla, gated: relevance.
-        vanilla_map, gated_map: relevance as it is seen, 0 to 1.
+        vanilla, gated: relevance (n, N).
+        vanilla_map, gated_map: relevance as displayed, from 0 to 1 (n, N).
         most_changed: int64 (n, k), patches with the largest change, largest first.
         scores, gates: layer -> (n, N).
         dominant: layer -> name of `DOMINANT` -> (n, N).
         grid: rows and columns of patches.
-        classes: names.
+        classes: class names.
     """
 
     image_ids: list[str]
@@ -69,15 +69,15 @@ class Explained:
 
     @property
     def change(self) -> np.ndarray:
-        """(n, N), of the maps as they are seen."""
+        """The change between the maps as displayed, (n, N)."""
         return self.gated_map - self.vanilla_map
 
 
 def read_rows(path: str, image_ids: list[str], names: tuple[str, ...], layer: int | None = None) -> dict:
-    """Columns of a table in the order of the image ids; lists become arrays (n, N).
+    """Read columns of a table in the order of the image ids; lists become arrays (n, N).
 
     Args:
-        layer: of a table with several rows per image, the layer wanted.
+        layer: the layer to read, for tables with several rows per image.
 
     Raises:
         FggError: the table is missing or damaged, or holds other images.
@@ -101,7 +101,7 @@ def case_table(
 ) -> pd.DataFrame:
     """A row per chosen image, layer and changed patch; ``columns`` (dataset, experiment) come first.
 
-    Feature and its numbers are empty where no feature contributes in the direction of the change.
+    The feature and its numbers are empty where no feature contributes in the direction of the change.
     """
     places = {image_id: place for place, image_id in enumerate(explained.image_ids)}
     rows = []
@@ -151,15 +151,15 @@ def _patch(explained: Explained, layer: int, i: int, patch: int) -> dict:
 
 
 def file_name(image_id: str) -> str:
-    """An image id as part of a file's name."""
+    """An image id in a form that can be part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]", "_", image_id)[-80:]
 
 
 def feature_table(explained: Explained, cases: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
-    """A row per layer and feature that is dominant in some patch of the explained images, the most frequent first.
+    """A row per layer and feature that is dominant in any patch of the explained images, the most frequent first.
 
-    ``boosts`` and ``suppresses`` count all such patches of all images, ``…_most_changed`` those among the most changed
-    patches of their image; means and classes go over all of them.
+    ``boosts`` and ``suppresses`` count all such patches of all images; ``…_most_changed`` count only those among the
+    most changed patches of their image. Means and classes are over all such patches.
     """
     named = ["layer", "feature"]
     used = Counter(cases.dropna(subset=["feature"])[named].itertuples(index=False, name=None))

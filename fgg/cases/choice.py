@@ -1,8 +1,9 @@
-"""Which images to look at: ranked by how much a gate gained on all metrics, and some at random.
+"""The choice of images to look at: ranked by a gate's gains on all metrics, and some at random.
 
 A metric's gain is ``sign * (gated - baseline)`` on the same image, so that positive is better. Gains are
-standardised per metric over the images, and an image's composite is the mean of its defined ones. A composite
-above 0 therefore means "gained more than this gate's average image", whether the average gained or lost.
+standardised per metric over the images, and an image's composite is the mean of its defined standardised gains.
+A composite above 0 therefore means that the image gained more than the average image with this gate, whether the
+average is a gain or a loss.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ FLOOR = 1e-9  # added to the standard deviation, as in the research code
 
 @dataclass(frozen=True)
 class Selection:
-    """Image ids per category, first come first; ``unranked`` have no defined gain, or are not measurable."""
+    """Image ids per category, in order of rank; ``unranked`` images have no defined gain or are not measurable."""
 
     chosen: dict[str, list[str]]
     unranked: list[str]
@@ -43,23 +44,23 @@ def gains(scores: pd.DataFrame, baseline: pd.DataFrame, metrics: Mapping[str, Me
 
 
 def composite(gains: pd.DataFrame) -> pd.Series:
-    """Mean of an image's defined standardised gains, (n, metrics) to (n,); NaN where none is defined.
+    """Mean of each image's defined standardised gains, (n, metrics) to (n,); NaN where none is defined.
 
-    A metric that is defined on fewer than two images has no spread, and takes no part.
+    A metric that is defined on fewer than two images has no spread and is left out.
     """
     standardised = (gains - gains.mean()) / (gains.std(ddof=1) + FLOOR)
     return standardised.mean(axis=1, skipna=True)
 
 
 def select(composites: pd.Series, per_category: int, seed: int) -> Selection:
-    """The images with the largest and the smallest composite, and as many others by a seeded draw.
+    """Select the images with the largest and the smallest composite, and as many others by a seeded draw.
 
-    No image is in two categories: where there are few, the improved and the degraded share the ranked ones. Equal
-    composites go by image id. The draw is from all others, ranked or not, and the same for every experiment as far
-    as these are the same.
+    No image is in two categories; if there are few ranked images, the improved and the degraded ones share them. Equal
+    composites are ordered by image id. The draw is from all other images, ranked or not; it is the same for all
+    experiments with the same other images.
 
     Args:
-        composites: by image id, NaN where an image cannot be ranked.
+        composites: composite by image id; NaN where an image cannot be ranked.
     """
     ranked = composites.dropna().sort_index().sort_values(ascending=False, kind="stable")
     size = min(per_category, len(ranked) // 2)
@@ -73,7 +74,7 @@ def select(composites: pd.Series, per_category: int, seed: int) -> Selection:
 
 
 def spread(gains: pd.DataFrame) -> dict[str, dict[str, float | int | None]]:
-    """Per metric what standardised its gains: number defined, mean and standard deviation (None where undefined)."""
+    """Per metric, the number of defined gains, their mean and their standard deviation (None where undefined)."""
     rows: Sequence[tuple[str, pd.Series]] = [(str(name), column.dropna()) for name, column in gains.items()]
     return {
         name: {"defined": len(own), "mean": _number(own.mean()), "sd": _number(own.std(ddof=1))} for name, own in rows

@@ -1,4 +1,4 @@
-"""From the tables of an experiment's case studies to their pictures."""
+"""Draw the pictures of an experiment's case studies from their tables."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fgg.plot import image_arrays
 from fgg.progress import progress
 from fgg.tables import read_table
 
-MOST_TILES = 7  # cases on a feature's page
+MOST_TILES = 7  # cases shown on a feature's page
 
 
 @dataclass
 class Album:
-    """Pictures of a split's images as the model sees them, each read once."""
+    """The images of a split as the model sees them; each is read only once."""
 
     split: Split
     preprocess: Preprocess
@@ -35,7 +35,7 @@ class Album:
         self.places = {image_id: place for place, image_id in enumerate(self.split.image_ids)}
 
     def __call__(self, image_id: str) -> np.ndarray:
-        """(H, W) or (H, W, 3), 0 to 1."""
+        """The image as an array (H, W) or (H, W, 3), from 0 to 1."""
         if image_id not in self.kept:
             picture = self.split.picture(self.places[image_id])
             self.kept[image_id] = image_arrays.picture(picture, self.preprocess, grey=False)
@@ -46,9 +46,9 @@ class Prototypes:
     """The prototypes of some features, as patches to draw.
 
     Args:
-        folder: with ``layer_{l}.parquet``.
-        wanted: (layer, feature).
-        album: of their split.
+        folder: the folder with ``layer_{l}.parquet``.
+        wanted: pairs (layer, feature).
+        album: the images of the prototypes' split.
         grid: rows and columns of patches.
 
     Raises:
@@ -68,7 +68,7 @@ class Prototypes:
                 self.rows[layer, int(feature)] = rows.to_dict("records")
 
     def __call__(self, layer: int, feature: int, image_id: str | None = None) -> list[Patch]:
-        """A feature's prototypes, strongest first; none of the image itself."""
+        """A feature's prototypes, strongest first, without those from the image ``image_id``."""
         return [self._patch(row) for row in self.rows.get((layer, feature), []) if row["image_id"] != image_id]
 
     def _patch(self, row: dict) -> Patch:
@@ -84,7 +84,7 @@ def draw_cases(
     album: Album,
     prototypes: Prototypes,
 ) -> None:
-    """Write the picture of every image and layer of the table, at the paths in its column ``picture``."""
+    """Write a picture for every image and layer of the table, to the paths in its column ``picture``."""
     places = {image_id: place for place, image_id in enumerate(explained.image_ids)}
     sizes = cases.groupby("category")["rank"].max().to_dict()
     for name, rows in _with_progress(cases, "picture"):
@@ -106,7 +106,7 @@ def draw_features(
     album: Album,
     prototypes: Prototypes,
 ) -> None:
-    """Write the pages of the features that occur in cases, at the paths in the column ``page``."""
+    """Write a page for every feature that occurs in a case, to the paths in the column ``page``."""
     events = {layer: case_tables.dominant_events(explained, layer) for layer in explained.dominant}
     for name, (row,) in _with_progress(features[features["cases"] > 0], "page"):
         layer, feature = row["layer"], row["feature"]
@@ -118,7 +118,7 @@ def draw_features(
 
 
 def class_counts(events: pd.DataFrame, feature: int, classes: list[str]) -> dict[str, dict[str, int]]:
-    """Direction -> explained class -> patches, of a feature among the events of its layer."""
+    """Direction -> explained class -> number of patches, for a feature among the events of its layer."""
     own = events[events["feature"] == feature]
     up = own["change"] > 0
     return {

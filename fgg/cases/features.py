@@ -1,8 +1,8 @@
-"""Which SAE feature moved which patch. B images, N patches, F features.
+"""Which SAE feature changed the relevance of which patch. B images, N patches, F features.
 
-A patch's change is that of the maps as people see them: enlarged bilinearly to the input's size, and scaled from
-0 to 1 in each image. A feature's contribution is its term of the gate's score. The dominant feature of a patch is
-the one with the strongest contribution in the direction of the patch's change: it BOOSTs or SUPPRESSes it.
+The change of a patch is computed from the maps as displayed: enlarged bilinearly to the size of the input, and scaled
+to 0 to 1 in each image. A feature's contribution is its term in the score of the gate. The dominant feature of a patch
+is the one with the strongest contribution in the direction of the patch's change: it BOOSTs or SUPPRESSes the patch.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ BOOST, SUPPRESS = "BOOST", "SUPPRESS"
 
 @dataclass
 class Dominant:
-    """The dominant feature of every patch; all (B, N).
+    """The dominant feature of every patch; all attributes have shape (B, N).
 
     Attributes:
         feature: int64, -1 where no feature contributes in the direction of the change.
-        activation: float32, its activation f_k; like the others NaN where there is none.
+        activation: float32, its activation f_k. This and the next two are NaN where there is no dominant feature.
         gradient: float32, the feature gradient h_k.
-        contribution: float32, its term of the score.
+        contribution: float32, its term in the score.
     """
 
     feature: Tensor
@@ -42,7 +42,7 @@ class Dominant:
 
 
 def seen_relevance(relevance: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Mean over each patch of the map as it is seen: (B, N) to (B, N), from 0 to 1.
+    """Mean over each patch of the map as displayed: (B, N) to (B, N), from 0 to 1.
 
     Args:
         grid: rows and columns of patches.
@@ -55,14 +55,14 @@ def seen_relevance(relevance: Tensor, grid: tuple[int, int], size: tuple[int, in
 
 
 def most_changed(change: Tensor, count: int) -> Tensor:
-    """The patches with the largest absolute change, (B, N) to int64 (B, count), largest first; ties by place."""
+    """The patches with the largest absolute change, (B, N) to int64 (B, count), largest first; ties by patch index."""
     return change.abs().sort(dim=1, descending=True, stable=True).indices[:, :count]
 
 
 def contributions(construction: str, codes: Tensor, gradients: Tensor) -> Tensor:
-    """Each feature's term of the gate's score, from activations f and feature gradients h, all (…, F).
+    """Each feature's term in the gate's score, from activations f and feature gradients h, all (…, F).
 
-    f_k h_k for ``combined``, f_k for ``activation_only``, h_k for ``gradient_only``.
+    The term is f_k h_k for ``combined``, f_k for ``activation_only`` and h_k for ``gradient_only``.
     """
     if construction == "combined":
         return codes * gradients
@@ -76,7 +76,7 @@ def contributions(construction: str, codes: Tensor, gradients: Tensor) -> Tensor
 def dominant(construction: str, codes: Tensor, gradients: Tensor, change: Tensor) -> Dominant:
     """The dominant features of patches (…) from activations and feature gradients (…, F) and changes (…).
 
-    A patch that did not change has none.
+    A patch that did not change has no dominant feature.
     """
     sign = change.sign()[..., None]
     terms = contributions(construction, codes, gradients)
@@ -102,7 +102,7 @@ def dominant_in_batch(
 
     Args:
         saes: layer -> SAE.
-        change: (B, N), what the gate did to the relevance.
+        change: (B, N), the change of the relevance by the gate.
         target: int64 (B,), the class explained; None takes the predicted one.
     """
     seen = capture(model, images, target, layers=gate.layers)
@@ -113,7 +113,7 @@ def dominant_in_batch(
         decoder = sae.W_dec.detach()
         if gate.shuffle_decoder:
             decoder = decoder[gating.shuffle(len(decoder), gate.shuffle_seed).to(decoder.device)]
-        # Codes and gradients of all features are formed for a few images at a time.
+        # Codes and gradients of all features are computed for a few images at a time.
         step = max(1, MOST_FLOATS // (change.shape[1] * len(decoder)))
         parts = []
         for start in range(0, len(images), step):
@@ -127,6 +127,6 @@ def dominant_in_batch(
 
 
 def join(parts: Sequence[Dominant]) -> Dominant:
-    """One after the other along the images."""
+    """Concatenate along the images."""
     names = ("feature", "activation", "gradient", "contribution")
     return Dominant(*(torch.cat([getattr(part, name) for part in parts]) for name in names))

@@ -1,6 +1,6 @@
-"""The sheet that a picture of the case studies is drawn on: places in inches, words, and patches with their surroundings.
+"""The layout of the pictures of the case studies: positions in inches, text, and patches with their surroundings.
 
-Every axes has its place, so that nothing moves from picture to picture.
+All axes have fixed positions, so that all pictures have the same layout.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from fgg import plot
 from fgg.report.figures import style
 
 DPI = 150
-STEP = 5  # of colours, 0 to 255
-LEFT = 0.12  # margin
+STEP = 5  # of colour values, from 0 to 255
+LEFT = 0.12  # margin, in inches
 CONTEXT = 2  # patches shown on each side of a patch
-RC: Any = {**style.RC, "text.parse_math": False}  # a $ in a name is a $
+RC: Any = {**style.RC, "text.parse_math": False}  # a $ in a name is printed as it is
 
 
 @dataclass(frozen=True)
 class Patch:
-    """A patch of a picture, with what is written below it.
+    """A patch of a picture, with the text below it.
 
     Attributes:
-        picture: (H, W) or (H, W, 3), 0 to 1: the whole image as the model saw it.
-        patch: index, row by row.
+        picture: (H, W) or (H, W, 3), from 0 to 1: the whole image as the model saw it.
+        patch: index of the patch, row by row.
         grid: rows and columns of patches.
-        lines: of text below.
+        lines: lines of text below the patch.
     """
 
     picture: np.ndarray
@@ -46,7 +46,7 @@ class Patch:
 
 @contextmanager
 def figure(height: float) -> Iterator[tuple[Any, Any]]:
-    """A figure of the common width, and a function that makes axes: left, distance from the top, width, height."""
+    """Yield a figure of the common width, and a function that adds axes: left, distance from the top, width, height."""
     with matplotlib.rc_context(RC):
         fig = Figure(figsize=(style.WIDTH, height), dpi=DPI)
 
@@ -57,7 +57,7 @@ def figure(height: float) -> Iterator[tuple[Any, Any]]:
 
 
 def save(fig: Any, path: Path) -> None:
-    """Write a PNG. Its colours go in steps of 2 %, which are not seen, and make half the file."""
+    """Write a PNG. Its colours are rounded to steps of 2 %, which are invisible and halve the file size."""
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     colours = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.uint16)
@@ -69,7 +69,7 @@ def _x(inches: float) -> float:
 
 
 def say(fig: Any, left: float, top: float, text: str, **look: Any) -> None:
-    """Write a line at a distance from the left and from the top."""
+    """Write a line at the given distances from the left and the top, in inches."""
     height = fig.get_size_inches()[1]
     fig.text(_x(left), 1 - top / height, text, va="center", **look)
 
@@ -82,7 +82,7 @@ def head(fig: Any, title: str, *lines: str) -> None:
 
 
 def tile(axis: Any, own: Patch, colour: str) -> None:
-    """A patch with its surroundings, outlined; its lines below."""
+    """Draw an outlined patch with its surroundings, and its lines of text below."""
     (rows, columns), (height, width) = own.grid, own.picture.shape[:2]
     down, across = min(rows, 2 * CONTEXT + 1), min(columns, 2 * CONTEXT + 1)
     row, column = divmod(own.patch, columns)
@@ -100,10 +100,10 @@ def tile(axis: Any, own: Patch, colour: str) -> None:
 
 
 def start_of(text: str, most: int) -> str:
-    """The text, cut after ``most`` letters."""
+    """The start of a text, at most ``most`` letters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def end_of(text: str, most: int) -> str:
-    """The last ``most`` letters of a text."""
+    """The end of a text, at most ``most`` letters."""
     return text if len(text) <= most else f"…{text[1 - most :]}"

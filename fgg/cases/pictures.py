@@ -16,8 +16,8 @@ from fgg.cases.features import BOOST, SUPPRESS
 from fgg.cases.layout import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
 from fgg.report.figures import style
 
-LARGE = 6  # patches across, up to which a number has room in one
-UNSEEN = 0.01  # a change of relevance, of maps from 0 to 1, that nobody would see: the colours never stand for less
+LARGE = 6  # patches across the image; with more, a patch is too small to hold a number
+UNSEEN = 0.01  # an invisible change of relevance, for maps from 0 to 1; the smallest range of the colours
 COLOURS = {BOOST: style.VERMILION, SUPPRESS: style.SKY, "": "white"}
 INK = {BOOST: style.VERMILION, SUPPRESS: style.BLUE, "": style.GREY}
 TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "drawn at random"}
@@ -25,7 +25,7 @@ TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "d
 
 @dataclass(frozen=True)
 class Names:
-    """Of the experiment and of what it is compared with, for people; the prototypes' split; and the metrics' short titles."""
+    """Readable names of the experiment and its baseline, the prototypes' split, and the short titles of the metrics."""
 
     experiment: str
     baseline: str
@@ -35,7 +35,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Change:
-    """What happened at a patch of a case: a row of cases.csv, and the feature's prototypes."""
+    """The change at a patch of a case: a row of cases.csv, and the prototypes of its feature."""
 
     row: dict[str, Any]
     prototypes: Sequence[Patch] = ()
@@ -43,7 +43,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Case:
-    """An image at a layer. ``vanilla`` and ``gated`` are (N,), as seen, 0 to 1."""
+    """An image at a layer. ``vanilla`` and ``gated`` are the maps as displayed, (N,), from 0 to 1."""
 
     picture: np.ndarray
     vanilla: np.ndarray
@@ -53,10 +53,10 @@ class Case:
 
 
 def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
-    """Write the picture of a case: image, both maps, their difference; per changed patch its feature's prototypes.
+    """Write the picture of a case: image, both maps, their difference, and per changed patch its feature's prototypes.
 
     Args:
-        of: how many images its category has.
+        of: number of images in its category.
     """
     first = case.changes[0].row
     side, top, line = 1.36, 0.98, 1.16
@@ -103,7 +103,7 @@ def feature_page(
 
     Args:
         feature: a row of features.csv.
-        counts: direction -> explained class -> patches.
+        counts: direction -> explained class -> number of patches.
     """
     across = 7
     rows = -(-len(cases) // across)
@@ -137,7 +137,7 @@ def feature_page(
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    """What the image shows, what the model says, and what is explained if that is something else."""
+    """The true class, the predicted class, and the explained class if it is another one."""
     true, predicted, explained = (start_of(row[f"{name}_class"], 35) for name in ("true", "predicted", "explained"))
     text = f"true class {true}, predicted {predicted} (p = {row['confidence']:.2f})"
     return text if row["explained_class"] == row["predicted_class"] else f"{text}, explained {explained}"
@@ -170,7 +170,7 @@ def _tick(value: float, signed: bool) -> str:
 
 
 def _mark(axis: Any, case: Case, row: dict[str, Any], text: str) -> None:
-    """Outline a patch; its number in the middle of a large one, else above it, or below it in the first row."""
+    """Outline a patch and write its number: inside a large patch, else above it, or below it in the first row."""
     (height, width), (rows, columns) = case.picture.shape[:2], case.grid
     plot.mark(axis, row["patch"], case.grid, (height, width), color=COLOURS[row["direction"]], linewidth=1.2)
     inside, first = max(rows, columns) <= LARGE, row["row"] == 0
@@ -188,7 +188,7 @@ def _mark(axis: Any, case: Case, row: dict[str, Any], text: str) -> None:
 
 
 def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: Change) -> None:
-    """A line of the picture: numbers, the patch itself, the feature's prototypes."""
+    """Draw a line of the picture: numbers, the patch itself and the feature's prototypes."""
     row, direction = change.row, change.row["direction"]
     title = f"{number}  {direction}, feature {row['feature']}" if direction else f"{number}  no feature this way"
     lines = [f"relevance {row['vanilla_map']:.2f} → {row['gated_map']:.2f}", f"gate {row['gate']:.2f}"]
@@ -212,7 +212,7 @@ def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: C
 
 
 def _classes(axis: Any, counts: dict[str, dict[str, int]]) -> None:
-    """Patches that a feature boosts (right) and suppresses (left), per explained class; at most five classes."""
+    """Draw how many patches a feature boosts (right) and suppresses (left), for at most five explained classes."""
     totals: Counter[str] = Counter()
     for own in counts.values():
         totals.update(own)

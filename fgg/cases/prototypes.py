@@ -1,6 +1,7 @@
-"""The prototypes of SAE features, the patches of a split that activate each feature most: ``python -m fgg.cases.prototypes``.
+"""The prototypes of SAE features: ``python -m fgg.cases.prototypes``.
 
-Reads a model's folder, an SAE and a prepared split; writes a row per feature and rank.
+The prototypes are the patches of a split that activate a feature most. Reads a model's folder, an SAE and a prepared
+split; writes a row per feature and rank.
 """
 
 from __future__ import annotations
@@ -26,17 +27,17 @@ from fgg.progress import batches
 from fgg.saes.sae import check_sae, load_sae
 from fgg.tables import write_table
 
-# Codes that are looked at together; 2**26 floats are a quarter of a gigabyte.
+# Number of codes that are processed at once; 2**26 floats are a quarter of a gigabyte.
 MOST_FLOATS = 2**26
 
 
 @dataclass
 class Prototypes:
-    """The k strongest patches per feature, strongest first. Features without that many end in empty places.
+    """The k strongest patches per feature, strongest first. Features with fewer patches have empty places at the end.
 
     Attributes:
         activation: float32 (F, k); 0 in empty places.
-        image: int64 (F, k), the image's place in the stream; -1 in empty places.
+        image: int64 (F, k), the image's position in the stream; -1 in empty places.
         patch: int64 (F, k), the patch's index, row by row; -1 in empty places.
     """
 
@@ -46,13 +47,13 @@ class Prototypes:
 
 
 class PrototypeIndex:
-    """Collects prototypes from a stream of codes; memory is bounded by features x k, whatever the stream's length.
+    """Collects prototypes from a stream of codes; memory is bounded by features x k, for any length of the stream.
 
     Args:
-        features: F.
+        features: number of features, F.
         k: patches kept per feature.
-        threshold: activations up to it do not count.
-        device: where the codes are.
+        threshold: activations must be larger than this.
+        device: device of the codes.
     """
 
     def __init__(self, features: int, k: int, threshold: float = 0.0, device: torch.device | str = "cpu") -> None:
@@ -62,7 +63,7 @@ class PrototypeIndex:
         self.patches = 1
 
     def add(self, codes: Tensor) -> None:
-        """Add the codes (B, N, F) of the next B images. Of equal activations the earlier patch stays."""
+        """Add the codes (B, N, F) of the next B images. Of patches with equal activations, the earlier one is kept."""
         batch, self.patches, features = codes.shape
         flat = codes.detach().float().flatten(0, 1)
         rows = max(1, MOST_FLOATS // features)
@@ -78,7 +79,7 @@ class PrototypeIndex:
         self.images += batch
 
     def prototypes(self) -> Prototypes:
-        """What was found so far."""
+        """The prototypes found so far."""
         empty = self.activation.isinf()
         place = torch.where(empty, -1, self.place).T
         activation = torch.where(empty, 0.0, self.activation).T
@@ -94,7 +95,7 @@ def collect(
     Args:
         sae: reads the residual stream after block ``layer``.
         k: patches kept per feature.
-        threshold: activations up to it do not count.
+        threshold: activations must be larger than this.
     """
     index = PrototypeIndex(sae.W_dec.shape[0], k, threshold, sae.W_dec.device)
     for images in batches:
@@ -128,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def write(path: Path, found: Prototypes, image_ids: list[str], made: dict[str, Any]) -> None:
-    """Write feature, rank (from 1), image_id, patch and activation; places that stayed empty have no row."""
+    """Write feature, rank (from 1), image_id, patch and activation; empty places have no row."""
     feature, rank = np.nonzero(found.image.cpu().numpy() >= 0)
     taken = {name: getattr(found, name).cpu().numpy()[feature, rank] for name in ("image", "patch", "activation")}
     write_table(

@@ -1,4 +1,4 @@
-"""Pictures and charts of attributions, for notebooks and figures; reached as ``fgg.plot``."""
+"""Pictures and charts of attributions, for notebooks and figures; available as ``fgg.plot``."""
 
 from fgg.plot.curves import curve, gates
 from fgg.plot.image_arrays import picture, relevance_grid, seen_box

@@ -1,4 +1,4 @@
-"""Charts of numbers about attributions: Pixel Flipping curves and gates. `fgg.plot` offers them beside the pictures."""
+"""Charts of numbers about attributions: Pixel Flipping curves and gates. They are available from `fgg.plot`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def curve(
     label: str = "probability of the explained class",
     title: str | None = None,
 ) -> Axes:
-    """Pixel Flipping curves, the mean over images; a curve that falls sooner is better.
+    """Draw Pixel Flipping curves, as means over images; a curve that falls earlier is better.
 
     Args:
-        curves: (steps + 1,) or (B, steps + 1) as in ``fgg.pixel_flipping(…).curve``, or a table name -> such.
-        label: of the y axis.
+        curves: (steps + 1,) or (B, steps + 1) as in ``fgg.pixel_flipping(…).curve``, or a mapping name -> such values.
+        label: label of the y axis.
     """
     named = curves if isinstance(curves, Mapping) else {"": curves}
     ax = plain_axes(ax, (4.2, 2.9))
@@ -44,11 +44,11 @@ def curve(
 def gates(
     values: Any, ax: Axes | None = None, *, clamp_max: float = 10.0, bins: int = 41, title: str | None = None
 ) -> Axes:
-    """Histogram of gates on a logarithmic axis: above 1 a patch is amplified, below 1 it is damped.
+    """Draw a histogram of gates on a logarithmic axis: above 1 a patch is amplified, below 1 it is damped.
 
     Args:
         values: gates of any shape, or layer -> gates as in ``fgg.attribute(…).gates``.
-        clamp_max: the largest gate, which sets the axis.
+        clamp_max: the largest gate, which determines the limits of the axis.
         bins: number of bars.
     """
     named = values if isinstance(values, Mapping) else {"": values}
@@ -72,7 +72,7 @@ def gates(
 
 
 def plain_axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure of that size in inches."""
+    """The given axes, or those of a new figure of the given size in inches."""
     if ax is None:
         from matplotlib import pyplot as plt
 

@@ -1,6 +1,6 @@
-"""What a picture of an attribution is made of, as arrays: the image as it is shown, the relevance on its grid.
+"""The parts of a picture of an attribution as arrays: the displayed image, and the relevance on its grid.
 
-Imports neither matplotlib nor torch; tensors are taken by what they can do.
+Imports neither matplotlib nor torch; tensors are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fgg.errors import FggError
 def relevance_grid(
     relevance: Any, grid: tuple[int, int] | None = None, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Relevance of one image (N,) as float64 (rows, columns).
+    """Arrange the relevance of one image (N,) on its grid: float64 (rows, columns).
 
     Args:
-        grid: rows and columns; None looks for square patches that fit ``size``, else for a square grid.
-        size: height and width of the model's input, where known.
+        grid: rows and columns; None tries square patches that fit ``size``, then a square grid.
+        size: height and width of the model's input, if known.
 
     Raises:
-        FggError: more than one image, values that do not fill the grid, NaN or infinite values.
+        FggError: there is more than one image, the values do not fit the grid, or some are NaN or infinite.
     """
     values = array(relevance)
     if grid is not None and values.shape == tuple(grid):
@@ -43,15 +43,15 @@ def relevance_grid(
 
 
 def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray:
-    """The image as it is shown: float (H, W), or (H, W, 3) where ``grey`` is off and it has colours; 0 to 1.
+    """The image as displayed: float (H, W), or (H, W, 3) if ``grey`` is off and it has colours; from 0 to 1.
 
-    Grey is stretched to the whole range, so that dark images can be seen too; colours are left as they are.
-    A PIL image is turned upright and cropped to the part that the model saw. A tensor is taken back from its
-    standardised values with the preprocessing's mean and deviation; without ``preprocess``, values beyond 0…1
-    are stretched from the smallest to the largest and shown grey.
+    Grey values are stretched to the whole range, so that dark images are visible too; colours stay unchanged.
+    A PIL image is turned upright and cropped to the part that the model saw. The standardisation of a tensor is undone
+    with the mean and the standard deviation of ``preprocess``. Without ``preprocess``, a tensor with values beyond 0…1
+    is stretched from its smallest to its largest value and shown in grey.
 
     Raises:
-        FggError: something that is no image.
+        FggError: ``image`` is not an image.
     """
     if isinstance(image, Image.Image):
         upright = eight_bit(image)
@@ -83,7 +83,10 @@ def picture(image: Any, preprocess: Any = None, grey: bool = True) -> np.ndarray
 
 
 def _stretched(values: np.ndarray) -> np.ndarray:
-    """Grey values (H, W) from black to white, but for a few outliers; by the factor 4 at most, which spares noise."""
+    """Stretch grey values (H, W) from black to white, except for outliers.
+
+    The factor is at most 4, so as not to amplify noise.
+    """
     if values.ndim == 3:
         return values
     low, high = np.quantile(values, (0.005, 0.995))
@@ -93,7 +96,7 @@ def _stretched(values: np.ndarray) -> np.ndarray:
 
 
 def seen_box(size: tuple[int, int], preprocess: Any) -> tuple[int, int, int, int]:
-    """The part of a picture of (width, height) that is left after resize and centre crop: left, top, right, bottom."""
+    """The part of a picture of (width, height) that remains after resize and centre crop: left, top, right, bottom."""
     (rows, columns), (height, width) = preprocess.resized(*size), preprocess.output_size
     top, left = round((rows - height) / 2), round((columns - width) / 2)
     across, down = size[0] / columns, size[1] / rows
@@ -101,7 +104,7 @@ def seen_box(size: tuple[int, int], preprocess: Any) -> tuple[int, int, int, int
 
 
 def array(values: Any) -> np.ndarray:
-    """A tensor on any device, or a list, as an array."""
+    """Convert a tensor on any device, or a list, to an array."""
     if hasattr(values, "detach"):
         values = values.detach().cpu()
         values = values.float() if values.is_floating_point() else values
@@ -113,7 +116,7 @@ def _is_planes(values: np.ndarray) -> bool:
 
 
 def input_size(image: Any, preprocess: Any) -> tuple[int, int] | None:
-    """Height and width of the model's input; None for a picture of which they are not known."""
+    """Height and width of the model's input; None if they are not known."""
     if preprocess is not None:
         return preprocess.output_size
     shape = () if isinstance(image, Image.Image) else array(image).shape

@@ -1,8 +1,8 @@
-"""Pictures of attributions, for notebooks and figures; every function draws on matplotlib axes and returns them.
+"""Pictures of attributions, for notebooks and figures. Every function draws on matplotlib axes and returns them.
 
 Relevance belongs to patches: (N,), row by row, as `fgg.attribute` gives it for one image. Images may be PIL
-images, (H, W) or (H, W, 3) arrays, or tensors (C, H, W); they are shown grey, under a transparent map. Nothing
-global is changed: neither the backend nor a style.
+images, (H, W) or (H, W, 3) arrays, or tensors (C, H, W); they are shown in grey under a transparent map. No global
+state is changed, neither the backend nor a style.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from fgg.plot.curves import curve, gates, plain_axes
 from fgg.plot.image_arrays import input_size, picture, relevance_grid, seen_box
 
 MAP = "magma"  # perceptually uniform, and brighter with more relevance, also in greyscale
-DIFFERENCE_MAP = "RdBu_r"  # red for more relevance, blue for less; told apart by the colour-blind
+DIFFERENCE_MAP = "RdBu_r"  # red for more relevance, blue for less; safe for the colour-blind
 ALPHA = 0.6
-LIFT = 0.25  # of black under a map, which is dark where there is little relevance
-SIDE = 2.6  # inches of a map without its bar
+LIFT = 0.25  # how much black is lightened under a map, which is dark where there is little relevance
+SIDE = 2.6  # width in inches of a map without its colour bar
 __all__ = [
     "compare", "curve", "difference", "gates", "mark", "overlay", "picture", "relevance_grid", "seen_box", "show",
 ]  # fmt: skip
@@ -46,24 +46,24 @@ def overlay(
     smooth: bool = False,
     alpha: float = ALPHA,
 ) -> Axes:
-    """Relevance over the image; dark is little, bright is much.
+    """Draw relevance over the image; dark means little, bright means much.
 
     Args:
         image: PIL image, (H, W), (H, W, 3) or (C, H, W); see `picture`.
         relevance: (N,), patches row by row.
         ax: axes to draw on; None makes a figure.
         grid: rows and columns of patches; None takes them from the image or a square.
-        vmin: value of the darkest colour; None takes 0, or the smallest value where some are negative.
+        vmin: value of the darkest colour; None takes 0, or the smallest value if some are negative.
         vmax: value of the brightest colour; None takes the largest value.
-        colorbar: draw a bar with ``label``.
-        title: of the axes.
-        preprocess: a `fgg.data.preprocess.Preprocess`: crops a picture to what the model saw, and takes a tensor
-            back to grey values.
-        smooth: interpolate between patches; False shows each patch as the one value that it has.
-        alpha: how opaque the map is, 0 to 1.
+        colorbar: draw a colour bar with ``label``.
+        title: title of the axes.
+        preprocess: a `fgg.data.preprocess.Preprocess`, used to crop a picture to the part that the model saw, and to
+            convert a tensor back to grey values.
+        smooth: interpolate between patches; False shows each patch in a single colour.
+        alpha: opacity of the map, from 0 to 1.
 
     Raises:
-        FggError: a number of patches that does not fit, NaN, or something that is no image.
+        FggError: the number of patches does not fit, a value is NaN, or ``image`` is not an image.
     """
     values = relevance_grid(relevance, grid, input_size(image, preprocess))
     low = min(0.0, float(values.min())) if vmin is None else vmin
@@ -88,12 +88,12 @@ def difference(
     smooth: bool = False,
     alpha: float = ALPHA,
 ) -> Axes:
-    """What changed from one map to another: red gained relevance, blue lost it; symmetric about 0.
+    """Draw the change from one map to another: red means more relevance, blue less; the scale is symmetric about 0.
 
     Args:
         before: (N,), subtracted from ``after``.
         after: (N,).
-        vmax: change with the strongest colour; None takes the largest one.
+        vmax: the change with the strongest colour; None takes the largest change.
 
     The other arguments, and the errors, are those of `overlay`.
     """
@@ -119,15 +119,15 @@ def mark(
     """Outline a patch, or several, on axes that show an image.
 
     Args:
-        patch: index from 0, row by row, or several.
+        patch: one or several indices, from 0, row by row.
         grid: rows and columns of patches; None takes those of the map drawn on the axes.
-        image_size: height and width of the image shown; None takes it from the axes.
-        color: of the outline, which has a dark edge, so that it shows on any ground.
-        text: written beside the first patch.
-        linewidth: of the outline, in points; its dark edge is twice as wide.
+        image_size: height and width of the displayed image; None takes them from the axes.
+        color: colour of the outline; a dark edge makes it visible on any background.
+        text: text beside the first patch.
+        linewidth: width of the outline, in points; its dark edge is twice as wide.
 
     Raises:
-        FggError: a patch beyond the grid, or axes without an image.
+        FggError: a patch is outside the grid, or the axes have no image.
     """
     if not ax.images and (grid is None or image_size is None):
         raise FggError("mark: these axes show no image; draw an overlay first, or give grid and image_size")
@@ -167,14 +167,14 @@ def compare(
     one_scale: bool = False,
     smooth: bool = False,
 ) -> np.ndarray:
-    """Image, the map before, the map after, and the difference side by side; returns the four axes.
+    """Draw the image, the map before, the map after and the difference side by side; return the four axes.
 
     Args:
         axes: four axes to draw on; None makes a figure.
         names: titles of the two maps.
-        patch: outlined in every panel.
-        one_scale: the same colours for both maps; by default each uses the whole range, since a gate raises relevance
-            so much that the map before would show nothing.
+        patch: a patch, or several, to outline in every panel.
+        one_scale: use the same colour scale for both maps. By default each map uses the whole range, since a gate
+            raises relevance so much that the map before would be invisible.
 
     The other arguments, and the errors, are those of `overlay`.
     """
@@ -201,12 +201,12 @@ def compare(
 
 
 def show(image: Any, ax: Axes | None = None, *, title: str | None = None, preprocess: Any = None) -> Axes:
-    """The image alone, in colour where it has some; arguments and errors as for `overlay`."""
+    """Draw the image alone, in colour if it has colours; arguments and errors are those of `overlay`."""
     return _axes(ax, picture(image, preprocess, grey=False), title, colorbar=False)
 
 
 def _axes(ax: Axes | None, shown: np.ndarray, title: str | None, colorbar: bool) -> Axes:
-    """Axes with the image, without ticks."""
+    """Axes that show the image, without ticks."""
     ax = plain_axes(ax, (SIDE + (0.9 if colorbar else 0), SIDE + 0.3))
     ax.imshow(shown, cmap="gray", vmin=0, vmax=1)
     ax.spines[:].set_visible(False)
@@ -225,7 +225,7 @@ def _map(
     smooth: bool,
     label: str | None,
 ) -> None:
-    """The map over the image that the axes show; with a bar where there is a label."""
+    """Draw the map over the image on the axes, with a colour bar if there is a label."""
     height, width = ax.images[0].get_array().shape[:2]
     drawn = ax.imshow(
         values, cmap=colours, vmin=low, vmax=high, interpolation="bilinear" if smooth else "nearest",
@@ -235,7 +235,7 @@ def _map(
         return
     most = max(abs(low), abs(high))
     power = int(np.floor(np.log10(most)))
-    power = 0 if -4 < power < 4 else power  # above the bar it would push the next picture away
+    power = 0 if -4 < power < 4 else power  # above the colour bar, it would move the next picture
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.03, aspect=22)
     bar.locator, bar.formatter = MaxNLocator(4), FuncFormatter(lambda value, _: f"{value / 10.0**power:g}")
     bar.outline.set_visible(False)
@@ -245,14 +245,14 @@ def _map(
 
 
 def _rising(alpha: float) -> Colormap:
-    """The colours of a map, more opaque where there is more relevance, so that the image stays visible."""
+    """The colours of a map; they are more opaque where there is more relevance, so that the image stays visible."""
     colours = colormaps[MAP](np.linspace(0, 1, 256))
     colours[:, 3] = np.linspace(alpha - 0.1, alpha + 0.1, 256).clip(0, 1)
     return ListedColormap(colours, MAP)
 
 
 def _fading(alpha: float) -> Colormap:
-    """The colours of a difference, transparent where there is none."""
+    """The colours of a difference; they are transparent where the difference is 0."""
     colours = colormaps[DIFFERENCE_MAP](np.linspace(0.06, 0.94, 256))
     colours[:, 3] = ((alpha + 0.3) * np.abs(np.linspace(-1, 1, 256)) ** 0.6).clip(0, 1)
     return ListedColormap(colours, DIFFERENCE_MAP)

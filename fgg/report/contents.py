@@ -1,4 +1,4 @@
-"""What a report has: its figures and its pages. Imports no torch."""
+"""The contents of a report: its figures and its pages. Does not import torch."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 from fgg.faithfulness.registry import Metric
 
-CURVED = ("srg", "insertion", "deletion")  # metrics that read the curves
+CURVED = ("srg", "insertion", "deletion")  # metrics that are computed from the curves
 
 
 def figures(metrics: Mapping[str, Metric], powers: bool = False) -> dict[str, str]:
-    """The figures of a dataset with these metrics, in the order of the report: name of the file -> title.
+    """The figures of a dataset with these metrics, in the order of the report: file name -> title.
 
     Args:
-        powers: whether the grid has TransMM to powers.
+        powers: whether the grid has TransMM raised to powers.
     """
     found = {"overview": "Overview of the maps"}
     found |= {name: metric.title for name, metric in metrics.items()}
@@ -35,7 +35,7 @@ def figures(metrics: Mapping[str, Metric], powers: bool = False) -> dict[str, st
 
 
 def pages() -> dict[str, tuple[str, str]]:
-    """The pages: name of the file -> category and title. Some are there only where they are switched on."""
+    """The pages: file name -> category and title. Some exist only if they are switched on."""
     return {
         "README": ("Headline", "Results in words"),
         "summary": ("Tables", "Summary"),

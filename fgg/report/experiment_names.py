@@ -1,4 +1,4 @@
-"""Names of experiments for people: ``gated, layers 1+2, activation × gradient``."""
+"""Readable names of experiments: ``gated, layers 1+2, activation × gradient``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def partner_title(against: str, partner: str) -> str:
 
 
 def group(cells: Mapping[str, Any]) -> str:
-    """One of `GROUPS`, for an experiment's table cells; a shuffled decoder is a control."""
+    """The group of an experiment, one of `GROUPS`, from its table cells; a shuffled decoder is a control."""
     if cells["control"] or cells["shuffle_decoder"]:
         return "Controls"
     return "Gated" if cells["construction"] else "Baselines"
@@ -59,17 +59,17 @@ def kind(cells: Mapping[str, Any]) -> str:
 
 
 def _method_title(cells: Mapping[str, Any]) -> str:
-    """The method's title; of maps that were given, the experiment's own name."""
+    """The title of the method, or for external maps the name of the experiment."""
     if cells["method"] == EXTERNAL:
         return str(cells.get("experiment", "given maps")).split("-randomized")[0]
     try:
         return find_method(cells["method"]).title
-    except FggError:  # a method of another package, which is not there any more
+    except FggError:  # a method of another package that no longer exists
         return cells["method"]
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:
-    """Where an experiment gates, such as ``layers 1+2``, and if wanted how strongly; empty for a baseline."""
+    """The layers that an experiment gates, such as ``layers 1+2``, optionally with strength; empty for a baseline."""
     if not cells["construction"]:
         return ""
     strength = f", clamp {cells['clamp_max']:g}, alpha {cells['alpha']:g}" if with_strength else ""
@@ -85,5 +85,5 @@ def label(cells: Mapping[str, Any], with_strength: bool = False) -> str:
 
 
 def varies(frame: pd.DataFrame) -> bool:
-    """Whether gates differ in clamp_max or alpha, so that their names must tell."""
+    """Whether gates differ in clamp_max or alpha, so that their names must include the strength."""
     return len(frame[["clamp_max", "alpha"]].dropna().drop_duplicates()) > 1

@@ -53,12 +53,12 @@ def main(argv: list[str] | None = None) -> None:
 def words(
     hypotheses: pd.DataFrame, known: Mapping[str, Measure] | None = None, pooled: pd.DataFrame | None = None
 ) -> Iterator[str]:
-    """Lines of Markdown: per dataset a sentence for each metric, and a table of all named comparisons.
+    """Lines of Markdown: per dataset, a sentence for each metric and a table of all named comparisons.
 
     Args:
-        hypotheses: of one run or several.
-        known: the measures by name, with metrics of other packages.
-        pooled: the same pooled, if there are several runs.
+        hypotheses: the table of hypotheses of one run or several.
+        known: the measures by name, including those of metrics of other packages.
+        pooled: the pooled table, if there are several runs.
     """
     for dataset, runs in hypotheses.groupby("dataset", sort=False):
         seeds = list(dict.fromkeys(runs["seed"]))
@@ -132,7 +132,7 @@ def _measurable(runs: pd.DataFrame, seeds: Sequence[str]) -> Iterator[str]:
 
 
 def _sentences(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
-    """A sentence per metric, over its fills."""
+    """A sentence per metric, with all its fills."""
     of_metric: dict[str, list[Measure]] = {}
     for measure in measures.values():
         of_metric.setdefault(measure.metric.name, []).append(measure)
@@ -153,14 +153,14 @@ def _sentences(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator
 
 
 def _signs(rows: pd.DataFrame) -> dict[str, str]:
-    """Gate -> the verdict against TransMM, without its qualification."""
+    """Gate -> verdict against TransMM, without qualification."""
     own = rows[rows["against"] == "transmm"]
     word = {BETTER: BETTER, WORSE: WORSE}
     return {row["experiment"]: word.get(row["verdict"].split(" ")[0], "") for _, row in own.iterrows()}
 
 
 def sentence(rows: pd.DataFrame) -> str:
-    """What one measure says of the combined gates: against TransMM, and against the controls. Without a full stop."""
+    """The results of one measure for the combined gates, against TransMM and the controls; without a full stop."""
     own = rows[rows["against"] == "transmm"].set_index("experiment")["verdict"]
     if own.empty:
         return "TransMM is not in the grid"
@@ -183,14 +183,15 @@ def sentence(rows: pd.DataFrame) -> str:
 def beats_controls(rows: pd.DataFrame) -> bool:
     """Whether a gate is better than each control that can differ from it.
 
-    A control with the gate's own scores, such as one with the same order under a metric of order, does not apply.
+    A control with the same scores as the gate does not count, such as one with the same order if the metric reads only
+    the order.
     """
     controls = rows[rows["against"].isin(CONTROLS) & (rows["verdict"] != IDENTICAL)]
     return bool(len(controls)) and bool(controls["verdict"].str.startswith(BETTER).all())
 
 
 def _power(runs: pd.DataFrame) -> Iterator[str]:
-    """What the images could have shown."""
+    """The effects that this number of images can detect."""
     own = runs[(runs["stratum"] == MEASURABLE) & runs["smallest_detectable"].notna() & (runs["n"] > 0)]
     if own.empty:
         return
@@ -205,7 +206,7 @@ def _power(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _warnings(runs: pd.DataFrame) -> Iterator[str]:
-    """What is wrong with the model and the SAEs."""
+    """Warnings about the model and the SAEs."""
     found = dict.fromkeys(
         part for note in runs["note"].dropna() for part in note.split("; ") if part.startswith("weak ")
     )
@@ -226,7 +227,7 @@ def _table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str
 
 
 def cell(rows: pd.DataFrame) -> str:
-    """A verdict on measurable images with its numbers; in brackets that on all images, if it differs."""
+    """A verdict on measurable images with its numbers, and in brackets the verdict on all images if it differs."""
     shown, every = (rows[rows["stratum"] == stratum] for stratum in (MEASURABLE, ALL))
     if shown.empty:
         return ""

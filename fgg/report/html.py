@@ -1,6 +1,6 @@
-"""Pages of HTML that need nothing else: a table that sorts, filters and saves itself, or text from Markdown.
+"""Self-contained HTML pages: a table that can be sorted, filtered and saved, or text from Markdown.
 
-The templates are in ``templates/``; Jinja escapes whatever is put into them.
+The templates are in ``templates/``; Jinja escapes all values inserted into them.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-KEY = "experiment"  # the column that stays when a wide table is pushed to the left
+KEY = "experiment"  # the column that stays visible when a wide table is scrolled
 P_VALUES = ("p_value", "p_adjusted", "wilcoxon_p", "wilcoxon_p_adjusted")
 MARKED = ("verdict", "significant", "improvement_pct", "improvement")
-LONG = 60  # letters, from which a cell breaks its line
+LONG = 60  # cells with more letters wrap
 
 
 class Column(NamedTuple):
-    """A column's head: its name, its classes in the page, and what it holds."""
+    """A column's head: its name, its CSS classes, and what it holds."""
 
     name: str
     kind: str
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell: its classes in the page, its value exactly, and as people read it."""
+    """A cell: its CSS classes, its exact value, and its readable value."""
 
     kind: str
     exact: str
@@ -38,7 +38,7 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row: its class in the page, and its cells."""
+    """A row: its CSS class and its cells."""
 
     look: str
     cells: list[Cell]
@@ -52,17 +52,17 @@ def _templates() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of the templates."""
+    """Render a page from one of the templates."""
     return _templates().get_template(f"{template}.html.j2").render(**values)
 
 
 def table_page(frame: pd.DataFrame, title: str, text: str, name: str, columns: Mapping[str, str]) -> str:
-    """A page with a table that sorts by a click on a column's head.
+    """A page with a table that is sorted by a click on a column's head.
 
     Args:
-        text: Markdown above the table.
-        name: of the CSV file that the page saves.
-        columns: column -> what it holds, shown when the mouse rests on its head.
+        text: Markdown to show above the table.
+        name: name of the CSV file that the page saves.
+        columns: column -> what it holds, shown when the mouse hovers over its head.
     """
     numeric = {
         str(column): pd.api.types.is_numeric_dtype(values) and values.dtype != bool for column, values in frame.items()
@@ -94,7 +94,7 @@ def _cell(name: str, value: Any, number: bool) -> Cell:
 
 
 def written(value: Any) -> tuple[str, str]:
-    """A table's value exactly, and as people read it; nothing for what is undefined."""
+    """A value of a table in exact and in readable form; both are empty if it is undefined."""
     if value is None or (isinstance(value, float) and np.isnan(value)) or value is pd.NA:
         return "", ""
     if isinstance(value, bool | np.bool_):
@@ -112,7 +112,7 @@ def text_page(title: str, text: str) -> str:
 
 
 def markdown(text: str) -> Markup:
-    """Markdown as HTML. Of links only the text stays, since the page travels alone; pictures are left out."""
+    """Convert Markdown to HTML. Links keep only their text, since the page must stand alone; pictures are left out."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
     for rule in ("link_open", "link_close", "image"):
         parser.add_render_rule(rule, lambda *_: "")

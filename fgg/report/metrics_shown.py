@@ -14,10 +14,12 @@ if TYPE_CHECKING:
 
 
 def measures_in(frame: pd.DataFrame, known: Mapping[str, Measure] | None = None) -> dict[str, Measure]:
-    """The measures of a frame with the columns ``metric``, ``fill`` and perhaps ``higher_is_better``, in its order, by name.
+    """The measures of a frame by name, in the order of its rows.
 
     Args:
-        known: measures by name, such as those of metrics of other packages; others are called by their metric's name.
+        frame: has the columns ``metric``, ``fill`` and perhaps ``higher_is_better``.
+        known: measures by name, such as those of metrics of other packages; unknown measures get their metric's name as
+            title.
     """
     pairs = frame.drop_duplicates(["metric", "fill"]).fillna({"fill": ""})
     fills: dict[str, list[str]] = {}
@@ -41,5 +43,5 @@ def rows_of(frame: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 
 
 def first_fills(measures: Mapping[str, Measure]) -> dict[str, Measure]:
-    """The measures with each metric's first fill."""
+    """The measure of each metric with its first fill."""
     return {name: measure for name, measure in measures.items() if not measure.suffix}

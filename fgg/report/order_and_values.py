@@ -1,4 +1,4 @@
-"""Order and values in words: what each gives to a gate's gain, and the check that random maps have no SRG."""
+"""Text about the parts of order and values in a gate's gain, and the check that random maps have an SRG of 0."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fgg.comparison.strata import MEASURABLE
 from fgg.faithfulness.measures import Measure
 from fgg.report.metrics_shown import measures_in, rows_of
 
-CHECK_QUANTILE = 3.29  # of the normal distribution: 99.9 %
+CHECK_QUANTILE = 3.29  # quantile of the normal distribution for a two-sided 99.9 % interval
 
 
 def order_and_values(decomposition: pd.DataFrame, known: Mapping[str, Measure]) -> Iterator[str]:
-    """What order and values give to the gain of each gate, by the metrics that read values.
+    """The parts of order and values in the gain of each gate, for the metrics that read values.
 
     Args:
-        decomposition: results/decomposition.csv.
+        decomposition: the table results/decomposition.csv.
         known: the measures by name.
     """
     own = decomposition[(decomposition["stratum"] == MEASURABLE) & decomposition["gain"].notna()]
@@ -48,7 +48,7 @@ def order_and_values(decomposition: pd.DataFrame, known: Mapping[str, Measure]) 
 
 
 def random_check(frame: pd.DataFrame) -> Iterator[str]:
-    """A check of the metrics on every run: random maps must have no SRG.
+    """A check of the metrics on every run: the SRG of random maps must be 0.
 
     Args:
         frame: the comparison's rows on all images.

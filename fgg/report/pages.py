@@ -1,9 +1,10 @@
-"""The pages of the report: every table as HTML that sorts, the results in words, configuration and versions.
+"""The pages of the report: every table as sortable HTML, the results as text, configuration and versions.
 
     python -m fgg.report.pages --results results --pages summary hypotheses --configuration JSON \
         --output results
 
-Reads ``{table}.csv`` (the summary from comparison.parquet, the case studies from their folders), writes ``{page}.html``.
+Reads ``{table}.csv`` (the summary from comparison.parquet, the case studies from their folders) and writes
+``{page}.html``.
 Only ``versions.html`` depends on the machine.
 """
 
@@ -44,7 +45,7 @@ TEXTS = (
     "true_class",
     "predicted_class",
 )
-FOLDED = ("cases", "features")  # tables that are made of one per folder of case studies
+FOLDED = ("cases", "features")  # tables that are joined from one per folder of case studies
 ABOUT = {
     "summary": (
         "A row per dataset, seed, experiment, metric and fill, on the measurable images and on all (`stratum`). `difference` is "
@@ -151,7 +152,7 @@ COLUMNS = {
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the tables, write the pages."""
+    """Read the tables and write the pages."""
     parser = argparse.ArgumentParser(prog="python -m fgg.report.pages", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--results", required=True, type=Path, help="folder with the tables, README.md and case studies"
@@ -185,13 +186,13 @@ def page(name: str, results: Path, cases: list[Path], configuration: Any) -> str
         frame = pd.concat(frames, ignore_index=True)
     else:
         frame = read_csv(results / f"{name}.csv", texts=TEXTS)
-    settings = [column for column in SETTINGS if column in frame]  # the experiment's id tells them: they go last
+    settings = [column for column in SETTINGS if column in frame]  # the experiment's id contains them: they go last
     frame = frame[[column for column in frame if column not in settings] + settings]
     return table_page(frame, title, ABOUT[name], f"{name}.csv", COLUMNS)
 
 
 def configuration_page(title: str, configuration: Any) -> str:
-    """All settings as they are after defaults were filled in."""
+    """All settings, including defaults."""
     text = "The settings of this run, with the defaults of all keys that the configuration left out."
     plain = json.loads(json.dumps(configuration))
     shown = yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
@@ -199,7 +200,7 @@ def configuration_page(title: str, configuration: Any) -> str:
 
 
 def versions_page(title: str) -> str:
-    """What this page was written with: the project's commit, the machine, and every installed package."""
+    """The versions in use: the project's commit, the machine, and every installed package."""
     facts = {"commit": commit(), "Python": platform.python_version(), "system": platform.platform(terse=True)}
     facts |= {"processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count()), "GPU": gpus()}
     packages = sorted({(found.metadata["Name"] or "", found.version) for found in distributions()}, key=_fold)
@@ -212,7 +213,7 @@ def versions_page(title: str) -> str:
 
 
 def commit() -> str:
-    """The commit of the package's repository, and whether files differ from it."""
+    """The commit of the package's repository, and whether there are uncommitted changes."""
     folder = Path(__file__).resolve().parents[2]
     if not (folder / ".git").exists() or shutil.which("git") is None:
         return "unknown: not in a git checkout"
@@ -222,7 +223,7 @@ def commit() -> str:
 
 
 def gpus() -> str:
-    """The names of the GPUs that the driver tells."""
+    """The names of the GPUs that the driver reports."""
     if shutil.which("nvidia-smi") is None:
         return "none"
     return ", ".join(_said(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()) or "none"

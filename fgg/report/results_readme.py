@@ -1,4 +1,4 @@
-"""What a run found and what it was, in words: ``results/README.md``.
+"""A text about a run and its results: ``results/README.md``.
 
     python -m fgg.report.results_readme --comparison results/comparison.parquet --hypotheses results/hypotheses.csv \
         --decomposition results/decomposition.csv --data data --splits '{"elpv": "test"}' --output results/README.md
@@ -28,7 +28,7 @@ from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.report.order_and_values import order_and_values, random_check
 from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
 
-POOR = 0.3  # explained variance below which an SAE hardly describes the residual stream
+POOR = 0.3  # an SAE with less explained variance hardly describes the residual stream
 STATUS = {
     "cancelled": "a patch's residual × gradient is analytically zero there, so a gate by gradients is rounding noise",
     "zero": "patches no longer reach the prediction, their gradient is zero, and a gate by gradients is 1",
@@ -36,7 +36,7 @@ STATUS = {
 
 
 class Origin(NamedTuple):
-    """What a dataset's results rest on: model.json, dataset.json, and layer -> metrics.json of the SAEs that gates read."""
+    """The records behind a dataset's results: model.json, dataset.json, and layer -> metrics.json of the SAEs."""
 
     model: Mapping[str, Any]
     images: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Origin(NamedTuple):
 
 @command
 def main(argv: list[str] | None = None) -> None:
-    """Read the tables and records, write the text."""
+    """Read the tables and records and write the text."""
     parser = argparse.ArgumentParser(prog="python -m fgg.report.results_readme", description=__doc__.split("\n")[0])
     parser.add_argument("--comparison", required=True, help="results/comparison.parquet")
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
@@ -78,9 +78,9 @@ def readme(
     """Lines of Markdown: the headline, what was run, what is missing, where to look.
 
     Args:
-        comparison: of all runs; those of a dataset's first seeds are described.
-        tables: ``hypotheses``, and perhaps ``decomposition`` and ``pooled``.
-        data: folder with prepared/, models/ and saes/.
+        comparison: the table of all runs; the runs with each dataset's first seeds are described.
+        tables: the table ``hypotheses``, and perhaps ``decomposition`` and ``pooled``.
+        data: the folder with prepared/, models/ and saes/.
         splits: dataset -> the split that is explained.
         measures: dataset -> name -> measure; None takes them from the table.
     """
@@ -116,7 +116,7 @@ def readme(
 
 
 def _best(rows: pd.DataFrame, measures: Mapping[str, Measure]) -> str:
-    """The experiment with the best mean by each measure on measurable images, where there is no hypothesis."""
+    """The experiment with the best mean by each measure on measurable images, for runs without hypotheses."""
     parts = []
     for measure in measures.values():
         own = rows_of(rows[rows["mean"].notna()], measure)
@@ -165,7 +165,7 @@ def _weights(record: Mapping[str, Any]) -> str:
 
 
 def _accuracy(record: Mapping[str, Any], split: str) -> str:
-    """Accuracy on a split beside what it costs nothing to reach."""
+    """The accuracy on a split, compared with that of simple baselines."""
     own = (record.get("accuracy") or {}).get(split)
     if not own or own.get("accuracy") is None:
         return f"accuracy on the split {split} not measured"
@@ -218,7 +218,7 @@ def _named(some: pd.DataFrame, rows: pd.DataFrame) -> str:
 
 
 def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
-    """What of the images, the model and the SAEs asks for a second look."""
+    """Remarks about the images, the model and the SAEs that deserve a closer look."""
     unreadable = origin.images.get("n_unreadable", 0)
     aside = rows["n_skipped"].iloc[0] - unreadable
     yield f"images that could not be read: {unreadable}; files left aside, which are no images of a class: {aside}"

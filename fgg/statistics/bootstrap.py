@@ -1,8 +1,9 @@
 """The bootstrap interval of a mean: bias-corrected, accelerated (BCa, Efron 1987).
 
-It is what `scipy.stats.bootstrap` computes, to rounding. A comparison has thousands of intervals over the same few numbers of
-images, so the resamples are drawn once per number of images, as counts, and all their means are one product: a hundred times
-as fast. Above `MOST_VALUES` the interval is Student's, from which it then no longer differs visibly.
+The result equals that of `scipy.stats.bootstrap` up to rounding. A comparison has thousands of intervals but only a few
+different numbers of images. The resamples are therefore drawn once per number of images, as counts, and all their means
+are one matrix product, which is a hundred times as fast. Above `MOST_VALUES` values, Student's interval is used, since
+the two then no longer differ visibly.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from fgg.randomness import generator
 
-LEVEL = 0.95  # of every interval
+LEVEL = 0.95  # confidence level of every interval
 RESAMPLES = 9999
 MOST_VALUES = 3000
 
@@ -22,7 +23,7 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     """The 95 % BCa interval of the mean of ``values`` (n,); NaN if all are equal, or the correction is undefined.
 
     Args:
-        seed: with n, the key of the resamples, which all vectors of this length share.
+        seed: together with n, it determines the resamples, which all vectors of this length share.
     """
     from scipy import stats
     from scipy.special import ndtr, ndtri
@@ -36,7 +37,7 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * (spread / (n - 1) / n) ** 0.5
         return mean - half, mean + half
     shifts = _counts(n, seed) @ centred / n
-    rounding = 1e-12 * float(np.abs(centred).max())  # a resample of few values often has the mean itself
+    rounding = 1e-12 * float(np.abs(centred).max())  # resamples of few values often have exactly the same mean
     below = ((shifts < -rounding).mean() + (shifts <= rounding).mean()) / 2
     shift, acceleration = ndtri(below), float((centred**3).sum()) / 6 / spread**1.5
     tails = ndtri(np.array([1 - LEVEL, 1 + LEVEL]) / 2)
@@ -50,7 +51,7 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 @functools.lru_cache(maxsize=16)
 def _counts(n: int, seed: int) -> np.ndarray:
-    """How often each of n values is in each resample, float64 (RESAMPLES, n)."""
+    """How often each of n values occurs in each resample, float64 (RESAMPLES, n)."""
     drawn = generator(seed, "bootstrap", n).integers(0, n, (RESAMPLES, n))
     flat = drawn + n * np.arange(RESAMPLES)[:, None]
     return np.bincount(flat.reshape(-1), minlength=RESAMPLES * n).reshape(RESAMPLES, n).astype(np.float64)

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def rank_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation row by row of two arrays (B, N): float64 (B,), NaN where a row is constant."""
+    """Spearman's rank correlation of each row of two arrays (B, N): float64 (B,); NaN where a row is constant."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(rows, axis=1) for rows in (first, second)]

@@ -1,8 +1,8 @@
 """Paired statistics of two sets of scores, as pure functions.
 
 Differences are ``treatment - baseline`` in the metric's own unit, one per image. ``sign`` is +1 where
-higher is better, else -1: what is named improvement, effect size or share improved is positive where the
-treatment is better than the baseline.
+higher is better, else -1. Improvements and effect sizes are therefore positive where the treatment is better
+than the baseline.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 from fgg.statistics.bootstrap import bootstrap_interval
 from fgg.statistics.power import equivalence_p, smallest_detectable
 
-MARGIN = 0.2  # of d_z, below which a difference is called small (Cohen 1988)
-RESOLUTION = 1e-6  # scores are made in float32: smaller differences are ties
-FEWEST = 3  # pairs, below which nothing is tested
+MARGIN = 0.2  # a difference with a smaller |d_z| is called small (Cohen 1988)
+RESOLUTION = 1e-6  # scores are computed in float32, so smaller differences are ties
+FEWEST = 3  # with fewer pairs nothing is tested
 
 Row = dict[str, Any]
 
 
 def describe(scores: np.ndarray) -> Row:
-    """Number n, mean, sd (ddof 1), sem, median, minimum and maximum of the defined scores in a vector; NaN is left out."""
+    """n, mean, sd (ddof 1), sem, median, minimum and maximum of the scores in a vector, without NaN."""
     scores = np.asarray(scores, dtype=np.float64)
     scores = scores[~np.isnan(scores)]
     n = len(scores)
@@ -39,18 +39,19 @@ def describe(scores: np.ndarray) -> Row:
 def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, margin: float = MARGIN) -> Row:
     """Compare two score vectors (n,) whose rows are the same images.
 
-    A pair with an undefined (NaN) score is left out. Of the pairs that remain: ``n_pairs`` and ``n_left_out``;
-    ``mean``, ``sd``, ``sem``, ``median``, ``minimum``, ``maximum`` of the treatment and ``baseline_mean``; the mean
-    ``difference``, its standard error ``difference_se`` and its interval ``ci_low``, ``ci_high`` (see `bootstrap_interval`; ``seed`` is its seed); ``improvement`` =
-    sign x difference; ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x
-    mean / sd of the differences (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank
-    test (Wilcoxon 1945: ties are dropped; exact where scipy's ``auto`` takes the exact distribution; NaN where
-    all are ties); ``share_improved``, with ties counted as not improved, and ``n_tied`` (|difference| <= 1e-6);
-    ``smallest_detectable``, the d_z that so many pairs find with a power of 80 %; ``equivalence_p``, the p-value of the
-    test that |d_z| is below ``margin`` (TOST).
+    Pairs with an undefined (NaN) score are left out; ``n_pairs`` and ``n_left_out`` are the two numbers of pairs. The
+    other columns describe the remaining pairs: ``mean``, ``sd``, ``sem``, ``median``, ``minimum``, ``maximum`` of the
+    treatment and ``baseline_mean``; the mean ``difference``, its standard error ``difference_se`` and its interval
+    ``ci_low``, ``ci_high`` (see `bootstrap_interval`, which takes ``seed``); ``improvement`` = sign x difference;
+    ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x mean / sd of the differences
+    (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank test (Wilcoxon 1945: ties are dropped;
+    exact where scipy's ``auto`` takes the exact distribution; NaN where all pairs are ties); ``share_improved``, which
+    counts ties as not improved, and ``n_tied`` (|difference| <= 1e-6); ``smallest_detectable``, the d_z that this
+    number of pairs detects with a power of 80 %; ``equivalence_p``, the p-value of the test that |d_z| is below
+    ``margin`` (TOST).
 
-    With fewer than 3 pairs, or differences that are all equal, nothing is tested: p-values and effect size are
-    NaN, the interval is NaN or the constant, and ``reason`` says why.
+    With fewer than 3 pairs, or if all differences are equal, nothing is tested: the p-values and the effect size are
+    NaN, the interval is NaN or consists of the constant, and ``reason`` says why.
     """
     from scipy import stats
 
@@ -101,17 +102,17 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
 
 
 def effect_size(differences: np.ndarray) -> float:
-    """Cohen's d_z: mean over standard deviation (ddof 1) of differences (n,); NaN where they are fewer than 3 or equal."""
+    """Cohen's d_z: mean / standard deviation (ddof 1) of differences (n,); NaN if they are fewer than 3 or equal."""
     if len(differences) < FEWEST or np.ptp(differences) <= RESOLUTION:
         return float("nan")
     return float(differences.mean() / differences.std(ddof=1))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Holm's (1979) step-down adjustment of a family of p-values; a NaN is not part of the family and stays NaN."""
+    """Holm's (1979) step-down adjustment of a family of p-values; NaN values are not part of it and stay NaN."""
     known = np.asarray(p_values, dtype=np.float64)
     adjusted, tested = np.full(known.shape, np.nan), np.flatnonzero(~np.isnan(known))
     rising = tested[np.argsort(known[tested])]
-    left = np.arange(len(rising), 0, -1)  # hypotheses that are not rejected yet
+    left = np.arange(len(rising), 0, -1)  # number of hypotheses that are not rejected yet
     adjusted[rising] = np.minimum(np.maximum.accumulate(known[rising] * left), 1)
     return adjusted

@@ -15,15 +15,16 @@ FEWEST_FOR_PREDICTION = 3
 def pool(estimates: np.ndarray, variances: np.ndarray) -> Row:
     """Pool estimates (k,) with the variances of their errors (k,).
 
-    The variance between runs, tau², is Paule and Mandel's (1982); the mean's interval and p-value are Hartung and Knapp's (2001),
-    with k - 1 degrees of freedom; the prediction interval, in which the true value of a further run lies, is Higgins et
-    al.'s (2009), with k - 2. ``share_between`` is the share of the estimates' variance that lies between runs, tau² / (tau² +
-    the typical variance within), Higgins and Thompson's (2002) I².
+    The variance between runs, tau², is estimated by the method of Paule and Mandel (1982). The interval and the p-value
+    of the mean are those of Hartung and Knapp (2001), with k - 1 degrees of freedom. The prediction interval, for the
+    true value of a further run, is that of Higgins et al. (2009), with k - 2 degrees of freedom. ``share_between`` is
+    the share of the variance of the estimates that lies between runs: tau² / (tau² + the typical variance within), the
+    I² of Higgins and Thompson (2002).
 
     Returns:
         ``n_runs``, ``mean``, ``ci_low``, ``ci_high``, ``p_value``, ``prediction_low``, ``prediction_high``, ``tau``,
-        ``share_between``, ``smallest``, ``largest``. NaN where there are too few runs (2 for an interval, 3 for a prediction),
-        or a variance is 0.
+        ``share_between``, ``smallest``, ``largest``. NaN where there are too few runs (an interval needs 2, a
+        prediction 3), or a variance is 0.
     """
     from scipy import stats
     from statsmodels.stats.meta_analysis import combine_effects
@@ -40,7 +41,7 @@ def pool(estimates: np.ndarray, variances: np.ndarray) -> Row:
     if k < 2 or (variances <= 0).any():
         return found
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InvalidTestWarning)  # of the intervals of single runs, which are not used
+        warnings.simplefilter("ignore", InvalidTestWarning)  # about the intervals of single runs, which are not used
         result = combine_effects(estimates, variances, method_re="iterated", use_t=True)
     mean, tau2 = float(result.mean_effect_re), max(0.0, float(result.tau2))
     error = float(result.sd_eff_w_re_hksj)

@@ -1,4 +1,4 @@
-"""What a paired comparison could have shown, and whether a difference is shown to be small."""
+"""The effects that a paired comparison can detect, and tests of whether a difference is small."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import functools
 import numpy as np
 
 POWER = 0.8
-ALPHA = 0.05  # below it a p-value is significant
+ALPHA = 0.05  # smaller p-values are significant
 
 
 @functools.lru_cache(maxsize=256)
 def smallest_detectable(n: int) -> float:
     """The effect size d_z that a two-sided paired t-test of n pairs finds significant at 5 % with a power of 80 %.
 
-    NaN with fewer than 3 pairs. It is meant without adjustment for several tests; with one, larger effects are needed.
+    NaN with fewer than 3 pairs. The value is for a single test; after adjustment for several tests, larger effects are
+    needed.
     """
     from scipy import optimize, stats
 
@@ -27,16 +28,16 @@ def smallest_detectable(n: int) -> float:
         found = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
         return float(found) - POWER
 
-    enough = (2 * critical + 3) / n**0.5  # beyond it, scipy's noncentral t distribution gives NaN for few pairs
+    enough = (2 * critical + 3) / n**0.5  # beyond it, scipy's noncentral t gives NaN with few pairs
     return float(optimize.brentq(lacking, 1e-6, enough))
 
 
 def equivalence_p(differences: np.ndarray, margin: float) -> float:
-    """The p-value of two one-sided tests (TOST, Schuirmann 1987): are the differences within ± margin standard deviations?
+    """The p-value of two one-sided tests (TOST, Schuirmann 1987) that the mean difference is within ± margin.
 
     Args:
-        differences: (n,), paired, not all equal.
-        margin: in units of the standard deviation of the differences, that is, of d_z.
+        differences: paired differences (n,), not all equal.
+        margin: in standard deviations of the differences, the unit of d_z.
     """
     from scipy import stats
 

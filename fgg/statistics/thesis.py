@@ -1,6 +1,6 @@
 """The statistics of the thesis' research code, for comparison with published numbers.
 
-They differ from `fgg.statistics.paired` in that differences are in the good direction, intervals rest on
+They differ from `fgg.statistics.paired` as follows: positive differences are better, intervals are based on
 Student's t, percentages keep the sign of the baseline's mean (a negative mean turns an improvement into a
 loss), nothing is adjusted for the number of experiments, and equal scores give p = 1 and d = 0.
 """
@@ -16,7 +16,7 @@ from fgg.statistics.power import ALPHA
 
 
 def thesis_paired(treatment: Mapping[str, float], vanilla: Mapping[str, float], sign: int) -> dict[str, float | int]:
-    """Paired t statistics of scores per image name, over the names that both have.
+    """Paired t statistics of scores by image name, over the names in both.
 
     The percentage is relative to the vanilla mean over all of its images, paired or not.
     """
@@ -35,7 +35,7 @@ def thesis_paired(treatment: Mapping[str, float], vanilla: Mapping[str, float], 
 def thesis_welch(
     treatment: tuple[float, float, int], vanilla: tuple[float, float, int], sign: int
 ) -> dict[str, float | int]:
-    """Welch's t statistics of (mean, sd, n), where only these are known; d uses the root mean square of the sds."""
+    """Welch's t statistics of (mean, sd, n), for when only these are known; d uses the root mean square of the sds."""
     from scipy import stats
 
     (mean_1, sd_1, n_1), (mean_0, sd_0, n_0) = treatment, vanilla
@@ -53,7 +53,7 @@ def thesis_composite(percents: Sequence[float]) -> float:
 
 
 def thesis_per_image(saco: np.ndarray, correlation: np.ndarray, pixel_flipping: np.ndarray) -> np.ndarray:
-    """The composite of each image (n,), from raw differences (n,): their z-scores' mean, Pixel Flipping negated."""
+    """The composite of each image (n,): the mean z-score of the raw differences (n,), with Pixel Flipping negated."""
     z = [(x - x.mean()) / (x.std(ddof=1) + 1e-9) for x in (saco, correlation, pixel_flipping)]
     return (z[0] + z[1] - z[2]) / 3
 

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset", "seed"))
     own = (hypotheses["dataset"] == dataset) & (hypotheses["seed"] == seed) & (hypotheses["stratum"] == MEASURABLE)
     metrics = {measure.metric.name: measure.metric for measure in measures.values()}
-    per_experiment = rows_of(everything, next(iter(measures.values())))  # a row each
+    per_experiment = rows_of(everything, next(iter(measures.values())))  # one row per experiment
     for name, metric in metrics.items():
         of_metric = [measure for measure in measures.values() if measure.metric is metric]
         metric_figure(frame[frame["metric"] == name], of_metric, output)
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_rows(path: str | Path, dataset: str, seed: str, stratum: str) -> pd.DataFrame:
-    """A dataset's rows of the comparison over a stratum; what a method lacks is None, not NaN."""
+    """A dataset's rows of the comparison for a stratum; cells that do not apply to a method are None, not NaN."""
     table = read_table(path).to_pandas()
     for name in ("layers", "construction", "control", "shuffle_decoder"):
         table[name] = table[name].astype(object).where(table[name].notna(), None)

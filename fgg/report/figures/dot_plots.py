@@ -19,7 +19,7 @@ Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or
 
 
 def arrange(sections: Sequence[tuple[str, list[tuple[str, pd.Series]]]]) -> list[Line]:
-    """Heights for sections of (text, row) lines, top down from 0, each under a heading; empty ones are left out."""
+    """Heights, from 0 downwards, for sections of (text, row) lines under a heading; empty sections are left out."""
     lines: list[Line] = []
     y = 0.0
     for heading, rows in sections:
@@ -31,21 +31,21 @@ def arrange(sections: Sequence[tuple[str, list[tuple[str, pd.Series]]]]) -> list
 
 
 def sections(frame: pd.DataFrame) -> list[tuple[str, list[tuple[str, pd.Series]]]]:
-    """A metric's rows by group, and within the gated and the controls by where they gate."""
+    """A metric's rows by group; gated experiments and controls are also grouped by the layers that they gate."""
     strength = varies(frame)
     found: dict[tuple[str, str], list] = {}
     for _, row in frame.iterrows():
         text = kind(row) + (f" (n = {row['n']})" if row["n"] < row["n_images"] else "")
         found.setdefault((group(row), place(row, strength)), []).append((text, row))
-    ordered = sorted(found, key=lambda key: GROUPS.index(key[0]))  # stable: the configuration's order within a group
+    ordered = sorted(found, key=lambda key: GROUPS.index(key[0]))  # stable: keeps the configuration's order
     return [(", ".join(filter(None, key)), found[key]) for key in ordered]
 
 
-MOST_FILLS = 3  # of a metric, with a panel each
+MOST_FILLS = 3  # fills of a metric that get a panel each
 
 
 def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str | Path) -> None:
-    """Means of all methods on the left; beside them, for each fill, paired improvements over the baseline.
+    """Draw the means of all methods on the left, and beside them, per fill, the paired improvements over the baseline.
 
     Args:
         frame: the rows of the metric on measurable images.
@@ -90,7 +90,7 @@ def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str 
 
 
 def _improvements(axis: Any, lines: Sequence[Line], own: pd.DataFrame, metric: Metric, baseline: str) -> None:
-    """A panel of improvements over the baseline; its axis is that of the gated experiments."""
+    """Draw a panel of improvements over the baseline; the gated experiments determine its axis."""
     gated = own[own["construction"].notna() & (own.index != baseline)]
     scale = gated if len(gated) else own
     axis.set_xlim(*style.limits(0, scale["improvement"], *improvement_interval(scale, metric)))
@@ -122,9 +122,9 @@ def _filled(measure: Measure) -> str:
 def hypotheses_figure(
     frame: pd.DataFrame, dataset: str, folder: str | Path, known: Mapping[str, Measure] | None = None
 ) -> None:
-    """Every combined gate against its partners on measurable images, a panel per metric; better is to the right.
+    """Draw every combined gate against its partners on measurable images, a panel per metric; better is to the right.
 
-    The first fill is drawn large, the others small below it.
+    The markers of the first fill are large; those of the other fills are small and below it.
     """
     if frame.empty:
         style.remark(
@@ -191,19 +191,19 @@ def _fill_legend(fig: Any, fills: Sequence[str], note: str) -> None:
 
 
 def improvement_interval(row: Any, metric: Metric) -> tuple[Any, Any]:
-    """The interval's ends in the good direction; of a row, or of a frame's columns."""
+    """The ends of the interval of the improvement, from a row or from the columns of a frame."""
     return (row["ci_low"], row["ci_high"]) if metric.higher_is_better else (-row["ci_high"], -row["ci_low"])
 
 
 def unit(metric: Metric, protocol: str) -> str:
-    """What the values of a metric are, with their range."""
+    """The quantity that a metric measures, with its range."""
     if metric.name == "pixel_flipping" and protocol == "thesis":
         return "area under p(class) (0 to steps)"
     return metric.quantity or metric.title
 
 
 def ticks(axes: Sequence, lines: Sequence[Line]) -> None:
-    """Name the lines of panels that share their heights, headings in bold, with a faint rule along each."""
+    """Label the lines of panels with common heights; headings are bold, and each line has a faint rule."""
     axes[0].set_yticks([y for y, _, _ in lines], [text for _, text, _ in lines])
     axes[0].set_ylim(min(y for y, _, _ in lines) - 0.8, 0.8)
     for tick, (_, _, row) in zip(axes[0].get_yticklabels(), lines, strict=True):

@@ -20,7 +20,7 @@ Panel = tuple[int, float, float]  # layer, clamp_max, alpha
 
 
 def gates_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
-    """How often gates amplify and damp, per layer and construction.
+    """Draw how often gates amplify and damp, per layer and construction.
 
     A layer's gates do not depend on the other gated layers, so each layer is shown once, from the first experiment
     that gates it. ``frame`` has one row per experiment.
@@ -61,7 +61,7 @@ def gates_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
 
 
 def collect(frame: pd.DataFrame, folder: Path) -> dict[Panel, dict[str, np.ndarray]]:
-    """(layer, clamp_max, alpha) -> name of the construction -> all gates, without the undefined ones."""
+    """(layer, clamp_max, alpha) -> name of the construction -> all defined gates."""
     panels: dict[Panel, dict[str, np.ndarray]] = {}
     for _, row in frame[frame["construction"].notna() & frame["control"].isna()].iterrows():
         kind = SHUFFLED if row["shuffle_decoder"] else PARTNER_TITLES[row["construction"]]

@@ -1,4 +1,4 @@
-"""Heat maps: where gating helps, by gated layers and by what the gate is made of."""
+"""Heat maps of the improvement by gated layers and by construction of the gate."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ COLUMNS = (
     *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),
     *("shuffled decoder", *(CONTROL_TITLES[name] for name in CONTROLS)),
 )
-MAP = "PuOr_r"  # diverging, told apart by the colour-blind; orange is better
+MAP = "PuOr_r"  # diverging and safe for the colour-blind; orange is better
 
 
 def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Measure] | None = None) -> None:
-    """Per metric a panel: a row per set of layers, a column per construction and control, the improvement in each cell."""
+    """Draw a panel per metric: a row per set of layers, a column per construction and control.
+
+    Each cell shows the improvement.
+    """
     first = frame.iloc[0]
     name = f"{first['dataset']}_heat_map"
     strength = varies(frame)
@@ -76,6 +79,6 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Mea
 
 
 def _signed(value: float, form: str) -> str:
-    """A number with its sign, and 0 without one."""
+    """A number with its sign; 0 has no sign."""
     text = f"{value:+{form}}"
     return (text if float(text) else text[1:]).replace("-", "−")

@@ -1,4 +1,4 @@
-"""The overview: what each method marks on a few images of the explained split."""
+"""The overview: the maps of each method on a few images of the explained split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MOST_GATES = 8
 def overview_figure(
     frame: pd.DataFrame, results: str | Path, images: str | Path, model: str | Path, seed: int, folder: str | Path
 ) -> None:
-    """A row per baseline and combined gate, a column per image. ``frame`` has one row per experiment.
+    """Draw a row per baseline and combined gate and a column per image. ``frame`` has one row per experiment.
 
     Args:
         images: the explained split (.parquet).
@@ -75,7 +75,10 @@ def overview_figure(
 
 
 def choose(labels: pd.Series, seed: int) -> list[str]:
-    """`IMAGES` image ids (or all, if fewer) from labels by image id: one class after another, in a seeded order."""
+    """Choose `IMAGES` image ids (or all, if there are fewer), taking the classes in turn, in a seeded order.
+
+    ``labels`` is indexed by image id.
+    """
     order = keyed_order(labels.index, seed, "overview")
     turns = pd.DataFrame({"label": labels.loc[order]})
     turns["turn"] = turns.groupby("label").cumcount()
@@ -84,7 +87,7 @@ def choose(labels: pd.Series, seed: int) -> list[str]:
 
 
 def _shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The baselines and the combined gates, and how many of these are left out."""
+    """The baselines and the combined gates to show, and the number of gates left out."""
     baselines = frame[frame["construction"].isna() & frame["control"].isna()]
     plain = frame["construction"].eq("combined") & frame["control"].isna() & ~frame["shuffle_decoder"].eq(True)
     gates = frame[plain]
@@ -94,7 +97,7 @@ def _shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 def _pictures(path: Path, chosen: list[str]) -> dict:
     import pyarrow.parquet as pq
 
-    read_table(path, columns=["image_id"])  # tells a missing or damaged file
+    read_table(path, columns=["image_id"])  # raises an error for a missing or damaged file
     rows = pq.read_table(path, columns=["image_id", "image"], filters=[("image_id", "in", chosen)]).to_pylist()
     found = {row["image_id"]: decode(row["image"]["bytes"], row["image_id"]) for row in rows}
     missing = sorted(set(chosen) - set(found))
@@ -109,7 +112,7 @@ def _relevance(folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def _map(plot, axis, picture, relevance: np.ndarray, preprocess) -> None:
-    """The map as a share of its maximum; a map with undefined values is left empty, and says so."""
+    """Draw the map as a share of its maximum; a map with undefined values stays empty, with a remark."""
     if not np.isfinite(relevance).all():
         plot.show(picture, axis, preprocess=preprocess)
         axis.text(0.5, 0.5, "undefined", ha="center", va="center", color="white", transform=axis.transAxes)
@@ -124,13 +127,13 @@ def _name(axis, text: str) -> None:
 
 
 def _classes(classes: list[str], row: pd.Series) -> str:
-    """Predicted class; and the true one where it is another."""
+    """The predicted class, and the true class if it differs."""
     predicted, true = (_short(classes[row[name]]) for name in ("predicted", "label"))
     return predicted if row["predicted"] == row["label"] else f"{predicted}\n(true: {true})"
 
 
 def _short(name: str) -> str:
-    """A class name in one line of at most 20 letters."""
+    """A class name as one line of at most 20 letters."""
     return (
         textwrap.shorten(name.replace("_", " "), 20, placeholder="…")
         if len(name) > 20 and " " in name

@@ -1,4 +1,4 @@
-"""The probability of the explained class while patches are filled, most relevant first (MIF) and least relevant first (LIF)."""
+"""Figure of the class's probability while patches are filled, most (MIF) or least (LIF) relevant first."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fgg.report.figures.pixel_flipping_curves import combined, curve_label, curv
 from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import read_table
 
-MOST_BANDS = 4  # gated curves; with more of them there are no bands
+MOST_BANDS = 4  # with more gated curves, no bands are drawn
 
 
 def order_curves_figure(frame: pd.DataFrame, measure: Measure, results: str | Path, folder: str | Path) -> None:
-    """MIF on the left, LIF in the middle, and on the right by how much their distance exceeds the baseline's.
+    """Draw MIF on the left, LIF in the middle, and on the right the excess of their distance over the baseline's.
 
     Args:
         frame: the rows of one measure that reads the curves, on measurable images.
-        measure: gives the fill.
+        measure: the measure; its fill is used.
     """
     from scipy import stats
 
@@ -76,7 +76,10 @@ def order_curves_figure(frame: pd.DataFrame, measure: Measure, results: str | Pa
 
 
 def read_curves(path: Path, fill: str) -> dict[str, pd.DataFrame]:
-    """MIF and LIF curves with a fill: a row per image, sorted by id, a column per step; those with the smallest common steps."""
+    """Read the MIF and LIF curves of a fill: a row per image, sorted by id, and a column per step.
+
+    The curves are those with the smallest step that both orders have.
+    """
     table = read_table(path, ["image_id", "fill", "curve", "patches_per_step", "probability"]).to_pandas()
     table = table[table["fill"] == fill]
     kinds = {kind: table[table["curve"] == kind] for kind in ("mif", "lif")}

@@ -17,17 +17,17 @@ from fgg.report.figures import style
 from fgg.report.figures.dot_plots import arrange, sections, ticks
 from fgg.report.metrics_shown import first_fills, measures_in, rows_of
 
-MOST_DOTS = 400  # of a line; more images are shown by as many quantiles
-FEW = 40  # images, up to which dots are larger
-EDGES = (1, 99)  # percentiles of the gated experiments, between which the axis runs
+MOST_DOTS = 400  # per line; more images are shown by this many quantiles
+FEW = 40  # up to this number of images, dots are larger
+EDGES = (1, 99)  # percentiles of the gated experiments that limit the axis
 
 
 def pairs_figure(
     frame: pd.DataFrame, results: str | Path, folder: str | Path, known: Mapping[str, Measure] | None = None
 ) -> None:
-    """Per metric a panel, per experiment a line of dots: by how much each measurable image is better than with the baseline.
+    """Draw a panel per metric and a line of dots per experiment: the improvement of each measurable image.
 
-    Of several fills the first is drawn.
+    If a metric has several fills, the first one is drawn.
     """
     first = frame.iloc[0]
     name = f"{first['dataset']}_paired_differences"
@@ -77,13 +77,13 @@ def _scores(frame: pd.DataFrame, results: str | Path, measures: Mapping[str, Mea
 def _gain(
     scores: dict[str, pd.DataFrame], name: str, baseline: str, measure: Measure, inside: np.ndarray
 ) -> np.ndarray:
-    """Improvement per image, without the undefined ones."""
+    """The defined improvements per image."""
     difference = scores[name][measure.name] - scores[baseline][measure.name]
     return (measure.metric.sign * difference[inside]).dropna().to_numpy()
 
 
 def _limits(rows: pd.DataFrame, gains: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Limits that hold nearly all images of the gated experiments and their controls, or of all if there are none."""
+    """Axis limits for nearly all images of the gated experiments and their controls, or else of all experiments."""
     gated = [gains[name] for name in rows.index[rows["construction"].notna()]] or list(gains.values())
     values = np.concatenate([[0.0], *gated])
     return style.limits(np.percentile(values, EDGES), [values.mean()])
@@ -93,7 +93,7 @@ def _dots(axis: Any, y: float, gain: np.ndarray, colour: str) -> None:
     if not len(gain):
         return
     values = np.sort(gain) if len(gain) <= MOST_DOTS else np.quantile(gain, np.linspace(0, 1, MOST_DOTS))
-    spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # neighbours apart, the same in every run
+    spread = 0.6 * ((np.arange(len(values)) * 0.618034) % 1 - 0.5)  # separates neighbours, the same in every run
     axis.plot(
         values.clip(*axis.get_xlim()), y + spread, ".", color=colour, markersize=2.4 if len(values) > FEW else 5,
         markeredgewidth=0, alpha=0.45, zorder=2, rasterized=True, clip_on=False,

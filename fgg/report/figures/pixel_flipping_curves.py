@@ -16,14 +16,15 @@ from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import matrix, read_table
 
 MOST_BANDS = 4  # more gated curves than this are drawn without their bands
-MOST_NAMED = 8  # of more gated curves, only the lowest and the highest are named
+MOST_NAMED = 8  # if there are more gated curves, the legend names only the lowest and the highest
 UNNAMED = ("#D9A58A", "-", 0.6)  # colour, dash and width of gated curves that the legend does not name
 
 
 def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: str | Path) -> None:
-    """Mean p(class) while patches are replaced, and the paired difference from the baseline; gated ones with 95 % bands.
+    """Draw the mean p(class) while patches are filled, and the paired difference from the baseline.
 
-    The horizontal axis is the share of steps, which is the share of patches where the last step is whole.
+    Gated curves have 95 % bands. The horizontal axis is the share of steps, which equals the share of patches if the
+    last step is complete.
     """
     from scipy import stats
 
@@ -80,24 +81,24 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
 
 
 def named_in_legend(shown: pd.DataFrame) -> list[str]:
-    """The experiments that the legend names: all, or of many gates the one with the lowest and the highest mean."""
+    """The experiments that the legend names: all, or of many gates only those with the lowest and the highest mean."""
     gated = shown[shown["construction"].notna()]
     if len(gated) <= MOST_NAMED:
         return list(shown["experiment"])
-    ranked = gated.sort_values("mean", kind="stable")["experiment"]  # those without a mean come last
+    ranked = gated.sort_values("mean", kind="stable")["experiment"]  # experiments without a mean come last
     kept = {ranked.iloc[0], ranked.iloc[gated["mean"].notna().sum() - 1], shown["baseline"].iloc[0]}
     return [row["experiment"] for _, row in shown.iterrows() if not row["construction"] or row["experiment"] in kept]
 
 
 def mean_curve(values: Any) -> np.ndarray:
-    """Mean over images of (images, steps); NaN at a step that is undefined for all."""
+    """Mean over images of values (images, steps); NaN at a step that is undefined for all images."""
     array = np.asarray(values, dtype=np.float64)
     n = (~np.isnan(array)).sum(axis=0)
     return np.divide(np.nansum(array, axis=0), n, out=np.full(array.shape[1], np.nan), where=n > 0)
 
 
 def combined(frame: pd.DataFrame) -> pd.Series:
-    """Which rows are combined gates, and no controls."""
+    """Which rows are combined gates and not controls."""
     return (frame["construction"] == "combined") & frame["control"].isna() & ~frame["shuffle_decoder"].eq(True)
 
 
@@ -111,7 +112,7 @@ def curve_label(row: pd.Series, strength: bool) -> str:
 
 
 def curve_looks(frame: pd.DataFrame) -> dict[str, tuple]:
-    """Colour, dash and width per experiment; the gated lines share one family of colours."""
+    """Colour, dash and width per experiment; the gated curves share one family of colours."""
     looks: dict[str, tuple] = {}
     plain, gated = 0, 0
     for _, row in frame.iterrows():

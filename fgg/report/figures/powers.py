@@ -1,4 +1,4 @@
-"""TransMM to powers: what a metric rewards though the order of the patches stays the same."""
+"""TransMM raised to powers: the effect of the spread of values on a metric, with the order of the patches unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POWER = "power"  # the control
 
 
 def powers_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Measure] | None = None) -> None:
-    """Per metric a panel: its mean against the power of TransMM; lines across are the gated maps.
+    """Draw a panel per metric: its mean against the power of TransMM; horizontal lines are the gated maps.
 
     Args:
         frame: the comparison's rows on measurable images.

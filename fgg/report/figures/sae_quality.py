@@ -18,12 +18,12 @@ PANELS = (
 
 
 def quality(saes: str | Path, layers: list[int]) -> dict[int, dict[str, Any]]:
-    """Layer -> what was measured of its SAE (metrics.json)."""
+    """Layer -> measurements of its SAE (metrics.json)."""
     return {layer: read_json(Path(saes) / f"layer_{layer}" / "metrics.json") for layer in layers}
 
 
 def quality_figure(dataset: str, measured: dict[int, dict[str, Any]], folder: str | Path) -> None:
-    """A panel per measure, a bar per layer."""
+    """Draw a panel per measure and a bar per layer."""
     name = f"{dataset}_sae_quality"
     if not measured:
         text = "The grid of experiments holds no gate that reads an SAE."
@@ -37,8 +37,8 @@ def quality_figure(dataset: str, measured: dict[int, dict[str, Any]], folder: st
         for axis, (key, title, unit) in zip(axes, PANELS, strict=True):
             values = np.array([_number(own.get(key)) for own in measured.values()])
             values = 100 * values if key == "dead_share" else values
-            axis.barh(places, np.nan_to_num(values), height=0.55, color=style.BLUE)  # NaN: no bar, and a word
-            least = 1.0 if key == "dead_share" else 1e-9  # an axis of one percent, where nothing is dead
+            axis.barh(places, np.nan_to_num(values), height=0.55, color=style.BLUE)  # NaN: no bar, and the word unknown
+            least = 1.0 if key == "dead_share" else 1e-9  # at least one percent, even if no feature is dead
             axis.set_xlim(min(0.0, float(np.nanmin([0.0, *values]))), max(least, 1.3 * np.nanmax([1e-9, *values])))
             for y, value in zip(places, values, strict=True):
                 text = "unknown" if np.isnan(value) else f"{value:.3g}" + " %" * (key == "dead_share")

@@ -1,7 +1,8 @@
-"""The sampling error of Faithfulness Correlation: from drawing random subsets, beside the spread between images.
+"""The sampling error of Faithfulness Correlation due to random subsets, compared with the spread between images.
 
-Made from the run's own answers of the model: they are cut into trials, and the score's spread between trials is its
-error. A difference of two experiments has an error of its own, since both see the same subsets.
+It is computed from the run's own responses of the model. They are divided into trials, and the spread of the score
+between trials is its error. The error of a difference between two experiments is computed from the differences, since
+both use the same subsets.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from fgg.tables import matrix, read_settings, read_table
 
 MOST_IMAGES = 1000
 FEWEST_IMAGES = 5
-FEWEST_RUNS = 5  # of a trial: a rank correlation of fewer subsets says nothing
+FEWEST_RUNS = 5  # per trial; a rank correlation of fewer subsets is meaningless
 
 
 def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -> None:
-    """The error of one score against the number of subsets; and the errors of scores and means, where they come from.
+    """Draw the error of one score against the number of subsets, and the sources of the errors of scores and means.
 
-    ``frame`` has one row per experiment, of the metric Faithfulness Correlation.
+    ``frame`` has one row per experiment, for the metric Faithfulness Correlation.
     """
     first = frame.iloc[0]
     base = Path(results) / first["dataset"]
@@ -84,7 +85,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
 
 
 def trial_error(scores, runs: int) -> float:
-    """Root mean square over images of the standard deviation between trials of ``runs`` subsets."""
+    """The standard deviation between trials of ``runs`` subsets, as root mean square over images."""
     import warnings
 
     with warnings.catch_warnings():
@@ -94,7 +95,7 @@ def trial_error(scores, runs: int) -> float:
 
 
 def trial_scores(relevance: np.ndarray, subsets: np.ndarray, drops: np.ndarray, runs: int) -> np.ndarray:
-    """Faithfulness Correlation of each trial, (B, trials), of relevance (B, N), subsets (B, R, k) and drops (B, R).
+    """Faithfulness Correlation of each trial, (B, trials), from relevance (B, N), subsets (B, R, k) and drops (B, R).
 
     Runs left over after the last whole trial are not used.
     """
@@ -106,7 +107,7 @@ def trial_scores(relevance: np.ndarray, subsets: np.ndarray, drops: np.ndarray, 
 
 
 def _quantities(frame: pd.DataFrame, base: Path) -> dict:
-    """Name -> function from the runs of a trial to scores (B, trials): the baseline, and a gate's difference from it."""
+    """Name -> function from the runs per trial to scores (B, trials): the baseline, and a gate minus the baseline."""
     first = frame.iloc[0]
     answered = read_table(base / "responses.parquet")
     rows = np.linspace(0, len(answered) - 1, min(len(answered), MOST_IMAGES)).astype(int)
@@ -131,7 +132,7 @@ def _quantities(frame: pd.DataFrame, base: Path) -> dict:
 
 
 def _plain(axis) -> None:
-    """Numbers as people write them on a logarithmic axis, at 1, 2 and 5; more of them within a power of ten."""
+    """Label a logarithmic axis with plain numbers, at 1, 2 and 5, or at more places if it spans less than a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     low, high = axis.get_view_interval()

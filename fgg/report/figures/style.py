@@ -1,7 +1,7 @@
-"""The visual language of the comparison's figures: one width, one size of letters, one marker and colour per group.
+"""The style of the comparison's figures: one width, one font size, one marker and colour per group.
 
-Colours are Okabe and Ito's (2008), safe for the colour-blind; markers and line styles differ too, so that the
-figures read in greyscale. A filled marker is a significant difference, a hollow one is not.
+The colours are those of Okabe and Ito (2008), which are safe for the colour-blind; markers and line styles differ too,
+so that the figures read in greyscale. A filled marker stands for a significant difference, a hollow one for any other.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ RC: Any = {
 
 @contextmanager
 def figure(height: float, **kwargs) -> Iterator[tuple[Figure, Any]]:
-    """A figure of the common width and the given height in inches, and what ``plt.subplots`` gives; closed after."""
+    """Yield a figure of the common width and the given height in inches, and its axes; close it afterwards."""
     with matplotlib.rc_context(RC):
         fig, axes = plt.subplots(figsize=(WIDTH, height), layout="constrained", **kwargs)
         try:
@@ -79,7 +79,7 @@ def save(fig: Figure, folder: str | Path, name: str) -> None:
 
 
 def beyond(axis: Axes, value: float) -> tuple[float, str] | None:
-    """Where to mark a value beyond the axis' limits: the edge, and the arrow that points over it; None within, or NaN."""
+    """The edge and the arrow that mark a value beyond the limits of the axis; None for a value within, or NaN."""
     left, right = axis.get_xlim()
     if value < left:
         return left, "<"
@@ -89,7 +89,10 @@ def beyond(axis: Axes, value: float) -> tuple[float, str] | None:
 def interval(
     axis: Axes, y: float, centre: float, low: float, high: float, style: tuple[str, str], filled: bool = True
 ) -> None:
-    """A dot with its interval at height y; nothing if undefined. Beyond the axis' limits: an arrow at the edge, and the number."""
+    """Draw a dot with its interval at height y, or nothing if the value is undefined.
+
+    A value beyond the limits of the axis is drawn as an arrow at the edge, with the number.
+    """
     colour, marker = style
     if np.isnan(centre):
         return
@@ -117,7 +120,7 @@ def interval(
 
 
 def limits(*values, margin: float = 0.06) -> tuple[float, float]:
-    """Axis limits that hold all the values (NaN aside), with a margin; a lone value gets some room."""
+    """Axis limits that include all finite values, with a margin; also around a single value."""
     found = np.concatenate([np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in values])
     found = found[np.isfinite(found)] if np.isfinite(found).any() else np.zeros(1)
     low, high = found.min(), found.max()
@@ -126,7 +129,7 @@ def limits(*values, margin: float = 0.06) -> tuple[float, float]:
 
 
 def remark(folder: str | Path, name: str, title: str, text: str) -> None:
-    """A figure that says in words why there is nothing to draw."""
+    """Write a figure that says why there is nothing to draw."""
     with figure(1.1) as (fig, axis):
         axis.axis("off")
         fig.suptitle(title, weight="bold")
@@ -135,10 +138,10 @@ def remark(folder: str | Path, name: str, title: str, text: str) -> None:
 
 
 def note(fig: Figure, text: str) -> None:
-    """A grey line below the panels: what bars, dots and fillings mean."""
+    """Write a grey line below the panels that explains bars, dots and filled markers."""
     fig.supxlabel(lines(text), fontsize=7.5, color=GREY)
 
 
 def lines(text: str) -> str:
-    """A note in lines that fit the figure's width."""
+    """Break a note into lines that fit the width of the figure."""
     return textwrap.fill(text, 118)
