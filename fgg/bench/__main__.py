@@ -1,8 +1,8 @@
 """Benchmarks: ``python -m fgg.bench``. Prints ratios, writes JSON.
 
-Two sizes side by side: the default model (80 x 80, patch 8, width 96, depth 6) and a ViT-B/16 at 224 with random
-weights. Every ratio is against a baseline of the same run, on the same threads; rates are medians of rounds in
-which the two sides take turns.
+Two model sizes are measured: the default model (80 x 80, patch 8, width 96, depth 6) and a ViT-B/16 at 224 with random
+weights. Every ratio is against a baseline of the same run with the same number of threads. Rates are medians over
+rounds in which the two sides alternate.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ SIZES: dict[str, dict[str, Any]] = {
         },
         "batches": (16, 32, 64, 128, 256),
         "images": 8,
-        "scored": 64,  # the images of a batch in the workflow
+        "scored": 64,  # number of images in a batch of the workflow
         "sweep": True,
     },
     "vit_b16": {"architecture": "vit_base_patch16_224", "kwargs": {}, "batches": (1, 2, 4, 8), "images": 1, "scored": 1,
-        "sweep": False,  # twenty minutes of a CPU, for the ratio that the default model has too
+        "sweep": False,  # it would take twenty minutes on a CPU, and the default model gives the ratio too
     },
 }  # fmt: skip
 RUNS, SUBSET = 60, 20
@@ -108,7 +108,7 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     best = max(size["batches"], key=lambda batch: rate(lambda: bare(batch), seconds / 4, device))
     engine = Perturber(model, images)
     generator = torch.Generator().manual_seed(0)
-    versions = -(-engine.patches // 4)  # as many as SaCo asks about
+    versions = -(-engine.patches // 4)  # as many as SaCo needs
     masks = (torch.rand(len(images), versions, engine.patches, generator=generator) < 0.5).to(device)
     perturbed, forward = side_by_side(
         lambda: engine.logits(masks).shape[0] * versions, lambda: bare(best), seconds, device
@@ -170,7 +170,7 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
 
 
 def sweep(model, images, subsets, bins: int, experiments: int) -> None:
-    """What the workflow does for a number of experiments: the model's answers once, the rest for each."""
+    """Do what the workflow does for several experiments: the model's responses once, the rest for each experiment."""
     engine = Perturber(model, images)
     answers = faithfulness_correlation.responses(engine, subsets)
     for _ in range(experiments):
@@ -190,7 +190,7 @@ def memory(device: str) -> dict[str, float]:
 
 
 def startup(logs: Path) -> dict[str, float]:
-    """What the start of the processes cost in a run, from the last lines of its jobs' logs: jobs, seconds, share."""
+    """The cost of starting the processes of a run, from the last lines of its jobs' logs: jobs, seconds, share."""
     found = [START.findall(log.read_text(encoding="utf-8", errors="replace")) for log in sorted(logs.rglob("*.log"))]
     times = [(float(start), float(whole)) for matches in found for start, whole in matches[-1:]]
     starts, wholes = (sum(column) for column in zip(*times, strict=True)) if times else (0.0, 0.0)
@@ -198,7 +198,7 @@ def startup(logs: Path) -> dict[str, float]:
 
 
 def work_through(count: int, device: torch.device) -> float:
-    """Attribute and score a number of images batch by batch; returns the process' peak memory in MiB."""
+    """Attribute and score a number of images batch by batch; return the peak memory of the process in MiB."""
     size = SIZES["default"]
     model = load_model(size["architecture"], size["kwargs"], num_classes=10).to(device)
     generator = torch.Generator().manual_seed(0)
@@ -214,7 +214,7 @@ def work_through(count: int, device: torch.device) -> float:
 def side_by_side(
     first: Callable[[], int], second: Callable[[], int], seconds: float, device: torch.device, rounds: int = 5
 ) -> tuple[float, float]:
-    """Median rates of two functions that take turns, so that what disturbs one disturbs the other."""
+    """Median rates of two functions that alternate, so that disturbances affect both."""
     rates: tuple[list[float], list[float]] = ([], [])
     for function in (first, second):
         function()
@@ -225,7 +225,7 @@ def side_by_side(
 
 
 def rate(function: Callable[[], int], seconds: float, device: torch.device) -> float:
-    """Images per second of a function that returns how many it did."""
+    """Images per second of a function that returns the number of images it processed."""
     function()
     synchronize(device)
     done, start = 0, time.perf_counter()
@@ -236,7 +236,7 @@ def rate(function: Callable[[], int], seconds: float, device: torch.device) -> f
 
 
 def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """Seconds of one call, and what it returned."""
+    """The duration of one call in seconds, and its return value."""
     synchronize(device)
     start = time.perf_counter()
     value = function()
@@ -245,7 +245,7 @@ def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for the GPU, whose work is asynchronous."""
+    """Wait for the GPU, which works asynchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

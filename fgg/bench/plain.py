@@ -1,6 +1,6 @@
-"""The metrics as one would write them first: masks on pixels in numpy, a batch per step, unfused attention.
+"""A straightforward implementation of the metrics: pixel masks in numpy, a batch per step, unfused attention.
 
-The baseline of the benchmark, and a second opinion on the numbers.
+It is the baseline of the benchmark and an independent check of the numbers.
 """
 
 from __future__ import annotations

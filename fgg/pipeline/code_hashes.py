@@ -1,4 +1,4 @@
-"""Hashes of the code that a job rests on, so that a change of code reruns what it affects. Imports no torch."""
+"""Hashes of the code that a job uses, so that a change of code reruns the affected jobs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fgg.registry import source_file
 
 @functools.cache
 def code_hash(module: str, folder: str) -> str:
-    """A hash of a module and of all the package's modules it imports; comments and layout do not count."""
+    """A hash of a module and of all modules of the package that it imports; comments and layout do not count."""
     return _hash(module, Path(folder), lambda name: True)
 
 
 def folder_hash(folder: Path) -> str:
-    """A hash of the files in a folder of the package that are no modules, such as templates."""
+    """A hash of the files in a folder of the package that are not modules, such as templates."""
     texts = [file.name.encode() + file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()]
     return hashlib.sha256(b"".join(texts)).hexdigest()[:12]
 
 
 def foreign_hash(module: str) -> str:
-    """The same of a module of another package, and of what it imports from its own folder or package.
+    """A hash of a module of another package and of all modules that it imports from its own folder or package.
 
     Raises:
         FggError: there is no such module.
@@ -49,7 +49,10 @@ def importable_root(module: str) -> Path:
 
 
 def _hash(module: str, folder: Path, follow: Callable[[str], bool]) -> str:
-    """The hash of a module in a folder, and of the modules there that it imports, if their first name is one to follow."""
+    """The hash of a module in a folder and of the modules there that it imports.
+
+    ``follow`` decides from the first name of a module whether to include it.
+    """
     found: dict[str, str] = {}
     names = {module}
     while names:
@@ -62,16 +65,16 @@ def _hash(module: str, folder: Path, follow: Callable[[str], bool]) -> str:
 
 
 def _file(folder: Path, module: str) -> Path | None:
-    """The file of a module; none where it is another package's, or no module."""
+    """The file of a module; None if it belongs to another package or is not a module."""
     place = folder.joinpath(*module.split("."))
     return next((file for file in (place / "__init__.py", place.with_suffix(".py")) if file.is_file()), None)
 
 
 @functools.cache
 def _code(text: str, package: tuple[str, ...]) -> tuple[str, frozenset[str]]:
-    """The syntax tree of a package's module, and what it imports, at its head or later; not all need be modules.
+    """The syntax tree of a package's module, and the names that it imports anywhere; some may not be modules.
 
-    Its package is among them, which Python runs first.
+    The names include the module's package, which Python runs first.
     """
     tree = ast.parse(text)
     found = {".".join(package)}

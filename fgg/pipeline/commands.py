@@ -1,4 +1,7 @@
-"""The command lines of the jobs that share work, as their rules write them; a test compares the two. Imports no torch."""
+"""The command lines of the jobs that share work. Does not import torch.
+
+They are the same as in the rules; a test compares the two.
+"""
 
 from __future__ import annotations
 
@@ -39,8 +42,8 @@ def attribution_command(
     """The arguments of ``python -m fgg.attribution``.
 
     Args:
-        place: where under the dataset's results: nothing, or ``validation/``.
-        shard: the wildcard: nothing, or ``shards/1-of-4/``.
+        place: subfolder of the dataset's results: empty, or ``validation/``.
+        shard: the wildcard: empty, or ``shards/1-of-4/``.
     """
     parameters = Parameters(study)
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: the key, what was found, what is allowed. Imports no torch."""
+"""Messages about errors in a configuration: the key, what was found, what is allowed. Does not import torch."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ NAMES: dict[str, tuple[Callable[[], Mapping[str, Any]], bool]] = {
     "attribution methods": (methods, True),
     "sources": (sources, False),
 }
-LARGEST = 2**63  # integers beyond it fit no table
+LARGEST = 2**63  # larger integers do not fit into tables
 EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
 
 
 def refuse(faults: Iterable[str]) -> None:
-    """End when there are faults.
+    """Raise an error if there are faults.
 
     Raises:
-        FggError: listing them, a line each.
+        FggError: lists the faults, one per line.
     """
-    lines = sorted(line.replace("\n", "\\n") for line in faults)  # a key may hold a line break
+    lines = sorted(line.replace("\n", "\\n") for line in faults)  # a key may contain a line break
     if lines:
         raise FggError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def unfit(value: Any, place: str = "") -> Iterator[str]:
-    """Faults of values that no schema speaks of: dates and the like, also as keys, NaN, huge integers."""
+    """Faults of values that a schema cannot exclude: dates and similar types (also as keys), NaN, huge integers."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if isinstance(key, bool) or not isinstance(key, str | int):
@@ -62,7 +62,7 @@ def unfit(value: Any, place: str = "") -> Iterator[str]:
 
 
 def explain(error: ValidationError, where: str = "") -> str:
-    """A line for what the schema refuses; ``where`` is the place in the configuration of what was validated."""
+    """A line that describes an error of the schema; ``where`` is the key of the validated part of the configuration."""
     place = (where + error.json_path.removeprefix("$").removeprefix(".")).removesuffix(".") or "top level"
     found, rule = error.instance, error.validator_value
     if error.validator == "additionalProperties" and isinstance(found, dict):
@@ -94,7 +94,7 @@ def explain(error: ValidationError, where: str = "") -> str:
 
 
 def near(found: Any, allowed: Iterable[Any]) -> str:
-    """A guess at what was meant, in brackets; empty where nothing is close."""
+    """A guess at what was meant, in brackets; empty if nothing is close."""
     match = difflib.get_close_matches(str(found), [str(option) for option in allowed], n=1)
     return f" (did you mean {match[0]!r}?)" if match else ""
 
@@ -129,7 +129,7 @@ def allowed_by(rule: Mapping[str, Any]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as the user wrote it, cut where it is long."""
+    """A value as the user wrote it, shortened if it is long."""
     text = repr(value) if not isinstance(value, int) or abs(value) < LARGEST else "it"
     return text if len(text) <= 80 else f"{text[:77]}…"
 

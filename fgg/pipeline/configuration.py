@@ -1,4 +1,4 @@
-"""The configuration: check it, fill in defaults, expand the grid of experiments. Imports no torch."""
+"""The configuration: check it, fill in defaults and expand the grid of experiments. Does not import torch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
     """Validate a configuration against the schema file and fill in its defaults.
 
     Raises:
-        FggError: listing every fault as ``key: what was found, what is allowed``.
+        FggError: lists every fault as ``key: what was found, what is allowed``.
     """
     rules = schema_rules(Path(schema))
     refuse(unfit(config))
@@ -46,7 +46,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
 
 @functools.cache
 def schema_rules(schema: Path) -> Any:
-    """The schema, with what the registries know in the places that name them."""
+    """The schema, with the entries of the registries inserted where it refers to them."""
     return _filled(yaml.safe_load(schema.read_text(encoding="utf-8")))
 
 
@@ -61,7 +61,7 @@ def _filled(schema: Any) -> Any:
 
 
 def _metric_rules() -> Any:
-    """The rules of ``metrics``: a block for each metric of this package, and for functions of others."""
+    """The rules of ``metrics``: a block for each metric of this package, and one for functions of other packages."""
     blocks: dict[str, Any] = {
         "fills": {
             "description": f"What replaces a patch: {', '.join(FILLS)}, or a number. Metrics are computed with each.",
@@ -107,7 +107,7 @@ ANY_FILL = ({"type": "null"}, {"enum": [*FILLS]}, {"type": "number"}, FILL_LIST)
 
 
 def _known(_validator: Any, registry: str, found: Any, _schema: Any) -> Iterator[ValidationError]:
-    """The keyword ``registry`` of the schema: a name that a registry knows."""
+    """Validate the schema's keyword ``registry``: the value must be a name in a registry."""
     if registry in NAMES and isinstance(found, str):
         own, foreign = NAMES[registry]
         if found not in own() and not (foreign and is_reference(found)):
@@ -118,7 +118,7 @@ _Validator = validators.extend(Draft202012Validator, {"registry": _known})
 
 
 def known_depth(model: Mapping[str, Any]) -> Any:
-    """A model's number of blocks, as far as its settings tell: kwargs, or the size in timm's name."""
+    """A model's number of blocks if its settings determine it: by kwargs, or by the size in timm's name."""
     if "depth" in model["kwargs"]:
         return model["kwargs"]["depth"]
     words = model["architecture"].split("_")
@@ -128,7 +128,7 @@ def known_depth(model: Mapping[str, Any]) -> Any:
 
 
 def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
-    """The value with the defaults of the schema (properties, map values, references) filled in."""
+    """The value with the schema's defaults filled in, for properties, map values and references."""
     if "$ref" in schema:
         schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     if not isinstance(value, dict):
@@ -147,7 +147,7 @@ def _with_defaults(value: Any, schema: Any, root: Any) -> Any:
 
 
 def _check_overrides(config: Config, name: str, rules: Any) -> Iterator[str]:
-    """Validate a dataset's experiments and metrics as they are after merging."""
+    """Validate a dataset's experiments and metrics after merging."""
     merged = dataset_config(config, name)
     for part in ("experiments", "metrics"):
         validator = _Validator({**rules["$defs"][part], "$defs": rules["$defs"]})
@@ -156,7 +156,7 @@ def _check_overrides(config: Config, name: str, rules: Any) -> Iterator[str]:
 
 
 def _cross_checks(config: Config) -> Iterator[str]:
-    """Faults that lie between keys."""
+    """Faults in the combination of several keys."""
     for name in config["run"]:
         if name not in config["datasets"]:
             hint = near(name, config["datasets"])
@@ -256,7 +256,7 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
 
 
 def _metric_faults(settings: Mapping[str, Any]) -> Iterator[str]:
-    """Faults of a data set's ``metrics`` that the schema does not know of: those of functions of other packages."""
+    """Faults in a dataset's ``metrics`` that the schema cannot find: settings of functions of other packages."""
     try:
         found = chosen(switched_on(settings))
     except FggError as error:

@@ -1,4 +1,4 @@
-"""The machine that jobs run on, and what they ask of it. Imports no torch."""
+"""The machine that jobs run on, and the resources that they request. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 def accelerators(device: str, local: bool) -> int:
-    """The GPUs that a job asks for: none where the models run on the CPU, so that its jobs run side by side.
+    """The number of GPUs that a job requests: 0 if the models run on the CPU, so that jobs run in parallel.
 
     Args:
-        device: the configuration's ``device``; ``auto`` asks for a GPU when this machine has one.
-        local: whether jobs run on this machine; a cluster's nodes are taken to have one.
+        device: the configuration's ``device``; ``auto`` requests a GPU if this machine has one.
+        local: whether jobs run on this machine; the nodes of a cluster are assumed to have a GPU.
     """
     if device == "auto":
         present = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd"))
@@ -23,7 +23,7 @@ def accelerators(device: str, local: bool) -> int:
 
 
 def doubled(first: int) -> Callable[..., int]:
-    """A resource that every further attempt asks twice as much of, as Snakemake wants it: a function."""
+    """A resource for Snakemake, as a function that doubles the amount with every further attempt."""
 
     def of(wildcards: Any, attempt: int) -> int:
         return first * 2 ** (attempt - 1)
@@ -32,13 +32,13 @@ def doubled(first: int) -> Callable[..., int]:
 
 
 def use_environment(folder: str) -> None:
-    """Let jobs run in the environment that Snakemake runs in, and find the package from any working folder.
+    """Let jobs run in the environment of Snakemake, and find the package from any working folder.
 
-    Threads that wait for each other soon sleep instead of spinning: two spinning threads on cores that something else
-    uses too were seen to take six times as long. Each job's log ends with what its start cost.
+    Threads that wait for each other sleep after a short time instead of spinning: two spinning threads on cores that
+    were also used by others took six times as long. The log of each job ends with its start-up time.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some tens of microseconds, the gap between two operations
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some tens of microseconds, the time between two operations
     os.environ.setdefault("FGG_TIMING", "1")
     python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
@@ -46,7 +46,7 @@ def use_environment(folder: str) -> None:
 
 
 def add_to_path(folder: Path) -> None:
-    """Let jobs import modules from a folder, after what they find already."""
+    """Let jobs import modules from a folder, which is searched after the existing paths."""
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     installed = any(Path(place).resolve() == folder for place in sys.path if "-packages" in place)
     if str(folder) not in known and not installed:

@@ -1,6 +1,6 @@
-"""The files that jobs read and that runs make: input functions and targets for the Snakefile. Imports no torch.
+"""The files that jobs read and that runs make: input functions and targets for the Snakefile. Does not import torch.
 
-Methods that rules use as input functions or params take Snakemake's wildcards, of which they read attributes.
+Methods that rules use as input functions or params take Snakemake's wildcards and read their attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Inputs:
         self._study = study
 
     def response_arguments(self, wildcards: Any) -> list[str]:
-        """The option that names the table of responses, where a metric needs it."""
+        """The option that names the table of responses, if a metric needs it."""
         return [f"--responses {path}" for path in self.response_table(wildcards)]
 
     def explained_images(self, wildcards: Any) -> str:
@@ -40,7 +40,7 @@ class Inputs:
         return f"data/prepared/{self._study.of(wildcards.dataset).prepared}"
 
     def prepared_dataset(self, wildcards: Any) -> list[str]:
-        """All files of that folder."""
+        """All files in the folder of an instance's images."""
         names = ("train.parquet", "val.parquet", "test.parquet", "dataset.json")
         return [f"{self.prepared_folder(wildcards)}/{name}" for name in names]
 
@@ -49,11 +49,11 @@ class Inputs:
         return f"data/models/{self._study.of(wildcards.dataset).model}"
 
     def model_files(self, wildcards: Any) -> list[str]:
-        """Its files."""
+        """The files of an instance's model."""
         return [f"{self.model_folder(wildcards)}/{name}" for name in ("model.safetensors", "model.json")]
 
     def records(self, wildcards: Any = None) -> list[str]:
-        """What the images and the models of all instances say of themselves."""
+        """The records of the images and the models of all instances."""
         own = self._study.instances.values()
         images = [f"data/prepared/{one.prepared}/dataset.json" for one in own]
         return list(dict.fromkeys(images + [f"data/models/{one.model}/model.json" for one in own]))
@@ -64,7 +64,7 @@ class Inputs:
         return f"{self.prepared_folder(wildcards)}/{prototype_split(self._study.config, dataset)}.parquet"
 
     def downloaded_images(self, wildcards: Any) -> list[str]:
-        """What says that a dataset's images are downloaded, where they are."""
+        """The file that records the download of a dataset's images, if they are downloaded."""
         own = self._study.settings[wildcards.dataset]
         return [contents(own["source"])] if sources()[own["source"]].downloaded and not own["path"] else []
 
@@ -74,23 +74,23 @@ class Inputs:
         return [sample["ids"]] if isinstance(sample, dict) else []
 
     def model_weights(self, wildcards: Any) -> list[str]:
-        """The files that a model is made of."""
+        """The files from which a model is made."""
         model = self._study.settings[wildcards.dataset]["model"]
         clip = (model["zero_shot"] or {}).get("open_clip", "")
         texts = clip if clip and (fetched(clip) or Path(clip).is_dir()) else "pretrained"
         return own_files(model["weights"]) + own_files(texts)
 
     def sae_weights(self, wildcards: Any) -> list[str]:
-        """The files that a layer's SAE is made of."""
+        """The files from which a layer's SAE is made."""
         return own_files(self._study.settings[wildcards.dataset]["sae"]["weights"], [wildcards.layer])
 
     def gate_saes(self, wildcards: Any) -> list[str]:
-        """The weights of these SAEs."""
+        """The weights of the SAEs that an experiment reads."""
         place = f"data/saes/{wildcards.dataset}"
         return [f"{place}/layer_{layer}/sae_weights.safetensors" for layer in self._study.gate_layers(wildcards)]
 
     def gate_prototypes(self, wildcards: Any) -> list[str]:
-        """The prototypes of these SAEs' features."""
+        """The prototypes of the features of the SAEs that an experiment reads."""
         place = f"results/{wildcards.dataset}/prototypes"
         return [f"{place}/layer_{layer}.parquet" for layer in self._study.gate_layers(wildcards)]
 
@@ -100,21 +100,21 @@ class Inputs:
         return [own["maps"]] if own.get("method") == EXTERNAL else []
 
     def response_table(self, wildcards: Any) -> list[str]:
-        """The model's answers to random subsets, where a metric of the job needs them."""
+        """The model's responses to random subsets, if a metric of the job needs them."""
         needed = any("responses" in entry.needs for entry in self._study.scored(wildcards))
         return [f"results/{wildcards.dataset}/responses.parquet"] * needed
 
     def validation_responses(self, wildcards: Any) -> list[str]:
-        """The same of the validation split."""
+        """The model's responses on the validation split, if a metric of the job needs them."""
         needed = bool(self.response_table(wildcards))
         return [f"results/{wildcards.dataset}/validation/responses.parquet"] * needed
 
     def validation_response_arguments(self, wildcards: Any) -> list[str]:
-        """The option that names them."""
+        """The option that names the responses on the validation split."""
         return [f"--responses {path}" for path in self.validation_responses(wildcards)]
 
     def responses_of_dataset(self, wildcards: Any) -> list[str]:
-        """The model's answers to random subsets, where any metric needs them."""
+        """The model's responses to random subsets, if any metric of the dataset needs them."""
         needed = any("responses" in entry.needs for entry in self._study.metrics[wildcards.dataset].values())
         return [f"results/{wildcards.dataset}/responses.parquet"] * needed
 
@@ -143,7 +143,7 @@ class Inputs:
         ]
 
     def _score_tables(self, place: str, experiment: str) -> list[str]:
-        """The tables of an experiment's scores: that of this package's metrics, and one for each other metric."""
+        """The tables of an experiment's scores: one for this package's metrics, and one for each other metric."""
         own = self._study.metrics[place.split("/")[0]].values()
         together = [f"results/{place}/faithfulness/{experiment}.parquet"] * any(entry.own for entry in own)
         return together + [f"results/{place}/scores/{m.name}/{experiment}.parquet" for m in own if not m.own]
@@ -154,16 +154,16 @@ class Inputs:
         return [path for name in names for path in self._score_tables(wildcards.dataset, name)]
 
     def image_tables(self, wildcards: Any = None) -> list[str]:
-        """Which images are measurable, of all datasets."""
+        """The tables of all datasets that say which images are measurable."""
         return [f"results/{dataset}/images.parquet" for dataset in self._study.datasets]
 
     def selection_images(self, wildcards: Any = None) -> list[str]:
-        """The same of the validation split too."""
+        """The same tables for the explained and the validation split."""
         places = [place for dataset in self._study.datasets for place in (dataset, f"{dataset}/validation")]
         return [f"results/{place}/images.parquet" for place in places]
 
     def curves_of_dataset(self, wildcards: Any) -> list[str]:
-        """The curves of all experiments of a dataset that this package's metrics have computed."""
+        """The curves of all experiments of a dataset, computed by this package's metrics."""
         if not any(entry.own for entry in self._study.metrics[wildcards.dataset].values()):
             return []
         return [f"results/{wildcards.dataset}/curves/{name}.parquet" for name in self._study.grid[wildcards.dataset]]
@@ -179,18 +179,18 @@ class Inputs:
         return [f"results/{name}/attributions/{own}.parquet" for name, grid in self._study.grid.items() for own in grid]
 
     def gates_of_dataset(self, wildcards: Any) -> list[str]:
-        """The gates of all experiments of a dataset that have some of their own."""
+        """The gates of all experiments of a dataset that have a table of gates."""
         grid = self._study.grid[wildcards.dataset]
         return [f"results/{wildcards.dataset}/gates/{name}.parquet" for name, own in grid.items() if has_gates(own)]
 
     def sae_measures(self, wildcards: Any) -> list[str]:
-        """What was measured of the SAEs that a dataset's experiments read."""
+        """The measurements of the SAEs that a dataset's experiments read."""
         return [
             f"data/saes/{wildcards.dataset}/layer_{n}/metrics.json" for n in self._study.sae_layers(wildcards.dataset)
         ]
 
     def all_sae_measures(self, wildcards: Any = None) -> list[str]:
-        """The same of all datasets."""
+        """The measurements of the SAEs of all datasets."""
         return [
             f"data/saes/{name}/layer_{n}/metrics.json"
             for name in self._study.datasets
@@ -198,7 +198,7 @@ class Inputs:
         ]
 
     def checked_attributions(self, wildcards: Any = None) -> list[str]:
-        """The maps of the sanity checks, and of what they are checks of."""
+        """The maps of the sanity checks, and the maps that they check."""
         return [
             f"results/{dataset}/attributions/{name}.parquet"
             for dataset, grid in self._study.grid.items()
@@ -216,24 +216,24 @@ class Inputs:
         ]
 
     def pooled_table(self, wildcards: Any = None) -> list[str]:
-        """The table of several runs together, if there are several."""
+        """The pooled table, if there are several runs."""
         return ["results/pooled.csv"] * (len(self._study.datasets) > 1)
 
     def pooled_arguments(self, wildcards: Any) -> list[str]:
-        """The option that names it."""
+        """The option that names the pooled table."""
         return [f"--pooled {path}" for path in self.pooled_table()]
 
     # ---- targets
 
     def extra_tables(self, wildcards: Any = None) -> list[str]:
-        """Tables of what is switched on in the configuration."""
+        """Tables that are switched on in the configuration."""
         checks = ["results/sanity.csv"] * bool(self.checked_attributions())
         checks += self.pooled_table()
         checks += ["results/thesis_statistics.csv"] * (self._study.config["protocol"] == "thesis")
         return checks + ["results/selection.csv"] * self._study.config["select"]["enabled"]
 
     def figures(self, dataset: str | None = None) -> dict[str, str]:
-        """The figures of a dataset, or of any: name of the file -> title."""
+        """The figures of one dataset or of all: file name -> title."""
         names = [dataset] if dataset else self._study.shown
         found: dict[str, str] = {}
         for own in names:
@@ -242,16 +242,16 @@ class Inputs:
         return found
 
     def caption(self, figure: str) -> str:
-        """The file of a figure's caption: metrics share one."""
+        """The file of a figure's caption; all metrics share one."""
         return "metric" if any(figure in own for own in self._study.metrics.values()) else figure
 
     def metrics_in_words(self, wildcards: Any) -> str:
-        """What the metrics of a dataset ask, for a caption."""
+        """What the metrics of a dataset measure, for a caption."""
         own = self._study.metrics[wildcards.dataset].values()
         return "; ".join(f"{entry.title} ({entry.direction}): {entry.definition or entry.citation}" for entry in own)
 
     def pages(self) -> dict[str, tuple[str, str]]:
-        """The pages of the report that this configuration gives: name of the file -> category and title."""
+        """The pages of the report with this configuration: file name -> category and title."""
         left_out = ["sanity"] * (not self.checked_attributions())
         left_out += ["selection", "selection_ranking"] * (not self._study.config["select"]["enabled"])
         left_out += ["cases", "features"] * (not self.case_studies())

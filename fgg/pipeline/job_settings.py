@@ -1,4 +1,4 @@
-"""The settings of a job as it gets them: what it needs and no more, in one spelling. Imports no torch."""
+"""The settings of a job: only what it needs, in a canonical form. Does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fgg.experiments import Config
 
 
 def as_json(value: Any) -> str:
-    """JSON in one spelling: the order of keys and the spelling of numbers do not count as a change."""
+    """Canonical JSON, in which the order of keys and the notation of numbers make no difference."""
 
     def plain(inner: Any) -> Any:
         if isinstance(inner, Mapping):
@@ -23,7 +23,7 @@ def as_json(value: Any) -> str:
 
 
 def pick(config: Config, dataset: Mapping[str, Any], keys: Sequence[str]) -> Config:
-    """The settings a job needs: keys of the dataset, or of the whole run; ``a.b`` is taken out as ``b``."""
+    """The settings that a job needs, from the dataset or from the whole run; ``a.b`` becomes ``b``."""
     chosen = {}
     for key in keys:
         value: Any = dataset if key.split(".")[0] in dataset else config

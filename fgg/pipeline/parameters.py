@@ -1,6 +1,6 @@
-"""The parameters of jobs: their settings, the hash of their code, what they ask of a machine. Does not import torch.
+"""The parameters of jobs: their settings, the hash of their code, the resources they request. Does not import torch.
 
-Methods that rules use as params take Snakemake's wildcards, of which they read attributes.
+Methods that rules use as params take Snakemake's wildcards and read their attributes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fgg.registry import Declaration
 from fgg.saes.formats.registry import sae_formats
 
 RUN_KEYS = ("seed", "device", "precision", "batch_size")
-EXPLAINED_KEYS = ("sample", "target")  # what is explained; beside the limit to the number of images
+EXPLAINED_KEYS = ("sample", "target")  # what is explained, apart from the limit on the number of images
 SUBSETS = ("runs", "trials", "subset_size")
 
 
@@ -35,11 +35,11 @@ class Parameters:
         self._study = study
 
     def seed(self, wildcards: Any) -> int:
-        """The seed of an instance's split, and of everything but its model and its SAEs."""
+        """The seed of an instance's split, and of everything except its model and its SAEs."""
         return self._study.settings[wildcards.dataset]["seed"]
 
     def settings_of(self, *keys: str) -> Callable[[Any], str]:
-        """A param: the chosen settings of the wildcards' dataset as JSON: keys of the dataset, else of the whole run."""
+        """A param: the chosen settings as JSON; keys are those of the wildcards' dataset, else of the whole run."""
         return lambda wildcards: as_json(pick(self._study.config, self._study.settings[wildcards.dataset], keys))
 
     def model_settings(self, wildcards: Any) -> str:
@@ -56,7 +56,7 @@ class Parameters:
         return as_json({**own, "seed": settings["seeds"]["sae"], "weights": weights})
 
     def score_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
-        """A param: the settings of a scoring job: this package's metrics, or the one that the wildcard names."""
+        """A param: the settings of a scoring job for this package's metrics, or for the one that the wildcard names."""
 
         def of(wildcards: Any) -> str:
             keys = ("metrics", "protocol", "sample", *RUN_KEYS, limit)
@@ -72,7 +72,7 @@ class Parameters:
         return of
 
     def response_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
-        """A param: the settings of the job of the model's answers: the fills of all metrics, and the random subsets if needed."""
+        """A param: the settings of the responses job: the fills of all metrics, and the random subsets if needed."""
 
         def of(wildcards: Any) -> str:
             dataset = wildcards.dataset
@@ -87,17 +87,17 @@ class Parameters:
         return of
 
     def prepare_settings(self, wildcards: Any) -> str:
-        """The settings of the job that prepares a dataset; the sample only if there is one."""
+        """The settings of the job that prepares a dataset; they include the sample only if there is one."""
         own = self._study.settings[wildcards.dataset]
         sampled = ("sample", "split") if own["sample"] is not None else ()
         return as_json(pick(self._study.config, own, ("source", "path", "fractions", "max_skipped", "seed", *sampled)))
 
     def source_row(self, wildcards: Any) -> str:
-        """A line of the table of sources."""
+        """The row of a source in the table of sources."""
         return as_json(asdict(self._study.sources[wildcards.source]))
 
     def pictures(self, wildcards: Any) -> str:
-        """What is in the image folder, so that changed pictures are noticed."""
+        """A digest of the image folder, so that changed pictures are noticed."""
         return folder_digest(self._study.settings[wildcards.dataset]["path"])
 
     def experiment(self, wildcards: Any) -> str:
@@ -114,7 +114,7 @@ class Parameters:
         return [f"--sae {layer}=data/saes/{wildcards.dataset}/layer_{layer}" for layer in layers]
 
     def comparison_settings(self) -> str:
-        """What the comparison is made with. Grids are lists: their order is that of the rows, and JSON objects are sorted."""
+        """The settings of the comparison. Grids are lists, to keep the order of the rows; JSON objects are sorted."""
         keys = ("baseline", "protocol", "precision", "seed", "family", "equivalence_margin", "quality")
         own = {key: self._study.config[key] for key in keys}
         parts = {
@@ -125,7 +125,7 @@ class Parameters:
         return as_json({**own, "experiments": self._grids(), "metrics": self._fills(), "instances": parts})
 
     def selection_settings(self) -> str:
-        """What the selection is made with."""
+        """The settings of the selection."""
         return as_json({**{key: self._study.config[key] for key in ("baseline", "seed")}, "metrics": self._fills()})
 
     def grids(self) -> str:
@@ -147,12 +147,12 @@ class Parameters:
         return as_json({name: self._study.settings[name]["split"] for name in self._study.shown})
 
     def whole_configuration(self, wildcards: Any = None) -> str:
-        """All settings, of the datasets that are run."""
+        """All settings of the datasets that are run."""
         own = {name: self._study.config["datasets"][name] for name in self._study.config["run"]}
         return as_json({**self._study.config, "datasets": own})
 
     def gpus(self, wildcards: Any) -> int:
-        """The GPUs that a job of the models asks for."""
+        """The number of GPUs that a job requests if it runs a model."""
         return accelerators(self._study.config["device"], self._study.local())
 
     def needs(self, rule: str) -> dict[str, Callable[..., int]]:
@@ -160,13 +160,13 @@ class Parameters:
         return {name: doubled(amount) for name, amount in self._study.resources[rule].items()}
 
     def measurable_settings(self, wildcards: Any) -> str:
-        """What makes an image measurable."""
+        """The settings that decide whether an image is measurable."""
         return as_json(self._study.settings[wildcards.place.split("/")[0]]["metrics"]["measurable"])
 
     # ---- code
 
     def code(self, *modules: str) -> str:
-        """A hash of modules and all that they import, so that a change of code reruns what it affects."""
+        """A hash of modules and all that they import, so that a change of code reruns the affected jobs."""
         return "".join(code_hash(module, str(PACKAGE)) for module in modules)
 
     def _code_of(self, declaration: Declaration) -> str:
@@ -184,11 +184,11 @@ class Parameters:
         return self.code("fgg.report.pages") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
 
     def sae_code(self, wildcards: Any = None) -> str:
-        """The code that makes an SAE, with all the forms that it may come in."""
+        """The code that makes an SAE, including the readers of all its formats."""
         return self.code("fgg.saes.build_sae", *(known.declaration.module for known in sae_formats()))
 
     def attribution_code(self, wildcards: Any) -> str:
-        """The code that makes an experiment's maps."""
+        """The code that makes the maps of an experiment."""
         settings = self._study.grid[wildcards.dataset][wildcards.experiment]
         own = self.code("fgg.attribution.__main__")
         return (

@@ -1,7 +1,7 @@
-"""One run at a time in a folder, and what a killed one leaves behind. Imports no torch.
+"""Ensures one run at a time in a folder, and removes the locks of killed runs. Does not import torch.
 
-Snakemake's own lock is a file, which outlives a killed run. Beside it, a run holds a lock of the operating system,
-which ends with the process: whether that can be had tells a dead run from one that is at work.
+Snakemake's own lock is a file, which remains after a run is killed. A run also holds a lock of the operating system,
+which ends with the process. If this lock is free, no run is active in the folder.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ BUSY = (
     "or give this one a folder of its own with --directory"
 )
 
-_held: list[TextIO] = []  # open for as long as the process lives
+_held: list[TextIO] = []  # kept open until the process ends
 
 
 def enter(folder: Path) -> str | None:
-    """Look after a folder before anything is planned in it; returns what the user should know.
+    """Prepare a folder before jobs are planned in it; return a note for the user, or None.
 
-    The lock that a killed run has left is removed, where it is sure that no run is at work. Jobs started from
-    now on know this process as their run. If it ends because of another run, its last line says so.
+    The lock of a killed run is removed if it is certain that no run is active. Jobs that start from now on regard this
+    process as their run. If this process ends because another run is active, its last line says so.
 
     Raises:
-        FggError: nothing can be written to the folder.
+        FggError: the folder is not writable.
     """
     os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
     atexit.register(_tell, folder)
@@ -74,10 +74,10 @@ def enter(folder: Path) -> str | None:
 
 
 def claim(folder: Path) -> None:
-    """Hold the folder until this process ends.
+    """Lock the folder until this process ends.
 
     Raises:
-        FggError: another run holds it.
+        FggError: another run has locked it.
     """
     try:
         file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
@@ -93,12 +93,12 @@ def claim(folder: Path) -> None:
 
 
 def tidy(shared: Path) -> None:
-    """Remove what the jobs of a finished run have shared."""
+    """Remove the shared files of a finished run's jobs."""
     shutil.rmtree(shared, ignore_errors=True)
 
 
 def _tell(folder: Path) -> None:
-    """At the end of a process that did not hold the folder: say that another does."""
+    """Print, at the end of a process that has not locked the folder, which other run has."""
     if _held or not (folder / FOLDER / "fgg.lock").is_file():
         return
     with (folder / FOLDER / "fgg.lock").open(encoding="utf-8") as file:
@@ -107,7 +107,7 @@ def _tell(folder: Path) -> None:
 
 
 def advice(logs: str | Sequence[str]) -> str:
-    """What to do after a failed run, from Snakemake's logs: the jobs that ended without a word were killed."""
+    """Advice after a failed run, from Snakemake's logs. Jobs whose log has no error message were killed."""
     text = "\n".join(_text(Path(log)) for log in ([logs] if isinstance(logs, str) else logs))
     silent = [
         name
@@ -134,7 +134,7 @@ def _text(path: Path) -> str:
 
 
 class _Owner:
-    """Who last held a lock file."""
+    """The process that last held a lock file."""
 
     def __init__(self, host: str | None, process: int | None) -> None:
         self.host, self.process = host, process
@@ -160,7 +160,7 @@ def _sign(file: TextIO) -> None:
 
 
 def _try(file: TextIO) -> bool | None:
-    """Lock the file: True when held now, False when another holds it, None where the file system knows no locks."""
+    """Try to lock the file: True if locked, False if another process holds the lock, None if locks are unsupported."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -1,7 +1,8 @@
-"""Seeds as an axis: a dataset with the seeds of its split, its model and its SAEs is an instance. Does not import torch.
+"""Instances: a dataset with the seeds of its split, its model and its SAEs. Does not import torch.
 
-The parts of an instance have folders of their own, which instances share: with ``seeds: {model: [0, 1], sae: [0, 1]}`` there are
-two models, four sets of SAEs and four folders of results. The first seeds' folders bear the dataset's name.
+The parts of an instance have separate folders, which instances can share: with ``seeds: {model: [0, 1], sae: [0, 1]}``
+there are two models, four sets of SAEs and four folders of results. The folders of the first seeds have the dataset's
+name.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ class Instance:
     """A dataset with its seeds.
 
     Attributes:
-        name: of the folder of its SAEs, and of its results.
+        name: name of the folders of its SAEs and of its results.
         dataset: its name in the configuration.
-        label: the seeds as tables name them, such as ``0``, or ``split 0, model 1, sae 0``.
-        seeds: of the split, which everything else that is random takes too, the model and the SAEs.
+        label: the seeds as written in tables, such as ``0``, or ``split 0, model 1, sae 0``.
+        seeds: seeds of the split, the model and the SAEs; all other random draws use that of the split.
         prepared, model: the folders of its images and its model.
     """
 
@@ -37,10 +38,10 @@ class Instance:
 
 
 def instances(config: Mapping[str, Any]) -> dict[str, Instance]:
-    """The instances of the configured datasets by name; of each dataset, the one of the first seeds first.
+    """The instances of the configured datasets by name; each dataset starts with the instance of its first seeds.
 
     Raises:
-        FggError: a dataset has the name that the seeds of another give to its folders.
+        FggError: the name of a dataset is also the name of a folder of another dataset's instance.
     """
     wanted = config.get("seeds")
     found: dict[str, Instance] = {}

@@ -1,6 +1,6 @@
-"""The configured study as the Snakefile asks about it: its jobs' inputs, settings, code and targets. Imports no torch.
+"""The configured study, for the Snakefile: inputs, settings, code and targets of its jobs. Does not import torch.
 
-Methods that rules use as input functions or params take Snakemake's wildcards, of which they read attributes.
+Methods that rules use as input functions or params take Snakemake's wildcards and read their attributes.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ PACKAGE = Path(__file__).parents[2]
 
 
 class Study:
-    """A configuration, checked, with everything that follows from it.
+    """A checked configuration, with everything derived from it.
 
     Args:
-        config: as Snakemake gives it.
-        local: tells whether jobs run on this machine, which Snakemake knows only after it has read the rules.
-        places: folders in which modules of the user's own are looked for, before Python's path.
+        config: the configuration from Snakemake.
+        local: returns whether jobs run on this machine, which Snakemake knows only after it has read the rules.
+        places: folders that are searched for the user's own modules before Python's path.
 
     Raises:
-        FggError: the configuration has faults; all are listed.
+        FggError: the configuration has faults; the message lists all of them.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Study:
             add_to_path(importable_root(declaration.module))
 
     def _settings(self) -> dict[str, Config]:
-        """Name of a folder of images, a model, or SAEs and results -> its dataset's settings, with its seeds."""
+        """Name of a folder (of images, a model, or SAEs and results) -> settings of its dataset, with its seeds."""
         found: dict[str, Config] = {}
         for own in self.instances.values():
             settings = local_settings(dataset_config(self.config, own.dataset))
@@ -86,11 +86,11 @@ class Study:
         return found
 
     def of(self, name: str) -> Instance:
-        """An instance that has a folder of this name."""
+        """An instance that has a folder with this name."""
         return next(own for own in self.instances.values() if name in (own.name, own.model, own.prepared))
 
     def _missing(self, dataset: str) -> list[str]:
-        """Faults of a data set's paths that can be seen before any job runs."""
+        """Faults in a dataset's paths that can be found before any job runs."""
         faults = missing_files(dataset, self.settings[dataset], self.sources)
         for name, settings in self.grid[dataset].items():
             if settings["method"] == EXTERNAL and not Path(settings["maps"]).is_file():
@@ -106,7 +106,7 @@ class Study:
         return found + [entry.declaration for own in self.metrics.values() for entry in own.values() if not entry.own]
 
     def scored(self, wildcards: Any) -> list[Metric]:
-        """The metrics of a scoring job: the one that the wildcard names, or all of this package."""
+        """The metrics of a scoring job: the one that the wildcard names, or all metrics of this package."""
         known = self.metrics[wildcards.dataset]
         name = getattr(wildcards, "metric", None)
         return [known[name]] if name else [entry for entry in known.values() if entry.own]
@@ -131,7 +131,7 @@ class Study:
         return f"({names})(/validation)?"
 
     def divided_places(self) -> str:
-        """A wildcard constraint: where tables are merged; nowhere without shards."""
+        """A wildcard constraint: the folders in which tables are merged; none without shards."""
         return self.places() if self.shards > 1 else NEVER
 
     def gate_layers(self, wildcards: Any) -> list[int]:
@@ -146,7 +146,7 @@ class Study:
     # ---- before jobs run
 
     def warn(self, folder: Path = Path()) -> None:
-        """Tell on standard error, before any job runs, which experiments mean nothing."""
+        """Print to standard error, before any job runs, which experiments are meaningless."""
         for dataset in self.shown:
             depth = known_depth(self.settings[dataset]["model"])
             layers = known_layers(folder / "data/models" / self.instances[dataset].model, depth)
@@ -154,7 +154,7 @@ class Study:
 
 
 def known_layers(folder: Path, depth: int | None) -> dict[int, str]:
-    """Layer -> degeneracy: measured where the model exists already, else expected from the depth, else nothing."""
+    """Layer -> degeneracy: measured if the model exists, else expected from the depth; empty without a depth."""
     try:
         return degeneracy.measured(json.loads((folder / "model.json").read_text(encoding="utf-8"))["layers"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -162,7 +162,7 @@ def known_layers(folder: Path, depth: int | None) -> dict[int, str]:
 
 
 def warn_degenerate(dataset: str, grid: Mapping[str, Config], layers: Mapping[int, str]) -> None:
-    """Tell on standard error, before any job runs, which experiments mean nothing."""
+    """Print to standard error, before any job runs, which experiments are meaningless."""
     for name, settings in grid.items():
         remark = degeneracy.note(settings, layers)
         if remark:

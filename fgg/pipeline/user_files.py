@@ -1,4 +1,4 @@
-"""The files of the user's own that a configuration names: images, checkpoints, SAEs. Imports no torch."""
+"""The user's files that a configuration names: images, checkpoints, SAEs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgg.pipeline.job_settings import as_json
 
 
 def folder_digest(path: str | None) -> str:
-    """Names, sizes and dates of the files below a folder, hashed: changed pictures are prepared anew."""
+    """A hash of the names, sizes and dates of the files in a folder, so that changed pictures are prepared again."""
     if not path or not Path(path).is_dir():
         return ""
     files = sorted(file for file in Path(path).rglob("*") if file.is_file())
@@ -23,9 +23,9 @@ def folder_digest(path: str | None) -> str:
 
 
 def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -> list[str]:
-    """The files or folders to wait for before the weights of a setting are read; none for ``train``, ``pretrained``.
+    """The files or folders that must exist before the weights are read; none for ``train`` and ``pretrained``.
 
-    Of a download that is its contents.json; of a path with wildcards, all that matches.
+    For a download it is its contents.json; for a path with wildcards, all matching paths.
     """
     found: set[str] = set()
     for path in locations.own_paths(weights, layers):
@@ -35,7 +35,7 @@ def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -
 
 
 def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[str] = ()) -> list[str]:
-    """Faults of a dataset's paths that can be seen before any job runs; ``sources`` are what can be downloaded."""
+    """Faults in a dataset's paths that can be found before any job runs; ``sources`` can be downloaded."""
     faults = []
     for key, paths in locations.paths(settings).items():
         for path in paths:
@@ -51,5 +51,5 @@ def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[
 
 
 def _matching(path: str) -> list[str]:
-    """What a path with wildcards matches; the path itself if it has none, or nothing matches."""
+    """The paths that match a path with wildcards; the path itself if it has none, or if nothing matches."""
     return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - a pattern of the user, absolute or not

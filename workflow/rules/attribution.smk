@@ -68,7 +68,7 @@ rule gated_attribution:
         " --code {params.code} --relevance {output.relevance} --gates {output.gates} > {log} 2>&1"
 
 
-# If the images are divided into shards: merges the tables of the shards, in the order of the images.
+# If the images are divided into shards, this rule merges the tables of the shards in the order of the images.
 rule merge:
     input:
         tables=expand(
@@ -95,7 +95,7 @@ rule merge:
         "python -m fgg.jobs.merge {input.tables} --output {output.table} > {log} 2>&1"
 
 
-# One job makes relevance and gates, so one job merges both. It can be that no other job requests the gates.
+# One job makes relevance and gates, so one job merges both. The gates may not be requested by any other job.
 rule merge_gated:
     input:
         relevance=expand(

@@ -44,8 +44,8 @@ wildcard_constraints:
     shard=f"shards/[0-9]+-of-{study.shards}/" if study.shards > 1 else "(?:)",
 
 
-# These rules run next to snakemake itself: light ones, and downloads, for which the nodes of a cluster may lack internet
-# access.
+# These rules run on the machine of Snakemake itself: they are light, or they download files, and the nodes of a cluster
+# may lack internet access.
 localrules:
     download,
     merge,

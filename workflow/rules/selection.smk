@@ -1,4 +1,4 @@
-# The candidates of `select` on the validation split. These rules are those of the explained split, with other images.
+# The candidates of `select` on the validation split. These are the rules of the explained split with other images.
 use rule attribution as validation_attribution with:
     input:
         images=inputs.validation_images,
