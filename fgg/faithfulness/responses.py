@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
     """Answer for every explained image, or a shard of them.
 
-    Columns: ``image_id``, ``target`` (the explained class), ``probability``, and of each fill ``filled_probability`` and
+    Columns: ``image_id``, ``predicted``, ``target`` (the explained class), ``probability``, and of each fill ``filled_probability`` and
     ``drops`` (trials x runs float32), with ``@`` and the fill's name except for the first; ``subsets`` (int32) if drops are
     wanted, which is if ``runs`` is in the settings.
     """
@@ -67,7 +67,8 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
             engine = Perturber(model, own.tensors(preprocess).to(device))
             chosen = explained_class(settings.get("target", PREDICTED), own.labels, record["classes"])
             target = class_of(engine, None if chosen is None else chosen.to(device))
-            columns = {"target": target, "probability": probability(engine.clean[:, None], target)[:, 0]}
+            columns = {"predicted": engine.clean.argmax(-1), "target": target}
+            columns["probability"] = probability(engine.clean[:, None], target)[:, 0]
             drawn = _subsets(own.image_ids, engine.patches, settings)
             if drawn is not None:
                 columns["subsets"] = drawn.flatten(1).int()
