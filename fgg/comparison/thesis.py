@@ -17,7 +17,7 @@ import pandas as pd
 from fgg.comparison.compared import Compared, compared
 from fgg.jobs.command import command, json_object
 from fgg.statistics.paired import Row, describe
-from fgg.statistics.thesis import thesis_composite, thesis_paired, thesis_per_image, thesis_welch
+from fgg.statistics.thesis import thesis_composite, thesis_paired, thesis_welch
 from fgg.tables import write_csv
 
 COMPOSITE = ("saco", "faithfulness_correlation", "pixel_flipping")
@@ -38,11 +38,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def statistics(own: Compared) -> Iterator[Row]:
-    """A row per experiment and measure, on all images; the composites are the same in all rows of an experiment.
+    """A row per experiment and measure, on all images.
 
-    ``composite_percent`` is the mean of the percentages of SaCo, Faithfulness Correlation and Pixel Flipping with the
-    first fill. ``composite_per_image`` is the mean of their z-scores, averaged over the images. Both are NaN if one of
-    the three is not computed.
+    ``composite_percent`` is the same in all rows of an experiment: the mean of the percentages of SaCo, Faithfulness
+    Correlation and Pixel Flipping with the first fill. It is NaN if one of the three is not computed.
     """
     baseline = own.settings["baseline"]
     vanilla = own.scores[baseline]
@@ -62,14 +61,12 @@ def statistics(own: Compared) -> Iterator[Row]:
             found[measure.name] = row
         three = all(metric in found for metric in COMPOSITE)
         percent = thesis_composite([found[m]["percent_improvement"] for m in COMPOSITE]) if three else np.nan
-        both = [(frame[m] - vanilla[m]).to_numpy() for m in COMPOSITE] if three else []
-        per_image = float(np.nanmean(thesis_per_image(*both))) if three else np.nan
         for measure in own.measures.values():
             yield {
                 **{key: own.common[key] for key in ("dataset", "seed")},
                 **{"experiment": name, "metric": measure.metric.name, "fill": measure.fill},
                 **found[measure.name],
-                **{"composite_percent": percent, "composite_per_image": per_image},
+                "composite_percent": percent,
             }
 
 

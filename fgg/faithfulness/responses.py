@@ -47,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
 def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path, shard: Shard = WHOLE) -> None:
     """Compute the responses for every explained image, or for a shard of them.
 
-    Columns: ``image_id``, ``target`` (the explained class), ``probability``, and for each fill ``filled_probability``
-    and ``drops`` (trials x runs float32), followed by ``@`` and the fill's name except for the first fill. ``drops``
-    and ``subsets`` (int32) exist only if ``runs`` is in the settings.
+    Columns: ``image_id``, ``predicted``, ``target`` (the explained class), ``probability``, and for each fill
+    ``filled_probability`` and ``drops`` (trials x runs float32), followed by ``@`` and the fill's name except for the
+    first fill. ``drops`` and ``subsets`` (int32) exist only if ``runs`` is in the settings.
     """
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(model_folder, device)
@@ -67,7 +67,8 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
             engine = Perturber(model, own.tensors(preprocess).to(device))
             chosen = explained_class(settings.get("target", PREDICTED), own.labels, record["classes"])
             target = class_of(engine, None if chosen is None else chosen.to(device))
-            columns = {"target": target, "probability": probability(engine.clean[:, None], target)[:, 0]}
+            columns = {"predicted": engine.clean.argmax(-1), "target": target}
+            columns["probability"] = probability(engine.clean[:, None], target)[:, 0]
             drawn = _subsets(own.image_ids, engine.patches, settings)
             if drawn is not None:
                 columns["subsets"] = drawn.flatten(1).int()

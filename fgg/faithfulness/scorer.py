@@ -27,6 +27,7 @@ from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
 from fgg.tables import matrix, read_settings, read_table
 
+CLASSES = ("predicted", "target")  # which tables of one model share
 KEPT = ("image_id", "label", "predicted", "confidence", "target")
 MOST_MAP_BYTES = 2**28  # of maps of other experiments that one process keeps in memory
 
@@ -56,7 +57,7 @@ class Scorer:
         self.images = len(self._split)
         self._ids = split.image_ids
         self._answered: pa.Table | None = None
-        self._explained_class: list[int] | None = None
+        self._classes: dict[str, list[int]] = {}
         if own.responses is not None:
             answered = read_table(own.responses)
             if answered["image_id"].to_pylist() != split.image_ids:
@@ -64,7 +65,8 @@ class Scorer:
                     f"{own.responses} holds other images than {own.images}; run the workflow again to rebuild it"
                 )
             self._drawn = read_settings(own.responses)
-            self._answered, self._explained_class = answered[self._rows], answered["target"].to_pylist()
+            self._answered = answered[self._rows]
+            self._classes = {name: answered[name].to_pylist() for name in CLASSES}
         self._at_hand: tuple[slice | None, list[tuple[slice, dict[str, Perturber]]]] = (None, [])
         self._jobs = dict(jobs)
         self._explained: dict[str, pa.Table] = {}
@@ -78,7 +80,7 @@ class Scorer:
         explained = read_table(path, [*KEPT, "relevance"])
         if explained["image_id"].to_pylist() != self._ids:
             raise FggError(f"{path} holds other images than {job.images}; run the workflow again to rebuild it")
-        if self._explained_class is not None and self._explained_class != explained["target"].to_pylist():
+        if any(explained[name].to_pylist() != own for name, own in self._classes.items()):
             raise FggError(f"{job.responses} was made with another model than {path}; run the workflow again")
         if sum(table.nbytes for table in self._explained.values()) > MOST_MAP_BYTES:
             self._explained = {self._own: self._explained[self._own]}

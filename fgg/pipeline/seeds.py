@@ -48,7 +48,9 @@ def instances(config: Mapping[str, Any]) -> dict[str, Instance]:
     for dataset in config["run"]:
         for own in _of(dataset, config["seed"] if wanted is None else wanted, config["seed"]):
             if own.name in found:
-                raise FggError(f"run: the dataset {dataset!r} needs the folder {own.name!r} of {found[own.name].dataset!r}; rename one")
+                raise FggError(
+                    f"run: the dataset {dataset!r} needs the folder {own.name!r} of {found[own.name].dataset!r}; rename one"
+                )
             found[own.name] = own
     return found
 

@@ -52,12 +52,6 @@ def thesis_composite(percents: Sequence[float]) -> float:
     return float(np.mean(percents))
 
 
-def thesis_per_image(saco: np.ndarray, correlation: np.ndarray, pixel_flipping: np.ndarray) -> np.ndarray:
-    """The composite of each image (n,): the mean z-score of the raw differences (n,), with Pixel Flipping negated."""
-    z = [(x - x.mean()) / (x.std(ddof=1) + 1e-9) for x in (saco, correlation, pixel_flipping)]
-    return (z[0] + z[1] - z[2]) / 3
-
-
 def _row(mean: float, percent: float, d: float, p_value: float, half: float) -> dict[str, float | int]:
     return {
         "difference": float(mean),

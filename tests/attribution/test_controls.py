@@ -40,3 +40,32 @@ def test_keyed_rows_do_not_depend_on_each_other():
         assert (draw(["a"], 12, 8) != rows[:1]).any()
         assert len({tuple(row) for row in rows.tolist()}) == 3
         assert draw([], 12, 7).shape == (0, 12)
+
+
+def test_values_are_laid_in_an_order_one_by_one():
+    draw = np.random.default_rng(1)
+    values, order = draw.random((4, 10)).astype(np.float32), draw.integers(0, 4, (4, 10)).astype(np.float32)
+    out = controls.laid(values, order)
+    for row, own, other in zip(out, values, order, strict=True):
+        places = sorted(range(10), key=lambda i: (-other[i], i))
+        expected = [0.0] * 10
+        for place, value in zip(places, sorted(own, reverse=True), strict=True):
+            expected[place] = value
+        assert row.tolist() == expected
+    own = draw.random((3, 7)).astype(np.float32)
+    np.testing.assert_array_equal(controls.laid(own, own**3), own)
+    values[1, 3] = np.nan
+    assert np.isnan(controls.laid(values, order)).all(1).tolist() == [False, True, False, False]
+
+
+@pytest.mark.parametrize("power", [0.5, 2, 4])
+def test_a_power_keeps_order_sign_and_largest_size(power):
+    maps = np.random.default_rng(2).normal(size=(5, 12)).astype(np.float32)
+    out = controls.powered(maps, power)
+    np.testing.assert_array_equal(np.argsort(out, axis=1), np.argsort(maps, axis=1))
+    np.testing.assert_array_equal(np.sign(out), np.sign(maps))
+    np.testing.assert_allclose(np.abs(out).max(1), np.abs(maps).max(1), rtol=1e-6)
+    for row, own in zip(out, maps, strict=True):
+        top = max(abs(own))
+        np.testing.assert_allclose(row, [np.sign(x) * top * (abs(x) / top) ** power for x in own], rtol=1e-4)
+    assert (controls.powered(np.zeros((1, 4), np.float32), power) == 0).all()

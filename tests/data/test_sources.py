@@ -142,3 +142,23 @@ def test_missing_folder_and_file(tmp_path):
         folder_source(tmp_path / "file")
     with pytest.raises(FggError, match="`path` is missing"):
         open_source({"source": "image_folder", "path": None})
+
+
+def test_digits_are_those_of_scikit_learn():
+    import io
+
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    own, theirs = open_source({"source": "digits"}), load_digits()
+    assert len(own.records) == len({record.image_id for record in own.records}) == 1797
+    for number in (0, 5, 1796):
+        record = own.records[number]
+        grey = np.asarray(Image.open(io.BytesIO(record.data)))
+        assert grey.shape == (8, 8)
+        np.testing.assert_allclose(grey / 255, theirs.images[number] / 16, atol=0.5 / 255)
+        assert record.label_name == str(theirs.target[number])
+    assert Counter(record.label_name for record in own.records) == Counter(map(str, theirs.target))
+    assert own.licence == "CC BY 4.0" and "Alpaydin" in own.citation
+    assert own.checksum == open_source({"source": "digits"}).checksum

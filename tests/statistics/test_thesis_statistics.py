@@ -2,10 +2,9 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from fgg.statistics.thesis import thesis_composite, thesis_paired, thesis_per_image, thesis_welch
+from fgg.statistics.thesis import thesis_composite, thesis_paired, thesis_welch
 
 NAMES = {
     "saco": ("SaCo", 1),
@@ -48,12 +47,6 @@ def test_expected_statistics(reference):
                 assert value == pytest.approx(row[f"{name}_{statistic}"], abs=1e-10), (row["experiment_path"], name)
             percents.append(found["percent_improvement"])
         assert thesis_composite(percents) == pytest.approx(row["composite_improvement"], abs=1e-10)
-
-
-def test_expected_composites_per_image(reference):
-    for record in json.loads((reference / "comparison" / "per_image_improvement.json").read_text()).values():
-        deltas = [np.array(record[f"delta_{name}"]) for name in ("saco", "faith", "pixel")]
-        assert thesis_per_image(*deltas) == pytest.approx(np.array(record["composite_improvement"]), abs=1e-10)
 
 
 def test_equal_scores_give_p_one():
