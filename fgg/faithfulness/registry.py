@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from fgg import registry
 from fgg.errors import FggError
 
-NEEDS = {"responses": "logit drops to random patch subsets, computed once per data set"}
+NEEDS = {"responses": "logit drops to random patch subsets, computed once per dataset"}
 PERTURBED = ("engine", "curves", "responses")
 GIVEN = ("model", "images", "relevance", "target", *PERTURBED, "image_ids", "seed", "protocol")
 READS = ("values", "order")

@@ -14,7 +14,7 @@ from fgg.registry import source_file
 
 @functools.cache
 def code_hash(module: str, folder: str) -> str:
-    """A hash of a module and of all modules of the package that it imports; comments and layout do not count."""
+    """A hash of a module and of all modules of the package that it imports; comments, docstrings and layout do not count."""
     return _hash(module, Path(folder), lambda name: True)
 
 
@@ -86,4 +86,15 @@ def _code(text: str, package: tuple[str, ...]) -> tuple[str, frozenset[str]]:
             start = ".".join([*above, *filter(None, [node.module])])
             found |= {start, *(f"{start}.{alias.name}" for alias in node.names)}
     parts = [name.split(".") for name in found if name]
-    return ast.dump(tree), frozenset(".".join(each[: size + 1]) for each in parts for size in range(len(each)))
+    return ast.dump(_without_docstrings(tree)), frozenset(
+        ".".join(each[: size + 1]) for each in parts for size in range(len(each))
+    )
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    """The tree, changed in place."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(tree):
+        if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return tree

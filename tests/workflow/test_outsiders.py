@@ -115,8 +115,13 @@ def test_they_are_in_the_summary_and_have_figures(after):
     folder, _ = after
     summary = pd.read_csv(folder / "results/summary.csv")
     assert set(summary["experiment"]) == {"random", "transmm", "input_times_gradient", "undecorated", "given"}
-    assert set(summary["metric"]) == {"saco", "faithfulness_correlation", "relevance_of_a_patch", "plain_metric"}
-    assert len(summary) == 5 * 4 and summary["mean"].notna().all()
+    assert set(summary["metric"]) == {
+        *("saco", "faithfulness_correlation", "srg"),
+        "relevance_of_a_patch",
+        "plain_metric",
+    }
+    summary = summary[summary["stratum"] == "all"]
+    assert len(summary) == 5 * (3 * 2 + 2) and summary["mean"].notna().all(), "own metrics with two fills each"
     toy = summary[summary["metric"] == "relevance_of_a_patch"].set_index("experiment")
     assert not toy["higher_is_better"].any()
     maps = read_table(folder / "results/tiny/attributions/input_times_gradient.parquet")

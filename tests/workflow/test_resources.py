@@ -21,8 +21,9 @@ RULES = {
 
 def test_every_rule_takes_memory_and_time_from_the_table():
     assert len(RULES) > 10
-    asked = {name: re.findall(r'\*\*study\.needs\("(\w+)"\)', body) for name, body in RULES.items()}
-    shared = {"merge_gated": ["merge"], "foreign_metric": ["faithfulness"]}
+    asked = {name: re.findall(r'\*\*parameters\.needs\("(\w+)"\)', body) for name, body in RULES.items()}
+    shared = {"merge_gated": ["merge"], "foreign_metric": ["faithfulness"], "thesis_statistics": ["comparison"]}
+    shared |= {"pooled": ["sanity"]}
     assert asked == {name: shared.get(name, [name]) for name in RULES}
     assert {row for rows in asked.values() for row in rows} == set(TABLE), "no row without a rule"
 
@@ -53,4 +54,4 @@ def test_the_slurm_profile_leaves_gpus_to_the_cluster():
     commented = re.search(r"(?ms)^# (set-resources:.*)", text)[1]
     lines = [line.removeprefix("# ") for line in commented.splitlines() if not line.startswith("#   #")]
     shown = yaml.safe_load("\n".join(lines))["set-resources"]
-    assert set(shown) == {name for name, body in RULES.items() if "gpu=study.gpus" in body}
+    assert set(shown) == {name for name, body in RULES.items() if "gpu=parameters.gpus" in body}

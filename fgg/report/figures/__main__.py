@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     for name in set(arguments.figures) - set(figures(metrics, with_powers)):
         title = f"{dataset}: {name.replace('_', ' ')} was not computed"
         style.remark(
-            output, f"{dataset}_{name}", title, "Another data set of this run has the metric; this one has not."
+            output, f"{dataset}_{name}", title, "Another dataset of this run has the metric; this one does not."
         )
 
 
