@@ -19,8 +19,8 @@ from fgg.comparison.verdicts import BETTER, IDENTICAL, UNTESTABLE, WORSE, is_bet
 from fgg.errors import FggError
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
-from fgg.report.experiment_names import partner_title
 from fgg.report.metrics_shown import measures_in, rows_of
+from fgg.report.verdict_tables import pooled_table, verdict_table
 from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.report.headline) -->", "<!-- results: end -->"
@@ -34,11 +34,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fgg.report.headline", description=__doc__.split("\n")[0])
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--pooled", help="results/pooled.csv, of several seeds or datasets")
+    parser.add_argument("--brief", action="store_true", help="only the comparisons with TransMM; needs --pooled")
     parser.add_argument("--insert", type=Path, help="file with the markers between which the text goes")
     arguments = parser.parse_args(argv)
     hypotheses = read_csv(arguments.hypotheses, texts=TEXTS)
     pooled = read_csv(arguments.pooled, texts=TEXTS) if arguments.pooled else None
-    text = "\n".join(words(hypotheses, pooled=pooled))
+    if arguments.brief and pooled is None:
+        raise FggError("--brief needs --pooled: it shows what several runs say together")
+    text = "\n".join(words(hypotheses, pooled=pooled, brief=arguments.brief))
     if arguments.insert is None:
         print(text)
         return
@@ -51,7 +54,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def words(
-    hypotheses: pd.DataFrame, known: Mapping[str, Measure] | None = None, pooled: pd.DataFrame | None = None
+    hypotheses: pd.DataFrame,
+    known: Mapping[str, Measure] | None = None,
+    pooled: pd.DataFrame | None = None,
+    brief: bool = False,
 ) -> Iterator[str]:
     """Lines of Markdown: per dataset, a sentence for each metric and a table of all named comparisons.
 
@@ -63,7 +69,7 @@ def words(
     for dataset, runs in hypotheses.groupby("dataset", sort=False):
         seeds = list(dict.fromkeys(runs["seed"]))
         frame = runs if pooled is None or len(seeds) < 2 else _as_one(pooled, runs, str(dataset))
-        yield from _dataset(str(dataset), runs, frame, seeds, measures_in(runs, known))
+        yield from _dataset(str(dataset), runs, frame, seeds, measures_in(runs, known), brief)
     if pooled is not None and hypotheses["dataset"].nunique() > 1:
         every = hypotheses.assign(dataset=EVERY)
         frame = _as_one(pooled, every, EVERY)
@@ -83,7 +89,12 @@ def _as_one(pooled: pd.DataFrame, runs: pd.DataFrame, dataset: str) -> pd.DataFr
 
 
 def _dataset(
-    dataset: str, runs: pd.DataFrame, frame: pd.DataFrame, seeds: Sequence[str], measures: Mapping[str, Measure]
+    dataset: str,
+    runs: pd.DataFrame,
+    frame: pd.DataFrame,
+    seeds: Sequence[str],
+    measures: Mapping[str, Measure],
+    brief: bool,
 ) -> Iterator[str]:
     first, gates = runs.iloc[0], list(dict.fromkeys(runs["experiment"]))
     per_run = runs[runs["stratum"] == ALL].groupby("seed", sort=False)["n_images"].max()
@@ -98,6 +109,11 @@ def _dataset(
     yield ""
     yield from _power(runs)
     yield from _warnings(runs)
+    if brief and len(seeds) > 1:
+        yield ""
+        yield from pooled_table(frame, measures)
+        yield ""
+        return
     fills = list(dict.fromkeys(measure.fill for measure in measures.values()))
     for fill in fills:
         own = {name: measure for name, measure in measures.items() if measure.fill == fill}
@@ -105,7 +121,7 @@ def _dataset(
         if fill and len(fills) > 1:
             yield f"With the fill {fill.replace('_', ' ')}, on measurable images (in brackets: on all, if different):"
             yield ""
-        yield from _table(frame, own)
+        yield from verdict_table(frame, own)
     yield ""
     pooled_words = "random effects over the seeds, Hartung and Knapp's test" if len(seeds) > 1 else "paired t-test"
     yield (
@@ -213,42 +229,6 @@ def _warnings(runs: pd.DataFrame) -> Iterator[str]:
     if found:
         yield ""
         yield f"**Warning:** {'; '.join(found)}. Read the verdicts with this in mind."
-
-
-def _table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
-    yield "| gated layers | against | " + " | ".join(m.metric.title for m in measures.values()) + " |"
-    yield "|---|---|" + "---|" * len(measures)
-    for (_, against, partner), rows in frame.groupby(["experiment", "against", "partner"], sort=False):
-        first = rows.iloc[0]
-        cells = [cell(rows_of(rows, measure)) for measure in measures.values()]
-        if any(cells):
-            title = partner_title(str(against), str(partner))
-            yield f"| {first['layers'] + _strength(first, frame)} | {title} | {' | '.join(cells)} |"
-
-
-def cell(rows: pd.DataFrame) -> str:
-    """A verdict on measurable images with its numbers, and in brackets the verdict on all images if it differs."""
-    shown, every = (rows[rows["stratum"] == stratum] for stratum in (MEASURABLE, ALL))
-    if shown.empty:
-        return ""
-    text = _verdict(shown.iloc[0])
-    if len(every) and every.iloc[0]["verdict"] != shown.iloc[0]["verdict"]:
-        text += f" [{_verdict(every.iloc[0])}]"
-    return f"**{text}**" if shown.iloc[0]["verdict"] in (BETTER, WORSE) else text
-
-
-def _verdict(row: pd.Series) -> str:
-    if pd.isna(row["p_adjusted"]):
-        return row["verdict"]
-    p = "*p* < 0.001" if row["p_adjusted"] < 0.001 else f"*p* = {row['p_adjusted']:.3f}"
-    change = "" if pd.isna(row["improvement_pct"]) else f"{round(row['improvement_pct'], 1) + 0.0:+.1f} %, "
-    return f"{row['verdict']} ({change}{p})"
-
-
-def _strength(row: pd.Series, frame: pd.DataFrame) -> str:
-    if frame["clamp_max"].nunique() == 1 and frame["alpha"].nunique() == 1:
-        return ""
-    return f", clamp {row['clamp_max']:g}, alpha {row['alpha']:g}"
 
 
 if __name__ == "__main__":

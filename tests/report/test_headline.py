@@ -131,6 +131,17 @@ def test_several_seeds_are_told_by_the_pooled_table():
     )
 
 
+def test_a_brief_text_shows_the_pooled_comparisons_with_transmm_alone():
+    rows = [("1", "transmm", "better"), ("1", "no_sae", "better")]
+    runs = pd.concat([hypotheses(rows, seed=str(seed)) for seed in range(5)])
+    text = text_of(runs, pooled=pooled(comparison_of(runs), runs), brief=True)
+    lines = [line for line in text.splitlines() if line.startswith("| 1 |")]
+    assert len(lines) == 3
+    assert lines[0].startswith("| 1 | SaCo, mean | +2.0 % | ")
+    assert "| 5, 0 of 5 | better (*p* < 0.001) |" in lines[0]
+    assert "no SAE" not in text
+
+
 def test_datasets_that_disagree_are_not_averaged():
     better, worse = ([("1", "transmm", verdict)] for verdict in ("better", "worse"))
     runs = pd.concat(
