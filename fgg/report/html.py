@@ -15,6 +15,8 @@ from jinja2 import Environment, PackageLoader
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from fgg.comparison.verdicts import BETTER, WORSE
+
 KEY = "experiment"  # the column that stays visible when a wide table is scrolled
 P_VALUES = ("p_value", "p_adjusted", "wilcoxon_p", "wilcoxon_p_adjusted")
 MARKED = ("verdict", "significant", "improvement_pct", "improvement")
@@ -81,8 +83,10 @@ def table_page(frame: pd.DataFrame, title: str, text: str, name: str, columns: M
 def _look(row: Mapping[Any, Any]) -> str:
     if row.get("significant") is not True and row.get("significant") is not np.True_:
         return ""
+    if str(row.get("verdict", BETTER)) not in (BETTER, WORSE):  # such as better in values
+        return ""
     gain = next((row[name] for name in ("improvement", "improvement_pct", "effect_size") if name in row), np.nan)
-    return "better" if gain > 0 else "worse"
+    return BETTER if gain > 0 else WORSE
 
 
 def _cell(name: str, value: Any, number: bool) -> Cell:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS
+from fgg.comparison.verdicts import BETTER, WORSE
 from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
 from fgg.report.figures import style
@@ -45,13 +46,15 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Mea
         for axis, measure in zip(axes[:, 0], measures.values(), strict=True):
             own = rows_of(gated, measure).drop_duplicates(["row", "column"])
             values = own.pivot(index="row", columns="column", values="improvement").reindex(index=rows, columns=columns)
-            sure = own.pivot(index="row", columns="column", values="significant").reindex(index=rows, columns=columns)
+            words = own.pivot(index="row", columns="column", values="verdict").reindex(index=rows, columns=columns)
             most = np.nanmax([1e-9, *np.abs(values.to_numpy(dtype=float)).ravel()])
             shown = axis.imshow(values, cmap=MAP, vmin=-most, vmax=most, aspect="auto")
             for i, j in np.ndindex(values.shape):
                 value = values.iloc[i, j]
-                bold = not pd.isna(sure.iloc[i, j]) and bool(sure.iloc[i, j])
-                text = "–" if pd.isna(value) else _signed(value, ".3f") + "*" * bold
+                said = str(words.iloc[i, j])
+                bold = said in (BETTER, WORSE)
+                mark = "*" if bold else "°" if said.startswith((BETTER, WORSE)) else ""
+                text = "–" if pd.isna(value) else _signed(value, ".3f") + mark
                 dark = not pd.isna(value) and abs(value) > 0.5 * most
                 axis.text(j, i, text, ha="center", va="center", color="white" if dark else style.BLACK,
                           weight="bold" if bold else "normal", fontsize=7.5)  # fmt: skip
