@@ -163,6 +163,8 @@ def test_values_are_written_exactly_and_shortly():
     assert 'title="a &#34;name&#34;"' in text
     assert 'data-v="1e-09">&lt; 0.001<' in text
     assert '<tr class="worse">' in text
+    text = html.table_page(frame.assign(verdict="worse in values"), "T", "words", "t.csv", {})
+    assert '<tr class="worse">' not in text, "only what the order makes worse is marked"
 
 
 def test_markdown_becomes_html():
