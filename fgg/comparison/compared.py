@@ -15,11 +15,9 @@ from fgg.comparison.strata import strata
 from fgg.faithfulness.measurable import measurable_images
 from fgg.faithfulness.measures import Measure, measures
 from fgg.faithfulness.registry import defaults
-from fgg.statistics.paired import MARGIN, Row, paired
+from fgg.statistics.paired import MARGIN, Row, paired, t_test
 
 NO_ORDER = {"order_difference": np.nan, "order_se": np.nan, "order_p_value": np.nan}
-
-ORDER = {"order_difference": "difference", "order_se": "difference_se", "order_p_value": "p_value"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +83,9 @@ class Compared:
         own = self._known[name, partner, measure.name]
         if own is None:
             return NO_ORDER
-        row = paired(own[inside], self.scores[partner].loc[inside, measure.name], measure.metric.sign, 0)
-        if row["reason"] == "identical scores":
-            return {"order_difference": 0.0, "order_se": 0.0, "order_p_value": np.nan}
-        return {name: row[source] for name, source in ORDER.items()}
+        partner_scores = self.scores[partner].loc[inside, measure.name].to_numpy(np.float64)
+        found = t_test(own[inside].to_numpy(np.float64) - partner_scores)
+        return dict(zip(NO_ORDER, found, strict=True))
 
 
 def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compared:

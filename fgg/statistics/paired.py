@@ -101,6 +101,22 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
     return row
 
 
+def t_test(differences: np.ndarray) -> tuple[float, float, float]:
+    """Mean, standard error and two-sided p-value of paired differences (n,), of which NaN is left out.
+
+    The p-value is NaN for fewer than 3 differences or equal ones; ties everywhere give a mean of 0.
+    """
+    from scipy import stats
+
+    known = differences[~np.isnan(differences)]
+    n = len(known)
+    if n < FEWEST:
+        return float(known.mean()) if n else float("nan"), float("nan"), float("nan")
+    if np.ptp(known) <= RESOLUTION:
+        return (0.0 if (np.abs(known) <= RESOLUTION).all() else float(known.mean())), 0.0, float("nan")
+    return float(known.mean()), float(known.std(ddof=1)) / n**0.5, float(stats.ttest_1samp(known, 0).pvalue)
+
+
 def effect_size(differences: np.ndarray) -> float:
     """Cohen's d_z: mean / standard deviation (ddof 1) of differences (n,); NaN if they are fewer than 3 or equal."""
     if len(differences) < FEWEST or np.ptp(differences) <= RESOLUTION:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fgg.statistics.bootstrap import bootstrap_interval
-from fgg.statistics.paired import describe, holm, paired
+from fgg.statistics.paired import describe, holm, paired, t_test
 
 SEED = 0
 
@@ -131,3 +131,14 @@ def test_holm_by_its_definition():
     assert np.delete(adjusted, 1) == pytest.approx(expected)
     assert np.isnan(holm([np.nan, np.nan])).all()
     assert len(holm([])) == 0
+
+
+def test_the_t_test_alone_is_that_of_the_pairs(scores):
+    treatment, baseline = scores
+    row = paired(treatment, baseline, 1, SEED)
+    differences = np.append(treatment - baseline, np.nan)
+    assert t_test(differences) == pytest.approx((row["difference"], row["difference_se"], row["p_value"]))
+    assert t_test(np.full(5, 1e-9))[:2] == (0.0, 0.0)
+    assert t_test(np.full(5, 0.5))[:2] == (0.5, 0.0)
+    assert np.isnan(t_test(np.full(5, 0.5))[2])
+    assert np.isnan(t_test(np.array([1.0, 2.0]))[1:]).all() and np.isnan(t_test(np.array([]))).all()
