@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
         "--settings",
         required=True,
         help="JSON, or a file of it: baseline, protocol, precision, seed, experiments {dataset: [[id, settings], …]}, "
-        "and perhaps metrics, instances, family, quality and notes {dataset: {id: text}}",
+        "and perhaps runs (their order), metrics, instances, family, quality and notes {dataset: {id: text}}",
     )
     parser.add_argument(
         "--results", required=True, type=Path, help="folder with {dataset}/faithfulness/{experiment}.parquet"
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.notes:
         settings["notes"] = read_json(arguments.notes)
 
-    tables = comparison(arguments.results, list(settings["experiments"]), settings)
+    tables = comparison(arguments.results, settings.get("runs", list(settings["experiments"])), settings)
     for name, table in tables._asdict().items():
         write_csv(arguments.output / f"{name}.csv", table.to_pandas())
     write_table(arguments.output / "comparison.parquet", tables.comparison, settings)

@@ -49,7 +49,7 @@ def readable(comparison: pd.DataFrame, settings: Mapping[str, Any]) -> Iterator[
     Args:
         settings: settings of the comparison.
     """
-    for instance in settings["experiments"]:
+    for instance in settings.get("runs", settings["experiments"]):
         about = settings.get("instances", {}).get(instance, {"dataset": instance, "seed": settings["seed"]})
         own = (comparison["dataset"] == about["dataset"]) & (comparison["seed"] == str(about["seed"]))
         frame = comparison[own & (comparison["stratum"] == MEASURABLE)]

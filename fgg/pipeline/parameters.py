@@ -122,7 +122,10 @@ class Parameters:
             | {"split": self._study.settings[name]["split"]}
             for name, own in self._study.instances.items()
         }
-        return as_json({**own, "experiments": self._grids(), "metrics": self._fills(), "instances": parts})
+        runs = list(parts)
+        return as_json(
+            {**own, "runs": runs, "experiments": self._grids(), "metrics": self._fills(), "instances": parts}
+        )
 
     def selection_settings(self) -> str:
         """The settings of the selection."""

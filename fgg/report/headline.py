@@ -216,19 +216,31 @@ def _power(runs: pd.DataFrame) -> Iterator[str]:
         with_fill = f" (fill {str(fill).replace('_', ' ')})" if own["fill"].nunique() > 1 else ""
         parts.append(f"d_z = {rows['smallest_detectable'].median():.2f}{with_fill}")
     yield (
-        f'So many images show a difference of {", ".join(parts)} with a power of 80 %, before any adjustment; "no difference '
+        f'So many images {"of a run " if runs["seed"].nunique() > 1 else ""}show a difference of {", ".join(parts)} with a power of 80 %, before any adjustment; "no difference '
         'shown" says nothing of smaller ones.'
     )
 
 
 def _warnings(runs: pd.DataFrame) -> Iterator[str]:
-    """Warnings about the model and the SAEs."""
-    found = dict.fromkeys(
-        part for note in runs["note"].dropna() for part in note.split("; ") if part.startswith("weak ")
-    )
+    """Warnings about the model and the SAEs: of several runs how many have each kind, and an example."""
+    kinds: dict[str, dict[str, str]] = {}
+    for row in runs[["seed", "note"]].dropna().drop_duplicates().to_dict("records"):
+        for part in row["note"].split("; "):
+            if part.startswith("weak "):
+                kinds.setdefault(part.split(":")[0], {}).setdefault(row["seed"], part)
+    several = runs["seed"].nunique()
+    found = [
+        next(iter(own.values())) if several < 2 else f"{kind} in {len(own)} of {several} runs, such as{_after(own)}"
+        for kind, own in kinds.items()
+    ]
     if found:
         yield ""
         yield f"**Warning:** {'; '.join(found)}. Read the verdicts with this in mind."
+
+
+def _after(parts: Mapping[str, str]) -> str:
+    """The first warning without its kind."""
+    return next(iter(parts.values())).split(":", 1)[-1]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from statsmodels.stats.multitest import multipletests
 from synthetic_scores import METRICS as NAMES
 from synthetic_scores import UNMEASURABLE
 
-from fgg.comparison import tables
+from fgg.comparison import quality, tables
 from fgg.comparison.__main__ import main, read
 from fgg.comparison.scores import read_scores
 from fgg.comparison.summary import main as summarise
@@ -310,8 +310,18 @@ def test_a_weak_model_or_sae_becomes_a_warning(built, tmp_path):
     faults(tmp_path, weak | {"layers": layers}, {})
     notes = read(json.dumps(built[1] | {"notes": {}}), tmp_path)["notes"]["toy"]
     assert notes["transmm"] == "weak model: accuracy 0.720 on test, logistic regression on grey pixels 0.700"
-    relaxed = built[1] | {"notes": {}, "quality": {"model_gain": 0.0, "same_prediction": 0.5, "dead_share": 0.9}}
+    relaxed = built[1] | {"notes": {}, "quality": {"model_gain": 0.05, "same_prediction": 0.5, "dead_share": 0.9}}
     assert not any(read(json.dumps(relaxed), tmp_path)["notes"]["toy"].values())
+
+
+def test_what_was_not_measured_of_a_model_is_not_judged():
+    accuracy = {"accuracy": 0.2, "majority_accuracy": None, "logistic_regression_accuracy": None}
+    for record in ({}, {"accuracy": None}, {"accuracy": {"val": {}}}, {"accuracy": {"test": accuracy}}):
+        assert not list(quality.model_warnings(record, "test", quality.LEVELS))
+    few = {"accuracy": 0.99, "majority_accuracy": 0.1, "logistic_regression_accuracy": 0.97}
+    assert not list(quality.model_warnings({"accuracy": {"test": few}}, "test", quality.LEVELS)), (
+        "a third of the errors"
+    )
 
 
 def test_the_printed_table_counts_what_was_tried(results, capsys):
