@@ -48,7 +48,7 @@ def pooled_table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterat
     yield ""
     yield (
         "Change in % of TransMM's mean, positive = better, pooled by random effects over the seeds (Hartung and Knapp), measurable "
-        "images, *p* after Holm. *A further run*: prediction interval. *Runs better, worse*: by each run's own adjusted verdict."
+        "images, *p* after Holm. *A further run*: prediction interval. *Runs better, worse*: by each run's own adjusted verdict, those in values included."
     )
 
 
