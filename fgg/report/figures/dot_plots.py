@@ -83,7 +83,7 @@ def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str 
             fig,
             {group(row) for _, _, row in lines if row is not None},
             label(baseline),
-            "Bars: 95 % intervals (means: t; gains: BCa bootstrap). Filled: p < 0.05 after Holm. A diamond in a circle: "
+            "Bars: 95 % intervals (means: t; gains: BCa bootstrap). Filled: p < 0.05 after Holm. A small diamond in a hollow marker: "
             f"significant, but by the values alone, not by the order.{tail}",
         )
         style.save(fig, folder, f"{first['dataset']}_{metric.name}")
