@@ -114,8 +114,9 @@ def spread(slurm, tmp_path_factory) -> Path:
         "sae": 1,
         "responses": 2,
         "faithfulness": 4,
-        "merge": 4,
+        "merge": 6,  # maps, answers, and of two experiments the scores and the curves
         "merge_gated": 1,
+        "measurable": 1,
         "comparison": 1,
         "figures": 1,
         "pages": 1,
