@@ -18,7 +18,7 @@ import pyarrow as pa
 from fgg.comparison import decomposition
 from fgg.comparison.agreement import agreement
 from fgg.comparison.columns import AGREEMENT, COMPARISON, DECOMPOSITION, HYPOTHESES, NUMBERS
-from fgg.comparison.compared import NO_ORDER, Compared, compared
+from fgg.comparison.compared import Compared, compared
 from fgg.comparison.strata import VERDICTS
 from fgg.comparison.verdicts import adjust
 from fgg.experiments import experiment_id, flat, is_plain_combined
@@ -138,7 +138,7 @@ def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np
 def _test(own: Compared, hypothesis: tuple[str, str, str], measure: Measure, inside: np.ndarray, about: Row) -> Row:
     name, against, partner = hypothesis
     found = own.pair(name, partner, measure, inside)
-    part = own.order_part(name, partner, measure, inside) if against == "transmm" else NO_ORDER
+    part = own.order_part(name, partner, measure, inside)
     remark = "; ".join(dict.fromkeys(filter(None, (own.notes[name], own.notes[partner]))))
     return (
         own.common
@@ -153,7 +153,6 @@ def _test(own: Compared, hypothesis: tuple[str, str, str], measure: Measure, ins
             "n": found["n_pairs"],
             "partner_mean": found["baseline_mean"],
             "note": remark,
-            "told_apart": about["told_apart"] or against != "transmm",
         }
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -87,9 +88,9 @@ class OrderCurves:
 
 
 def check_step(patches_per_step: int) -> None:
-    """Raise FggError for fewer than one patch per step."""
-    if patches_per_step < 1:
-        raise FggError(f"patches_per_step: {patches_per_step} must be at least 1")
+    """Raise FggError for anything but a whole number of patches per step, at least one."""
+    if not isinstance(patches_per_step, int | np.integer) or patches_per_step < 1:
+        raise FggError(f"patches_per_step: {patches_per_step} must be a whole number, at least 1")
 
 
 def steps(order: Tensor, patches_per_step: int) -> Tensor:

@@ -18,6 +18,7 @@ from fgg import degeneracy
 from fgg.attribution.registry import find_method
 from fgg.catalogue import EXTERNAL
 from fgg.data.locations import hub_rows, local_settings, read_sources
+from fgg.errors import FggError
 from fgg.experiments import (
     Config,
     dataset_config,
@@ -92,6 +93,13 @@ class Study:
     def _missing(self, dataset: str) -> list[str]:
         """Faults in a dataset's paths that can be found before any job runs."""
         faults = missing_files(dataset, self.settings[dataset], self.sources)
+        if isinstance(sample := self.settings[dataset]["sample"], dict):
+            from fgg.data.sample import listed  # with pyarrow, which costs time
+
+            try:
+                listed(Path(sample["ids"]))
+            except FggError as error:
+                faults.append(str(error))
         for name, settings in self.grid[dataset].items():
             if settings["method"] == EXTERNAL and not Path(settings["maps"]).is_file():
                 faults.append(

@@ -125,7 +125,8 @@ def _dataset(
     yield ""
     pooled_words = "random effects over the seeds, Hartung and Knapp's test" if len(seeds) > 1 else "paired t-test"
     yield (
-        f"Change in %, positive = better; *p* from the {pooled_words}, after Holm. *In values*: the metric rewards the spread of "
+        f"Change in %, positive = better; *p* from the {pooled_words}, after Holm over these comparisons and metrics "
+        "(summary.csv: over all experiments and metrics, so that a borderline verdict can differ there). *In values*: the metric rewards the spread of "
         "the map's values; the order of the patches by itself is not shown to be better."
     )
 
@@ -160,12 +161,23 @@ def _sentences(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator
             fill = f"fill {measure.fill.replace('_', ' ')}: " if len(several) > 1 else ""
             parts.append(fill + sentence(rows))
             agreed.append(_signs(rows))
+        tested = any(
+            not text.startswith(UNTESTABLE) for measure in several for text in _verdicts(rows_of(shown, measure))
+        )
         text = f"- {several[0].metric.title}: {'; '.join(parts)}."
+        if not tested:
+            yield text
+            continue
         if len(several) > 1 and all(signs == agreed[0] for signs in agreed):
             text += " The fills agree."
         elif len(several) > 1:
             text += " The fills do not agree, so there is no verdict that holds for both."
         yield text
+
+
+def _verdicts(rows: pd.DataFrame) -> list[str]:
+    """The verdicts against TransMM."""
+    return list(rows.loc[rows["against"] == "transmm", "verdict"])
 
 
 def _signs(rows: pd.DataFrame) -> dict[str, str]:

@@ -112,7 +112,7 @@ def readme(
         own, split = origins[str(dataset)], splits[str(dataset)]
         yield from _missing(str(dataset), rows, own, split, measures[str(dataset)])
     yield from ("", "## Where to look", "")
-    yield from _where(measures)
+    yield from _where(measures, frame)
 
 
 def _best(rows: pd.DataFrame, measures: Mapping[str, Measure]) -> str:
@@ -238,7 +238,7 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
             )
 
 
-def _where(measures: Mapping[str, Mapping[str, Measure]]) -> Iterator[str]:
+def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame) -> Iterator[str]:
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment, metric and fill; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
     yield "- [decomposition.csv](decomposition.csv): what order and values give to the gates' gains"
@@ -250,7 +250,8 @@ def _where(measures: Mapping[str, Mapping[str, Measure]]) -> Iterator[str]:
     yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
     for dataset, measured in measures.items():
         own = {measure.metric.name: measure.metric for measure in measured.values()}
-        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in figures(own).items())
+        powers = bool((frame.loc[frame["dataset"] == dataset, "control"] == "power").any())
+        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in figures(own, powers).items())
         yield f"- figures of `{dataset}`: {links}"
 
 

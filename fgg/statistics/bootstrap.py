@@ -36,7 +36,9 @@ def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
     if n > MOST_VALUES:
         half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * (spread / (n - 1) / n) ** 0.5
         return mean - half, mean + half
-    shifts = np.einsum("ij,j->i", _counts(n, seed), centred) / n  # not by BLAS, whose sums depend on the number of cores
+    shifts = (
+        np.einsum("ij,j->i", _counts(n, seed), centred) / n
+    )  # not by BLAS, whose sums depend on the number of cores
     rounding = 1e-12 * float(np.abs(centred).max())  # resamples of few values often have exactly the same mean
     below = ((shifts < -rounding).mean() + (shifts <= rounding).mean()) / 2
     shift, acceleration = ndtri(below), float((centred**3).sum()) / 6 / spread**1.5

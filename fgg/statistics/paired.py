@@ -69,8 +69,8 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
         "baseline_mean": baseline_mean,
         "difference": mean,
         "difference_se": float(differences.std(ddof=1)) / n**0.5 if n > 1 else np.nan,
-        "improvement": sign * mean,
-        "improvement_pct": 100 * sign * mean / abs(baseline_mean) if baseline_mean else np.nan,
+        "improvement": sign * mean + 0.0,  # no -0.0
+        "improvement_pct": 100 * sign * mean / abs(baseline_mean) + 0.0 if baseline_mean else np.nan,
         "ci_low": np.nan,
         "ci_high": np.nan,
         "effect_size": np.nan,

@@ -71,7 +71,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         _plain(right.xaxis)
         right.grid(axis="y", color=style.FAINT, linewidth=0.6)
         right.tick_params(axis="y", length=0)
-        right.set_title("Where the uncertainty comes from\n← more precise")
+        right.set_title("Sources of the uncertainty\n← more precise")
         handles, texts = right.get_legend_handles_labels()
         fig.suptitle(f"{first['dataset']}: sampling error of Faithfulness Correlation, {images} images", weight="bold")
         note = (
