@@ -65,6 +65,11 @@ def explain(error: ValidationError, where: str = "") -> str:
     """A line that describes an error of the schema; ``where`` is the key of the validated part of the configuration."""
     place = (where + error.json_path.removeprefix("$").removeprefix(".")).removesuffix(".") or "top level"
     found, rule = error.instance, error.validator_value
+    if error.validator == "anyOf":
+        # An alternative of the right kind that does not fit says more than a list of all alternatives.
+        near_misses = [each for each in error.context or () if each.validator not in ("type", "const", "enum")]
+        if near_misses:
+            return explain(near_misses[0], where)
     if error.validator == "additionalProperties" and isinstance(found, dict):
         allowed = sorted(error.schema["properties"])
         patterns = error.schema.get("patternProperties", {})

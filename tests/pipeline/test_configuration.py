@@ -600,3 +600,15 @@ def test_subsets_larger_than_the_image_are_a_fault_of_the_configuration():
     lone = changed("metrics.saco.patches_per_bin", 100)
     assert "metrics.saco: 1 bins for 100 patches; there must be 2 to 100" in fault(lone)
     check(lone | {"protocol": "thesis"}, SCHEMA)  # whose definition knows a single bin
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ([0, 0], "seeds: [0, 0] holds something twice"),
+        ([], "seeds: [] does not fit; allowed: a list with 1 or more entries"),
+        ({"saee": [0, 1]}, "seeds: unknown key 'saee' (did you mean 'sae'?)"),
+    ],
+)
+def test_an_alternative_of_the_right_kind_says_what_is_wrong(value, words):
+    assert words in fault(changed("seeds", value))
