@@ -172,7 +172,9 @@ CURVES = pa.schema(
         "fill": pa.string(),
         "curve": pa.string(),
         "patches_per_step": pa.int64(),
-        "probability": pa.list_(pa.float32()),
+        "probability": pa.list_(
+            pa.field("element", pa.float32())
+        ),  # as Parquet names it, so that joined tables are equal
     }
 )
 
