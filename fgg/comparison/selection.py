@@ -71,11 +71,11 @@ def rank(
     scores = read_scores(folder, [baseline, *names], baseline, measures)
     for stratum in VERDICTS:
         rows: list[dict[str, Any]] = []
+        inside = {name: _inside(folder, entry, scores[baseline].index, stratum) for name, entry in measures.items()}
         for name in names:
             effects = {}
             for measure, entry in measures.items():
-                inside = _inside(folder, entry, scores[baseline].index, stratum)
-                differences = (scores[name][measure] - scores[baseline][measure])[inside].dropna().to_numpy()
+                differences = (scores[name][measure] - scores[baseline][measure])[inside[measure]].dropna().to_numpy()
                 effects[measure] = entry.metric.sign * effect_size(differences)
             mean = float(np.mean(list(effects.values())))
             rows.append(

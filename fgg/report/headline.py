@@ -160,36 +160,31 @@ def _sentences(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator
             rows = rows_of(shown, measure)
             fill = f"fill {measure.fill.replace('_', ' ')}: " if len(several) > 1 else ""
             parts.append(fill + sentence(rows))
-            agreed.append(_signs(rows))
-        tested = any(
-            not text.startswith(UNTESTABLE) for measure in several for text in _verdicts(rows_of(shown, measure))
-        )
+            agreed.append(_against_transmm(rows))
         text = f"- {several[0].metric.title}: {'; '.join(parts)}."
-        if not tested:
-            yield text
-            continue
-        if len(several) > 1 and all(signs == agreed[0] for signs in agreed):
-            text += " The fills agree."
-        elif len(several) > 1:
-            text += " The fills do not agree, so there is no verdict that holds for both."
+        tested = any(not verdict.startswith(UNTESTABLE) for own in agreed for verdict in own)
+        if tested and len(several) > 1:
+            signs = [own.map(_sign).to_dict() for own in agreed]
+            same = all(each == signs[0] for each in signs)
+            text += (
+                " The fills agree." if same else " The fills do not agree, so there is no verdict that holds for both."
+            )
         yield text
 
 
-def _verdicts(rows: pd.DataFrame) -> list[str]:
-    """The verdicts against TransMM."""
-    return list(rows.loc[rows["against"] == "transmm", "verdict"])
+def _against_transmm(rows: pd.DataFrame) -> pd.Series:
+    """The verdicts against TransMM by gate."""
+    return rows[rows["against"] == "transmm"].set_index("experiment")["verdict"]
 
 
-def _signs(rows: pd.DataFrame) -> dict[str, str]:
-    """Gate -> verdict against TransMM, without qualification."""
-    own = rows[rows["against"] == "transmm"]
-    word = {BETTER: BETTER, WORSE: WORSE}
-    return {row["experiment"]: word.get(row["verdict"].split(" ")[0], "") for _, row in own.iterrows()}
+def _sign(verdict: str) -> str:
+    """A verdict without qualification; empty if no difference is shown."""
+    return next((word for word in (BETTER, WORSE) if verdict.startswith(word)), "")
 
 
 def sentence(rows: pd.DataFrame) -> str:
     """The results of one measure for the combined gates, against TransMM and the controls; without a full stop."""
-    own = rows[rows["against"] == "transmm"].set_index("experiment")["verdict"]
+    own = _against_transmm(rows)
     if own.empty:
         return "TransMM is not in the grid"
     untested = own[own.str.startswith(UNTESTABLE)]
