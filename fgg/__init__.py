@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _PLACES = {
     "FggError": "fgg.errors",
     "Gate": "fgg.attribution.gate",
-    "Attribution": "fgg.attribution.attribute",
+    "Attribution": "fgg.attribution.result",
     "attribute": "fgg.attribution.attribute",
     "method": "fgg.attribution.registry",
     "methods": "fgg.attribution.registry",
@@ -29,6 +29,7 @@ _PLACES = {
     "srg": "fgg.faithfulness.srg",
     "insertion": "fgg.faithfulness.insertion",
     "deletion": "fgg.faithfulness.deletion",
+    "localisation": "fgg.faithfulness.localisation",
     "order_curves": "fgg.faithfulness.order_curves",
     "Preprocess": "fgg.data.preprocess",
     "faithfulness_correlation": "fgg.faithfulness.faithfulness_correlation",

@@ -125,7 +125,9 @@ def list_methods() -> Iterator[str]:
         yield f"{name:<34}{entry.title}: {entry.citation}"
         if entry.assumes:
             yield f"{'':<34}assumes: {entry.assumes}"
-        yield f"{'':<34}{entry.forward_passes} forward and {entry.backward_passes} backward passes per image"
+        yield f"{'':<34}{entry.cost}"
+        if entry.gateable:
+            yield f"{'':<34}can be gated"
 
 
 def list_metrics() -> Iterator[str]:

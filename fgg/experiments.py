@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fgg.attribution.registry import find_method
+from fgg.attribution.registry import Method, find_method, methods
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, POWERS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
+TRANSMM = "transmm"  # the method whose gate the verdicts are about
 RESHAPED = ("sharpened", "gate_values", "gate_order")  # controls that are made of the gated map and TransMM's
 
 
@@ -28,27 +29,35 @@ def dataset_config(config: Config, dataset: str) -> Config:
 def experiments(config: Config, dataset: str) -> dict[str, Config]:
     """Expand the grid of a dataset: experiment id -> its settings.
 
-    Settings are ``{"method": NAME}`` for a baseline, ``{"method": "external", "maps": FILE}`` for maps that are given,
-    ``{"method": "transmm", "control": "power", "power": P}`` for TransMM to a power, else
-    ``{"method": "transmm", "gate": {...}, "control": None | one of CONTROLS}``. An id holds only what enters the numbers.
+    Settings are ``{"method": NAME}`` for a baseline, with ``options`` and ``choose`` where the configuration has them;
+    ``{"method": "external", "maps": FILE}`` for maps that are given; ``{"method": "transmm", "control": "power",
+    "power": P}`` for TransMM to a power; else ``{"method": NAME, "gate": {...}, "control": None | one of CONTROLS}``. An
+    id holds only what enters the numbers. A gated method's map without the gate is added where the baselines lack it.
 
     Raises:
-        FggError: two experiments would share an id, or a method of another package is not there.
+        FggError: two experiments would share an id, a method has no place for a gate or lacks an option, or a method of
+            another package is not there.
     """
     grid = dataset_config(config, dataset)["experiments"]
     found: dict[str, Config] = {}
-    for name in grid["baselines"]:
-        _add(found, find_method(name).name, {"method": name})
+    for entry in grid["baselines"]:
+        _add(found, *_baseline(entry))
     for name, maps in grid.get("external", {}).items():
         _add(found, name, {"method": EXTERNAL, "maps": maps})
     gated = grid["gated"]
-    if POWERS in grid["controls"] and gated["layers"] and "combined" in gated["construction"]:
+    bases = [_gateable(name) for name in gated.get("methods", [TRANSMM])] if gated["layers"] else []
+    for base, layers in itertools.product(bases, gated["layers"]):
+        if base.name != TRANSMM and (name := ungated_id(base.reference, layers)) not in found:
+            layered = {"options": {"layers": sorted(layers)}} if "layers" in base.options else {}
+            _add(found, name, {"method": base.reference, **layered})
+    gated_transmm = any(base.name == TRANSMM for base in bases)
+    if POWERS in grid["controls"] and gated_transmm and "combined" in gated["construction"]:
         for power in grid["powers"]:
-            name = f"transmm-p{repr(float(power)).removesuffix('.0')}"
-            _add(found, name, {"method": "transmm", "control": "power", "power": float(power)})
+            name = f"transmm-p{_number(power)}"
+            _add(found, name, {"method": TRANSMM, "control": "power", "power": float(power)})
     own_controls = [name for name in grid["controls"] if name != POWERS]
-    for layers, construction, clamp_max, alpha, shuffle in itertools.product(
-        gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
+    for base, layers, construction, clamp_max, alpha, shuffle in itertools.product(
+        bases, gated["layers"], gated["construction"], gated["clamp_max"], gated["alpha"], gated["shuffle_decoder"]
     ):
         if shuffle and construction != "combined":
             continue
@@ -61,8 +70,48 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
         }
         controls = [None, *own_controls] if construction == "combined" and not shuffle else [None]
         for control in controls:
-            found[experiment_id(gate, control)] = {"method": "transmm", "gate": gate, "control": control}
+            name = experiment_id(gate, control, base.name)
+            found[name] = {"method": base.reference, "gate": gate, "control": control}
     return found | _sanity_checks(found, grid.get("sanity", []))
+
+
+def _baseline(entry: str | Mapping[str, Any]) -> tuple[str, Config]:
+    """The id and the settings of an entry of ``baselines``."""
+    if isinstance(entry, str):
+        return find_method(entry).name, {"method": entry}
+    own = find_method(entry["method"])
+    given = {key: entry[key] for key in ("options", "choose") if entry.get(key)}
+    if unknown := [key for part in given.values() for key in part if key not in own.options]:
+        known = ", ".join(own.options) or "none"
+        raise FggError(f"experiments.baselines: {own.name!r} has no option {unknown[0]!r}; it has: {known}")
+    words = [f"{key}{_word(value)}" for key, value in given.get("options", {}).items()]
+    words += [f"{key}-chosen" for key in given.get("choose", {})]
+    return entry.get("name") or "-".join([own.name, *words]), {"method": entry["method"], **given}
+
+
+def _word(value: Any) -> str:
+    """An option's value in an id."""
+    if isinstance(value, list):
+        return ".".join(map(_word, value))
+    return _number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _number(value: float) -> str:
+    return repr(float(value)).removesuffix(".0")
+
+
+def _gateable(name: str) -> Method:
+    own = find_method(name)
+    if not own.gateable:
+        known = ", ".join(key for key, each in methods().items() if each.gateable)
+        raise FggError(f"experiments.gated.methods: {name!r} has no place for a gate; choose from {known}")
+    return own
+
+
+def ungated_id(method: str, layers: Sequence[int]) -> str:
+    """The id of a gated method's map without the gate, such as ``transmm`` or ``input_x_gradient-layers1.2``."""
+    own = find_method(method)
+    return f"{own.name}-layers{_word(sorted(layers))}" if "layers" in own.options else own.name
 
 
 def _add(found: dict[str, Config], name: str, settings: Config) -> None:
@@ -79,10 +128,15 @@ def _sanity_checks(found: Mapping[str, Config], checks: list[str]) -> dict[str, 
     for check_name, (name, settings) in itertools.product(checks, found.items()):
         gated = is_plain_combined(settings)
         plain = "gate" not in settings and not settings.get("control")
-        model_made = plain and settings["method"] not in ("random", EXTERNAL)
+        model_made = plain and settings["method"] != EXTERNAL and role(settings) not in ("floor", "reference")
         if gated or (model_made and check_name == "randomized_model"):
             added[f"{name}-{SANITY[check_name]}"] = {**settings, "control": check_name}
     return added
+
+
+def role(settings: Mapping[str, Any]) -> str:
+    """What an experiment's method is: one of `fgg.attribution.registry.ROLES`."""
+    return "method" if settings["method"] == EXTERNAL else find_method(settings["method"]).role
 
 
 def is_plain_combined(settings: Mapping[str, Any]) -> bool:
@@ -109,11 +163,11 @@ def case_experiments(config: Config, dataset: str) -> list[str]:
     the baseline, which gains nothing over itself.
     """
     cases, grid = config["cases"], experiments(config, dataset)
-    if not cases["enabled"] or "transmm" not in grid:
+    if not cases["enabled"] or TRANSMM not in grid:
         return []
     wanted = cases["experiments"]
     if wanted == "combined":
-        wanted = [name for name, settings in grid.items() if is_plain_combined(settings)]
+        wanted = [name for name, own in grid.items() if is_plain_combined(own) and own["method"] == TRANSMM]
     return [name for name in grid if name in wanted and name != config["baseline"]]
 
 
@@ -123,11 +177,13 @@ def prototype_split(config: Config, dataset: str) -> str:
     return config["cases"]["split"] or ("val" if explained == "train" else "train")
 
 
-def experiment_id(gate: Mapping[str, Any], control: str | None = None) -> str:
-    """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``."""
-    layers = ".".join(str(layer) for layer in sorted(gate["layers"]))
-    clamp_max, alpha = (repr(float(gate[key])).removesuffix(".0") for key in ("clamp_max", "alpha"))
-    parts = ["gated", f"l{layers}", gate["construction"], f"c{clamp_max}", f"a{alpha}"]
+def experiment_id(gate: Mapping[str, Any], control: str | None = None, method: str = TRANSMM) -> str:
+    """A gated experiment's readable id, such as ``gated-l1.2-combined-c10-a1-permuted``; the name of a method other than
+    TransMM follows ``gated``.
+    """
+    clamp_max, alpha = (_number(gate[key]) for key in ("clamp_max", "alpha"))
+    base = [] if method == TRANSMM else [method]
+    parts = ["gated", *base, f"l{_word(sorted(gate['layers']))}", gate["construction"], f"c{clamp_max}", f"a{alpha}"]
     if gate.get("shuffle_decoder"):
         parts.append("shuffled")
     if control:

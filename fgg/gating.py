@@ -86,9 +86,13 @@ def relevance(cams: Sequence[Tensor], readout: Tensor, gates: Mapping[int, Tenso
     gates = gates or {}
     row = readout
     for layer in reversed(range(len(cams))):
-        step = torch.einsum("bt,bts->bs", row, cams[layer])
-        if layer in gates:
-            patches = gates[layer].shape[-1]
-            step = torch.cat([step[:, :-patches], step[:, -patches:] * gates[layer]], dim=1)
-        row = row + step
+        row = row + through_gate(torch.einsum("bt,bts->bs", row, cams[layer]), gates.get(layer))
     return row
+
+
+def through_gate(step: Tensor, gate: Tensor | None) -> Tensor:
+    """Multiply the relevance of the patches in a row (B, T) by a gate (B, N) for its last N tokens; None changes nothing."""
+    if gate is None:
+        return step
+    patches = gate.shape[-1]
+    return torch.cat([step[:, :-patches], step[:, -patches:] * gate], dim=1)

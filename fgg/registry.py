@@ -9,11 +9,12 @@ the same way. Its function is imported where it is called.
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -34,6 +35,7 @@ class Declaration:
         statement: the decorator's keyword arguments; empty for a function without the decorator.
         parameters: the names of its parameters.
         required: those without a default.
+        defaults: the defaults that are plain literals.
         about: the first sentence of its docstring.
     """
 
@@ -43,6 +45,7 @@ class Declaration:
     parameters: tuple[str, ...]
     required: tuple[str, ...]
     about: str
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
         """Import the function."""
@@ -113,10 +116,21 @@ def _read(text: str, module: str, decorator: str) -> tuple[Declaration, ...]:
             required += [each.arg for each, default in keywords if default is None]
             names = (*positional, *(each.arg for each in arguments.kwonlyargs))
             about = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-            found.append(
-                Declaration(module, node.name, _statement(node, module, decorator), names, tuple(required), about)
-            )
+            stated = _statement(node, module, decorator)
+            found.append(Declaration(module, node.name, stated, names, tuple(required), about, _defaults(arguments)))
     return tuple(found)
+
+
+def _defaults(arguments: ast.arguments) -> dict[str, Any]:
+    """The defaults of a function's parameters that are plain literals."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    pairs = [*zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True)]
+    pairs += [(each, own) for each, own in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if own]
+    found = {}
+    for each, own in pairs:
+        with contextlib.suppress(ValueError):
+            found[each.arg] = ast.literal_eval(own)
+    return found
 
 
 def _statement(node: ast.FunctionDef, module: str, decorator: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ os.environ["WANDB_MODE"] = "disabled"
 
 from pathlib import Path
 
+import definitions as slow
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -97,3 +98,22 @@ def saes() -> dict:
 def relevance(model) -> torch.Tensor:
     """Random relevance of both signs, (4, N)."""
     return torch.randn(4, model.patch_embed.num_patches, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="session")
+def exact(model):
+    """The model in float64, for the slow definitions."""
+    return slow.precise(model)
+
+
+@pytest.fixture(scope="session")
+def exact_plain(plain):
+    return slow.precise(plain)
+
+
+@pytest.fixture(scope="session")
+def patch(model):
+    """Height and width of a patch, from the model's size and its number of patches."""
+    height, width = model.patch_embed.img_size
+    rows, columns = model.patch_embed.grid_size
+    return height // rows, width // columns

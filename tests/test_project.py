@@ -193,7 +193,10 @@ def test_a_rule_has_the_name_of_its_log():
 
 def test_the_catalogue_and_the_schema_agree():
     grid, gated = (SCHEMA["$defs"][name]["properties"] for name in ("experiments", "gated"))
-    assert grid["baselines"]["items"] == {"type": "string", "registry": "attribution methods"}
+    named, with_options = grid["baselines"]["items"]["anyOf"]
+    assert named == {"type": "string", "registry": "attribution methods"}
+    assert with_options["properties"]["method"]["registry"] == "attribution methods"
+    assert gated["methods"]["items"] == named
     assert set(grid["controls"]["items"]["enum"]) == {*CONTROLS, "powers"}
     assert set(grid["sanity"]["items"]["enum"]) == set(SANITY)
     assert set(gated["construction"]["items"]["enum"]) == set(CONSTRUCTIONS)
@@ -285,6 +288,7 @@ def test_dependence_runs_one_way():
         "data",
         "models",
         "saes",
+        "perturbation",
         "attribution",
         "faithfulness",
         "comparison",

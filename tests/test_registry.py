@@ -126,7 +126,7 @@ def test_every_entry_says_what_it_is():
         assert entry.title and entry.citation and entry.definition and entry.assumes and entry.passes, entry.name
         assert entry.quantity and entry.declaration.load().__doc__, entry.name
         assert all(rule.get("description") and "default" in rule for rule in entry.settings.values()), entry.name
-    assert set(sources()) == {"elpv", "digits", "image_folder", "imagenet", "hyperkvasir", "covidquex"}
+    assert set(sources()) == {"elpv", "digits", "image_folder", "imagenet", "hyperkvasir", "covidquex", "planted"}
     assert {own.name for own in sae_formats()} >= {"sae-lens folder", "Prisma checkpoint"}
 
 

@@ -61,3 +61,19 @@ def make_sae(seed: int, normalize: str = "none", width: int = WIDTH, features: i
     tensors = {name: 0.3 * torch.randn(shape, generator=draw) for name, shape in shapes.items()}
     tensors["b_enc"] -= 0.4
     return build_sae(tensors, normalize=normalize)
+
+
+# Few samples: what the tests compare does not depend on their number.
+FEW = {
+    "smoothgrad": {"samples": 3},
+    "integrated_gradients": {"steps": 4},
+    "rise": {"samples": 60},
+    "kernel_shap": {"samples": 64},
+}
+
+
+def method_options() -> dict[str, dict]:
+    """The methods that need no masks, and options with which they are quick."""
+    from fgg.attribution.registry import methods
+
+    return {name: FEW.get(name, {}) for name, own in methods().items() if own.role != "reference"}

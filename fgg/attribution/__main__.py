@@ -61,7 +61,8 @@ def run(job: Job) -> None:
 
 def _there(job: Job) -> bool:
     """Whether the files that a job reads exist already."""
-    return (job.model / "model.safetensors").is_file() and all((f / "cfg.json").is_file() for f in job.saes.values())
+    files = [job.model / "model.safetensors", *(folder / "cfg.json" for folder in job.saes.values())]
+    return all(path.is_file() for path in [*files, *([job.chosen] if job.chosen else [])])
 
 
 if __name__ == "__main__":

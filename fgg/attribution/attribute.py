@@ -13,9 +13,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg import degeneracy
-from fgg.attribution.gate import Gate, gated
+from fgg.attribution.gate import Gate, gated, gates_of
 from fgg.attribution.patches import to_patches
-from fgg.attribution.registry import Method, find_method
+from fgg.attribution.registry import MASKS, Method, find_method, methods
+from fgg.attribution.result import Attribution, join
 from fgg.catalogue import CONTROLS
 from fgg.errors import FggError
 from fgg.models.capture import Captured, capture
@@ -24,33 +25,12 @@ from fgg.models.vit import check_images, check_layers, patch_size, patches_of, r
 from fgg.randomness import content_id
 from fgg.saes.sae import check_sae
 
-
-@dataclass
-class Attribution:
-    """Relevance of the patches, and the model's prediction. B images, N patches, K classes.
-
-    Attributes:
-        relevance: float32 (B, N), patches row by row.
-        predicted: int64 (B,).
-        confidence: float32 (B,), probability of the predicted class.
-        logits: float32 (B, K).
-        target: int64 (B,), the class explained.
-        gates: layer -> (B, N), the gates as applied.
-        scores: layer -> (B, N), the gate scores s.
-    """
-
-    relevance: Tensor
-    predicted: Tensor
-    confidence: Tensor
-    logits: Tensor
-    target: Tensor
-    gates: dict[int, Tensor] = field(default_factory=dict)
-    scores: dict[int, Tensor] = field(default_factory=dict)
+Kind = tuple[bool, bool, bool]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One requested map: a method with its options, or gated TransMM (or a control of it) with the gate's SAEs."""
+    """One requested map: a method with its options, perhaps with a gate (or a control of it) and the gate's SAEs."""
 
     method: Method
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -59,19 +39,26 @@ class Wanted:
     control: str | None = None
 
     @property
-    def unfused(self) -> bool:
-        """Whether the attention matrix must be formed."""
-        return self.gate is not None or bool({"attention", "attention_gradients"} & set(self.method.needs))
+    def kind_of_pass(self) -> Kind:
+        """Maps with the same value can share a pass of the model, with bitwise the same results as separate passes.
+
+        The parts say whether the attention matrix is formed, and whether gradients are computed, and up to the images.
+        """
+        needs = set(self.method.needs)
+        if self.gate is not None:
+            needs |= {"attention_gradients", "residual_gradients"}
+        return (
+            bool({"attention", "attention_gradients", "last_attention"} & needs),
+            bool({"attention_gradients", "residual_gradients", "last_attention", "input_gradient"} & needs),
+            "input_gradient" in needs,
+        )
 
     @property
-    def kind_of_pass(self) -> tuple[bool, bool, bool]:
-        """Maps with the same value can share a pass of the model, with bitwise the same results as separate passes."""
-        needs = set(self.method.needs)
-        from_images = self.gate is None and "input_gradient" in needs
-        backward = self.gate is not None or bool(
-            {"attention_gradients", "residual_gradients", "input_gradient"} & needs
-        )
-        return self.unfused, backward, from_images
+    def own_options(self) -> Mapping[str, Any]:
+        """The method's options; a gate determines the layers of a method that has such an option."""
+        if self.gate is None or "layers" not in self.method.options:
+            return self.options
+        return {**self.options, "layers": self.gate.layers}
 
 
 def attribute(
@@ -93,8 +80,8 @@ def attribute(
     Args:
         model: a timm VisionTransformer; the call does not change it.
         images: normalised float (B, C, H, W), on the model's device.
-        method: one of ``fgg.methods()``, or ``module:function`` for your own; a gate requires ``transmm``.
-        gate: the gate to apply to TransMM's relevance; None applies none.
+        method: one of ``fgg.methods()``, or ``module:function`` for your own.
+        gate: the gate to apply to the method's relevance, if the method has a place for it; None applies none.
         saes: layer -> sae-lens SAE, for every gated layer, where the construction needs one; otherwise ignored.
         target: class per image, int64 (B,), or one for all; None explains the predicted class.
         control: a control of the gate, one of ``permuted_gate``, ``sharpened``, ``gate_values`` and ``gate_order``.
@@ -152,49 +139,54 @@ def attribute_several(
     target: Tensor | None,
     image_ids: Sequence[str],
     seed: int,
+    masks: Mapping[str, Tensor] | None = None,
 ) -> list[Attribution]:
     """Compute several maps of a batch that fits into memory, with as few passes of the model as possible.
 
     Every map is bitwise the same as if it were computed alone.
+
+    Args:
+        masks: ``masks`` and ``decoys``, each (B, N), for the methods that read them.
     """
-    passes: dict[tuple[bool, bool, bool], list[Wanted]] = {}
+    passes: dict[Kind, list[Wanted]] = {}
     for each in wanted:
-        if not each.method.own_pass:
+        if each.gate is not None or not each.method.own_pass:
             passes.setdefault(each.kind_of_pass, []).append(each)
     captured = {kind: _capture(model, images, target, together) for kind, together in passes.items()}
-    found = []
-    for each in wanted:
-        if each.gate is not None:
-            seen = captured[each.kind_of_pass]
-            found.append(_result(seen, *gated(model, seen, each.gate, each.saes, each.control, image_ids, seed)))
-        elif each.method.own_pass:
-            relevance, seen = _call(each, model=model, images=images, target=target, image_ids=image_ids, seed=seed)
-            found.append(_result(seen, relevance))
-        else:
-            seen = captured[each.kind_of_pass]
-            given = {"model": model, "images": images, "target": seen.target, "captured": seen}
-            relevance = _call(each, **given, image_ids=image_ids, seed=seed)
-            found.append(_result(seen, _per_patch(each.method, relevance, model, images)))
-    return found
+    given = {"model": model, "images": images, "image_ids": image_ids, "seed": seed, **(masks or {})}
+    return [_map(each, captured, target, given) for each in wanted]
 
 
-def join(parts: Sequence[Attribution]) -> Attribution:
-    """Concatenate attributions of the same kind along the images."""
-    if len(parts) == 1:
-        return parts[0]
-    tensors: dict[str, Any] = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name in ("relevance", "predicted", "confidence", "logits", "target")
-    }
-    for name in ("gates", "scores"):
-        tensors[name] = {
-            layer: torch.cat([getattr(part, name)[layer] for part in parts]) for layer in getattr(parts[0], name)
-        }
-    return Attribution(**tensors)
+def _map(each: Wanted, captured: Mapping[Kind, Captured], target: Tensor | None, given: dict[str, Any]) -> Attribution:
+    """One map of a batch, from the shared passes."""
+    model, images = given["model"], given["images"]
+    shared = captured.get(each.kind_of_pass)
+    own_target = target if shared is None else shared.target
+
+    def relevance_with(gates: Mapping[int, Tensor]) -> tuple[Tensor, Captured, Mapping[str, Tensor]]:
+        asked = _call(each, **given, target=own_target, captured=shared, gates=gates)
+        seen, columns = shared, {}
+        if each.method.own_pass:
+            asked, own = asked
+            seen = own if seen is None else seen
+        if isinstance(asked, tuple):
+            asked, columns = asked
+        assert seen is not None
+        return _per_patch(each.method, asked, model, images), seen, columns
+
+    if each.gate is None:
+        relevance, seen, columns = relevance_with({})
+        return _result(seen, relevance, columns)
+    assert shared is not None
+    scores, gates = gates_of(model, shared, each.gate, each.saes, each.control, given["image_ids"], given["seed"])
+    relevance, columns = gated(lambda own: relevance_with(own)[::2], gates, each.control)
+    return _result(shared, relevance, columns, gates, scores)
 
 
 def _check(model: VisionTransformer, wanted: Wanted) -> None:
     gate, control, method = wanted.gate, wanted.control, wanted.method
+    if lacking := [name for name in MASKS if name in method.declaration.parameters]:
+        raise FggError(f"method {method.name!r} reads the {lacking[0]} of a dataset; only the workflow can give them")
     if unknown := [name for name in wanted.options if name not in method.options]:
         known = f"; it has {', '.join(method.options)}" if method.options else "; it has none"
         raise FggError(f"method {method.name!r} has no option {', '.join(map(repr, unknown))}{known}")
@@ -204,8 +196,9 @@ def _check(model: VisionTransformer, wanted: Wanted) -> None:
         return
     if not isinstance(gate, Gate):
         raise FggError(f"gate is a {type(gate).__name__}; give fgg.Gate(layers=…)")
-    if method.name != "transmm":
-        raise FggError(f"a gate goes with method 'transmm', not {method.name!r}")
+    if not method.gateable:
+        known = ", ".join(name for name, own in methods().items() if own.gateable)
+        raise FggError(f"method {method.name!r} has no place for a gate; choose from {known}")
     if control is not None and control not in CONTROLS:
         raise FggError(f"control {control!r} is unknown; choose from {', '.join(CONTROLS)}")
     check_layers(model, gate.layers)
@@ -226,7 +219,6 @@ def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, to
             needs.add("attention_gradients")
             layers |= set(each.gate.layers)
             gradients |= set(each.gate.gradient_layers)
-            continue
         needs |= set(each.method.needs)
         own = {layer if layer >= 0 else len(model.blocks) + layer for layer in each.method.layers}
         layers |= own if "residuals" in each.method.needs else set()
@@ -237,6 +229,7 @@ def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, to
         target,
         cams="attention_gradients" in needs,
         attention="attention" in needs,
+        last_attention="last_attention" in needs,
         layers=sorted(layers),
         gradients=sorted(gradients),
         input_gradient="input_gradient" in needs,
@@ -247,7 +240,7 @@ def _call(wanted: Wanted, **given: Any) -> Any:
     """Call the method's function with its options and with those of the given values that its parameters name."""
     own = wanted.method.declaration
     arguments = {name: value for name, value in given.items() if name in own.parameters}
-    return own.load()(**arguments, **wanted.options)
+    return own.load()(**arguments, **wanted.own_options)
 
 
 def _per_patch(method: Method, relevance: Any, model: VisionTransformer, images: Tensor) -> Tensor:
@@ -266,7 +259,20 @@ def _per_patch(method: Method, relevance: Any, model: VisionTransformer, images:
     )
 
 
-def _result(seen: Captured, relevance: Tensor, gates=None, scores=None) -> Attribution:
+def _result(
+    seen: Captured,
+    relevance: Tensor,
+    columns: Mapping[str, Tensor],
+    gates: Mapping[int, Tensor] | None = None,
+    scores: Mapping[int, Tensor] | None = None,
+) -> Attribution:
     return Attribution(
-        relevance.detach().float(), seen.predicted, seen.confidence, seen.logits, seen.target, gates or {}, scores or {}
+        relevance.detach().float(),
+        seen.predicted,
+        seen.confidence,
+        seen.logits,
+        seen.target,
+        dict(gates or {}),
+        dict(scores or {}),
+        {name: values.detach().float() for name, values in columns.items()},
     )

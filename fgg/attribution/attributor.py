@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from fgg.attribution import controls, external
-from fgg.attribution.attribute import Attribution, Wanted, attribute_several, join
+from fgg.attribution.attribute import Wanted, attribute_several
 from fgg.attribution.gate import Gate
 from fgg.attribution.job import Job
-from fgg.attribution.registry import find_method
+from fgg.attribution.registry import MASKS, find_method
+from fgg.attribution.result import Attribution, join
 from fgg.catalogue import CONTROLS, EXTERNAL, SANITY
 from fgg.data.load import explained_split
 from fgg.degeneracy import MeaninglessGate
@@ -27,8 +28,10 @@ from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch, resolve
 from fgg.models.explained_class import PREDICTED, explained_class
-from fgg.models.vit import check_layers, patches_of
+from fgg.models.vit import check_layers, patch_size, patches_of
 from fgg.saes.sae import check_sae, load_sae
+
+MASK_COLUMNS = {"masks": "mask", "decoys": "decoy"}
 
 
 class Attributor:
@@ -53,6 +56,7 @@ class Attributor:
         self._split = split.part(own.shard.rows(len(split), self.batch))
         self._whole = split.image_ids
         self.images = len(self._split)
+        self._places = {name: place for place, name in enumerate(self._split.image_ids)}
         self._saes: dict[Path, Any] = {}
         self._wanted: dict[str, Wanted | external.Maps] = {}
         self._randomised: Any = None
@@ -87,7 +91,7 @@ class Attributor:
 
     def _prepare(self, job: Job) -> Wanted | external.Maps:
         """What a job asks for, with its SAEs. Raises FggError if it is not available."""
-        experiment, control = job.experiment, job.experiment.get("control")
+        experiment, control = job.resolved, job.experiment.get("control")
         if experiment["method"] == EXTERNAL:
             return external.read_maps(Path(experiment["maps"]), self._whole, self._model)
         if "gate" not in experiment:
@@ -111,7 +115,8 @@ class Attributor:
         if control == "randomized_sae":
             seed = job.settings["seed"]
             saes = {layer: controls.randomized_sae(sae, seed, layer) for layer, sae in saes.items()}
-        return Wanted(find_method("transmm"), gate=gate, saes=saes, control=control)
+        options = experiment.get("options", {})
+        return Wanted(find_method(experiment["method"]), options, gate=gate, saes=saes, control=control)
 
     def _attempt(self, key: str, action: Any) -> None:
         """Run an action for a job. If it fails for another job, that job is left to report the error itself."""
@@ -160,6 +165,16 @@ class Attributor:
             self._randomised = model.to(self._device)
         return self._randomised
 
+    def _masks(self, image_ids: list[str], asked: Sequence[Wanted]) -> dict[str, Tensor]:
+        """The shares of each patch that the dataset's masks cover, if one of the methods reads them."""
+        wanted = [name for name in MASKS if any(name in each.method.declaration.parameters for each in asked)]
+        rows = [self._places[name] for name in image_ids] if wanted else []
+        size = patch_size(self._model)
+        return {
+            name: self._split.coverage(self._preprocess, size, np.array(rows), MASK_COLUMNS[name]).to(self._device)
+            for name in wanted
+        }
+
     def _maps(
         self, model: Any, inputs: Tensor, image_ids: list[str], keys: list[str], target: Tensor | None
     ) -> dict[str, Attribution]:
@@ -171,7 +186,9 @@ class Attributor:
                 asked[key] = each if each.control in CONTROLS else replace(each, control=None)
             else:
                 given[key] = each
-        maps = attribute_several(model, inputs, list(asked.values()), target, image_ids, self._settings["seed"])
+        wanted = list(asked.values())
+        masks = self._masks(image_ids, wanted)
+        maps = attribute_several(model, inputs, wanted, target, image_ids, self._settings["seed"], masks)
         found = dict(zip(asked, maps, strict=True))
         for key in asked:
             if power := self._jobs[key].experiment.get("power"):
@@ -193,6 +210,7 @@ class Attributor:
                 **{name: getattr(found, name).cpu().numpy() for name in ("predicted", "confidence")},
                 "target": found.target.cpu().numpy(),
                 "relevance": found.relevance.cpu().numpy(),
+                **{name: values.cpu().numpy() for name, values in found.columns.items()},
             }
         }
         if job.gates is not None:

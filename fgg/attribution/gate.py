@@ -1,4 +1,4 @@
-"""The gate of TransMM: its settings, and how its scores and the gated relevance follow from a capture and the SAEs.
+"""The gate: its settings, and how its scores and a method's gated relevance follow from a capture and the SAEs.
 
 The method itself is in `fgg.gating`, as pure functions of tensors.
 """
@@ -21,12 +21,12 @@ from fgg.attribution import controls
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.errors import FggError
 from fgg.models.capture import Captured
-from fgg.models.vit import at_patches, readout
+from fgg.models.vit import at_patches
 
 
 @dataclass(frozen=True)
 class Gate:
-    """A feature-gradient gate of TransMM.
+    """A feature-gradient gate.
 
     Attributes:
         layers: gated blocks, counted from 0: one or several; kept as a sorted tuple.
@@ -81,7 +81,7 @@ def _layers(layers: Any) -> tuple[int, ...]:
     return tuple(sorted(map(int, found)))
 
 
-def gated(
+def gates_of(
     model: VisionTransformer,
     captured: Captured,
     gate: Gate,
@@ -89,29 +89,39 @@ def gated(
     control: str | None,
     image_ids: Sequence[str],
     seed: int,
-) -> tuple[Tensor, dict[int, Tensor], dict[int, Tensor]]:
-    """Gated TransMM, or a control of it.
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """Layer -> gate scores (B, N), and layer -> gates as applied (B, N).
 
     Args:
-        captured: must hold the attention gradients, and the residuals and their gradients at the gated layers.
-        control: one of `fgg.catalogue.CONTROLS`, or None.
+        captured: must hold the residuals and their gradients at the gated layers.
+        control: one of `fgg.catalogue.CONTROLS`, or None; ``permuted_gate`` moves the gates to other patches.
         image_ids: names that, together with ``seed``, determine the permuted gate.
-
-    Returns:
-        The relevance of the patches (B, N); layer -> gates as applied, (B, N); layer -> gate scores, (B, N).
     """
-    row = readout(model, captured.cams[0])
     scores = {layer: gate_score(model, captured, layer, gate, saes.get(layer)) for layer in gate.layers}
     gates = {layer: gating.gate(scores[layer], gate.clamp_max, gate.alpha) for layer in gate.layers}
     if control == "permuted_gate":
-        for layer in gate.layers:
-            order = controls.permutation(image_ids, gates[layer].shape[1], layer, seed)
-            gates[layer] = gates[layer].gather(1, torch.from_numpy(order).to(row.device))
-    relevance = at_patches(model, gating.relevance(captured.cams, row, gates))
-    if control in RESHAPED:
-        vanilla = at_patches(model, gating.relevance(captured.cams, row)).cpu().numpy()
-        relevance = torch.from_numpy(RESHAPED[control](vanilla, relevance.cpu().numpy())).to(row.device)
-    return relevance, gates, scores
+        for layer, own in gates.items():
+            order = controls.permutation(image_ids, own.shape[1], layer, seed)
+            gates[layer] = own.gather(1, torch.from_numpy(order).to(own.device))
+    return scores, gates
+
+
+def gated(
+    relevance: Callable[[Mapping[int, Tensor]], tuple[Tensor, Mapping[str, Tensor]]],
+    gates: Mapping[int, Tensor],
+    control: str | None,
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """The gated map of a method, or a control that is made of its map with and without the gate.
+
+    Args:
+        relevance: gives the method's relevance (B, N), and its columns, with some gates.
+    """
+    found, columns = relevance(gates)
+    if control not in RESHAPED:
+        return found, columns
+    vanilla = relevance({})[0]
+    own = RESHAPED[control](vanilla.detach().cpu().numpy(), found.detach().cpu().numpy())
+    return torch.from_numpy(own).to(found.device), columns
 
 
 # Controls that are computed from the two maps alone: name -> function of the vanilla and the gated map.

@@ -28,8 +28,21 @@ class Job:
     relevance: Path
     gates: Path | None = None
     saes: Mapping[int, Path] = field(default_factory=dict)
+    chosen: Path | None = None
     shard: Shard = WHOLE
     code: str = ""
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The experiment with the options that were chosen for it.
+
+        Raises:
+            FggError: the file of the choice is missing or damaged.
+        """
+        own = {key: value for key, value in self.experiment.items() if key != "choose"}
+        if self.chosen is not None:
+            own["options"] = {**own.get("options", {}), **read_json(self.chosen)["options"]}
+        return own
 
     @property
     def group(self) -> str:
@@ -51,7 +64,7 @@ class Job:
             files["maps"] = Path(self.experiment["maps"])
         remark = note(self.experiment, measured(read_json(self.model / "model.json")["layers"]))
         outputs = {"relevance": self.relevance, **({"gates": self.gates} if self.gates else {})}
-        settings = {"experiment": self.experiment, **self.settings, "note": remark}
+        settings = {"experiment": self.resolved, **self.settings, "note": remark}
         made_from = {"code": self.code, "files": {name: checksum(path) for name, path in files.items()}}
         return Task("attribution", outputs, settings, made_from)
 
@@ -63,6 +76,7 @@ def parse(argv: Sequence[str] | None) -> Job:
     parser.add_argument(
         "--sae", action="append", default=[], type=_sae, metavar="LAYER=FOLDER", help="SAE of a layer; repeatable"
     )
+    parser.add_argument("--chosen", type=Path, help="JSON with the options that were chosen for the method")
     parser.add_argument("--relevance", type=Path, required=True, help="table to write")
     parser.add_argument("--gates", type=Path, help="table of gates to write")
     options = vars(parser.parse_args(argv))

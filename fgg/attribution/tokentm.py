@@ -7,6 +7,7 @@ their lengths and the correlation of their directions.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 
 import torch
 from timm.layers import Attention
@@ -16,6 +17,7 @@ from torch.nn.functional import cosine_similarity
 
 from fgg.attribution.registry import method
 from fgg.errors import FggError
+from fgg.gating import through_gate
 from fgg.models.capture import Captured, capture
 from fgg.models.vit import at_patches, readout
 
@@ -39,7 +41,13 @@ def attention_weight(block: Block, x: Tensor) -> Tensor:
     return token_weight(x[:, None].expand_as(passed), passed)
 
 
-def relevance(cams: list[Tensor], mlp_weights: list[Tensor], lengths: Tensor, readout: Tensor) -> Tensor:
+def relevance(
+    cams: list[Tensor],
+    mlp_weights: list[Tensor],
+    lengths: Tensor,
+    readout: Tensor,
+    gates: Mapping[int, Tensor] | None = None,
+) -> Tensor:
     """TokenTM relevance of the tokens.
 
     The contribution map starts at diag(lengths); in each block C <- C + M C for the attention and
@@ -50,14 +58,15 @@ def relevance(cams: list[Tensor], mlp_weights: list[Tensor], lengths: Tensor, re
         mlp_weights: per block f, (B, T).
         lengths: lengths of the tokens that enter the first block, (B, T).
         readout: (B, T).
+        gates: layer -> (B, N), multiply the patch columns of that block's M.
 
     Returns:
         (B, T).
     """
     row = readout
-    for cam, weight in zip(reversed(cams), reversed(mlp_weights), strict=True):
-        row = row * (1 + weight)
-        row = row + torch.einsum("bt,bts->bs", row, cam)
+    for layer in reversed(range(len(cams))):
+        row = row * (1 + mlp_weights[layer])
+        row = row + through_gate(torch.einsum("bt,bts->bs", row, cams[layer]), (gates or {}).get(layer))
     return row * lengths
 
 
@@ -69,7 +78,9 @@ def relevance(cams: list[Tensor], mlp_weights: list[Tensor], lengths: Tensor, re
     own_pass=True,
     assumes="a token counts for as much as its length and its direction are kept on the way through the blocks",
 )
-def tokentm(model: VisionTransformer, images: Tensor, target: Tensor | None = None) -> tuple[Tensor, Captured]:
+def tokentm(
+    model: VisionTransformer, images: Tensor, target: Tensor | None, gates: Mapping[int, Tensor]
+) -> tuple[Tensor, Captured]:
     """TokenTM of a batch: the relevance of the patches, (B, N), and what was captured.
 
     Raises:
@@ -99,4 +110,4 @@ def tokentm(model: VisionTransformer, images: Tensor, target: Tensor | None = No
             hooks.callback(block.mlp.register_forward_hook(read_mlp(block)).remove)
         seen = capture(model, images, target, cams=True, weigh=weigh)
     row = readout(model, seen.cams[0])
-    return at_patches(model, relevance(seen.cams, weights, lengths[0], row)), seen
+    return at_patches(model, relevance(seen.cams, weights, lengths[0], row, gates)), seen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -19,7 +21,7 @@ from fgg.models.vit import at_patches, readout
     backward_passes=1,
     assumes="attention times its positive gradient says how much a token takes from another for the class",
 )
-def transmm(model: VisionTransformer, captured: Captured) -> Tensor:
+def transmm(model: VisionTransformer, captured: Captured, gates: Mapping[int, Tensor]) -> Tensor:
     """Attention times its positive gradient, accumulated through the blocks: (B, N). See `fgg.gating.relevance`."""
     row = readout(model, captured.cams[0])
-    return at_patches(model, gating.relevance(captured.cams, row))
+    return at_patches(model, gating.relevance(captured.cams, row, gates))

@@ -26,10 +26,10 @@ import torch
 from fgg.attribution.attribute import attribute
 from fgg.bench import plain
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
-from fgg.faithfulness.perturbation import Perturber
 from fgg.jobs.command import command
 from fgg.models.device import arithmetic, images_per_batch, resolve
 from fgg.models.vit import load_model
+from fgg.perturbation.engine import Perturber
 from fgg.tables import write_json
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -52,6 +52,12 @@ STATISTICS = {
     "note": _TEXT,
 }
 NUMBERS = tuple(name for name, kind in STATISTICS.items() if kind == _NUMBER)
+_COST = {
+    "role": _TEXT,  # method, ceiling, floor or reference
+    "forward_passes": _COUNT,  # per image; null where unknown
+    "backward_passes": _COUNT,
+    "completeness_residual": _NUMBER,  # mean absolute value, for methods that report it
+}
 COMPARISON = pa.schema(
     {
         "dataset": _TEXT,
@@ -69,6 +75,7 @@ COMPARISON = pa.schema(
         "median": _NUMBER,
         "minimum": _NUMBER,
         "maximum": _NUMBER,
+        **_COST,
         "monte_carlo_se": _NUMBER,  # Faithfulness Correlation: standard error of the mean due to random subsets
         "n_with_ties": _COUNT,  # images in which some patches have equal relevance
         "baseline": _TEXT,
@@ -84,7 +91,7 @@ HYPOTHESES = pa.schema(
         "experiment": _TEXT,
         "against": _TEXT,
         "partner": _TEXT,
-        **{name: _SETTINGS[name] for name in ("layers", "clamp_max", "alpha")},
+        **{name: _SETTINGS[name] for name in ("method", "layers", "clamp_max", "alpha")},
         "n": _COUNT,
         "n_left_out": _COUNT,
         "mean": _NUMBER,
@@ -133,5 +140,20 @@ AGREEMENT = pa.schema(
         "over_images": _NUMBER,  # rank correlation of the images' gains over the baseline, mean over experiments
         "n_images": _COUNT,
         "n_undefined": _COUNT,  # experiments without a correlation over images
+    }
+)
+JUDGED = pa.schema(
+    {
+        "dataset": _TEXT,
+        "seed": _TEXT,
+        "metric": _TEXT,
+        "fill": _TEXT,
+        "stratum": _TEXT,
+        "n": _COUNT,  # images on which the model uses the cue and both scores are defined
+        "n_undefined": _COUNT,
+        "n_tied": _COUNT,
+        "share_right": _NUMBER,  # of them, the share with a better score for the map of the cue; ties count half
+        "ci_low": _NUMBER,  # 95 % Wilson interval
+        "ci_high": _NUMBER,
     }
 )

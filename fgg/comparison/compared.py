@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fgg.comparison.costs import costs
 from fgg.comparison.order_only import can_be_told_apart, order_only
 from fgg.comparison.scores import Scores, read_scores
 from fgg.comparison.strata import strata
@@ -56,6 +57,16 @@ class Compared:
             ids = self.scores[self.settings["baseline"]].index
             self._known[(measure.fill,)] = measurable_images(self.place, measure.fill, ids)
         return self._known[(measure.fill,)]
+
+    def uses_cue(self) -> np.ndarray:
+        """On which images the model uses the planted cue, bool (n,); all, where none is planted."""
+        return measurable_images(self.place, "", self.scores[self.settings["baseline"]].index)
+
+    def costs(self, name: str) -> Row:
+        """The role and the cost of an experiment."""
+        if ("costs", name) not in self._known:
+            self._known["costs", name] = costs(self.place, name, self.experiments[name])
+        return self._known["costs", name]
 
     def about(self, measure: Measure, stratum: str, inside: np.ndarray) -> Row:
         """The columns that identify a row."""

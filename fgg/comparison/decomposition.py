@@ -11,13 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fgg.attribution.registry import find_method
 from fgg.comparison.compared import Compared
-from fgg.experiments import experiment_id, is_plain_combined
+from fgg.experiments import experiment_id, is_plain_combined, ungated_id
 from fgg.faithfulness.measures import Measure
 from fgg.statistics.bootstrap import bootstrap_interval
 from fgg.statistics.paired import FEWEST, Row
-
-UNGATED = "transmm"
 
 
 def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Iterator[Row]:
@@ -27,9 +26,11 @@ def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Ite
         inside: the images to use, bool (n,).
     """
     for name, settings in own.experiments.items():
-        if not is_plain_combined(settings) or UNGATED not in own.experiments:
+        if not is_plain_combined(settings):
             continue
-        four = [UNGATED, name, *(experiment_id(settings["gate"], each) for each in ("gate_order", "gate_values"))]
+        gate, base = settings["gate"], find_method(settings["method"]).name
+        four = [ungated_id(settings["method"], gate["layers"]), name]
+        four += [experiment_id(gate, each, base) for each in ("gate_order", "gate_values")]
         if any(each not in own.experiments for each in four):
             continue
         scores = np.stack([own.scores[each].loc[inside, measure.name].to_numpy(np.float64) for each in four])

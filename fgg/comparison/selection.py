@@ -91,7 +91,7 @@ def rank(
 
 def _inside(folder: Path, measure: Measure, ids: pd.Index, stratum: str) -> np.ndarray:
     """The images of a stratum, bool (n,)."""
-    return measurable_images(folder, measure.fill if stratum == MEASURABLE else "", ids)
+    return measurable_images(folder, measure.fill, ids) if stratum == MEASURABLE else np.ones(len(ids), dtype=bool)
 
 
 def confirm(

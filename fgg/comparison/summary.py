@@ -34,6 +34,7 @@ COLUMNS = (
         "minimum",
         "maximum",
         "verdict",
+        *("role", "forward_passes", "backward_passes", "completeness_residual"),
     ),
 )
 

@@ -15,19 +15,23 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from fgg.attribution.registry import find_method
 from fgg.comparison import decomposition
 from fgg.comparison.agreement import agreement
-from fgg.comparison.columns import AGREEMENT, COMPARISON, DECOMPOSITION, HYPOTHESES, NUMBERS
+from fgg.comparison.columns import AGREEMENT, COMPARISON, DECOMPOSITION, HYPOTHESES, JUDGED, NUMBERS
 from fgg.comparison.compared import Compared, compared
+from fgg.comparison.costs import methods_table
+from fgg.comparison.judged import judged
 from fgg.comparison.strata import VERDICTS
-from fgg.comparison.verdicts import adjust
-from fgg.experiments import experiment_id, flat, is_plain_combined
+from fgg.comparison.verdicts import UNGATED, adjust
+from fgg.experiments import TRANSMM, experiment_id, flat, is_plain_combined, ungated_id
 from fgg.faithfulness.measures import Measure
 from fgg.statistics.paired import Row, describe
 
 POWER = "power"  # kind of partner: TransMM to one of the powers
 BY_GATE = (
     "transmm",
+    UNGATED,
     "shuffled",
     "permuted",
     "sharpened",
@@ -46,6 +50,8 @@ class Tables(NamedTuple):
     hypotheses: pa.Table
     decomposition: pa.Table
     agreement: pa.Table
+    methods: pa.Table
+    judged: pa.Table
 
 
 def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[str, Any]) -> Tables:
@@ -60,9 +66,13 @@ def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[
     tests: list[Row] = []
     parts: list[Row] = []
     alike: list[Row] = []
+    preferred: list[Row] = []
+    measures = {}
     for instance in instances:
         own = compared(Path(results), instance, settings)
         alike += agreement(own)
+        preferred += judged(own)
+        measures[instance] = own.measures
         for measure in own.measures.values():
             groups = own.strata(measure)
             for name in own.experiments:
@@ -80,11 +90,14 @@ def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[
     instance_place = {(row["dataset"], row["seed"]): place for place, row in reversed([*enumerate(rows)])}
     rows.sort(key=lambda row: (instance_place[row["dataset"], row["seed"]], order[row["experiment"]]))
     tests.sort(key=lambda row: (instance_place[row["dataset"], row["seed"]], row["place"]))
+    compared_rows = pa.Table.from_pylist(rows, schema=COMPARISON)
     return Tables(
-        pa.Table.from_pylist(rows, schema=COMPARISON),
+        compared_rows,
         pa.Table.from_pylist(tests, schema=HYPOTHESES),
         pa.Table.from_pylist(parts, schema=DECOMPOSITION),
         pa.Table.from_pylist(alike, schema=AGREEMENT),
+        methods_table(compared_rows.to_pandas(), measures),
+        pa.Table.from_pylist(preferred, schema=JUDGED),
     )
 
 
@@ -93,21 +106,25 @@ def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
     for name, settings in experiments.items():
         if not is_plain_combined(settings):
             continue
-        gate = settings["gate"]
+        gate, base = settings["gate"], find_method(settings["method"]).name
         controls = {
             "permuted": "permuted_gate",
             "sharpened": "sharpened",
             "values": "gate_values",
             "order": "gate_order",
         }
-        partners = {"transmm": "transmm", "shuffled": experiment_id({**gate, "shuffle_decoder": True})}
-        partners |= {against: experiment_id(gate, control) for against, control in controls.items()}
+        ungated = "transmm" if base == TRANSMM else UNGATED
+        partners = {ungated: ungated_id(settings["method"], gate["layers"])}
+        partners |= {"shuffled": experiment_id({**gate, "shuffle_decoder": True}, None, base)}
+        partners |= {against: experiment_id(gate, control, base) for against, control in controls.items()}
         partners |= {
-            other: experiment_id({**gate, "construction": other})
+            other: experiment_id({**gate, "construction": other}, None, base)
             for other in ("no_sae", "activation_only", "gradient_only")
         }
-        yield from ((name, kind, partners[kind]) for kind in BY_GATE if partners[kind] in experiments)
-        yield from ((name, POWER, other) for other, own in experiments.items() if own.get("power"))
+        known = [kind for kind in BY_GATE if partners.get(kind) in experiments]
+        yield from ((name, kind, partners[kind]) for kind in known)
+        if base == TRANSMM:
+            yield from ((name, POWER, other) for other, own in experiments.items() if own.get("power"))
 
 
 def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np.ndarray]) -> Iterator[Row]:
@@ -118,6 +135,7 @@ def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np
         row = own.common | flat(own.experiments[name]) | own.about(measure, stratum, inside)
         row |= {
             "experiment": name,
+            **own.costs(name),
             "n_undefined": int(frame[measure.name].isna().sum()),
             "n_with_ties": int((frame["relevance_ties"] > 0).sum()),
             "monte_carlo_se": _monte_carlo_se(frame[measure.error_column]) if measure.error_column else np.nan,

@@ -16,6 +16,7 @@ P_VALUES = {
     "order_p_value": "order_p_adjusted",
 }
 WHOLE_FAMILY = ("dataset", "seed", "stratum", "fill")  # another fill is a check of the result, not a further test
+UNGATED = "ungated"  # the partner of a gate on a method other than TransMM
 BETTER, WORSE, SAME, UNSHOWN = "better", "worse", "equivalent", "no difference shown"
 IDENTICAL, UNTESTABLE = "identical scores", "not testable"
 

@@ -53,15 +53,61 @@ class Split:
             rows=self.rows[rows],
         )
 
-    def tensors(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
+    def has(self, column: str) -> bool:
+        """Whether the file has a column, such as ``mask``. Raises FggError if it is missing or damaged."""
+        tables.read_table(self.path, columns=[])  # reports a missing or damaged file
+        return column in pq.read_schema(self.path).names
+
+    def tensors(
+        self,
+        preprocess: Preprocess,
+        indices: Sequence[int] | np.ndarray | slice | None = None,
+        column: str = "image",
+    ) -> Tensor:
         """Model inputs (n, C, H, W) float32 of all images, or of those at ``indices``, in that order.
 
         Keeps the encoded bytes of one row group in memory at a time.
 
+        Args:
+            preprocess: what makes an input of an image.
+            indices: places in this split; None for all.
+            column: ``without_cue`` or ``without_decoy`` for these variants of planted images, NaN where there is none.
+
         Raises:
-            FggError: the file or an image in it is damaged.
+            FggError: the file lacks the column, or it or an image in it is damaged.
         """
-        return self._filled(preprocess, preprocess, indices)
+        return self._filled(preprocess, preprocess, indices, column)
+
+    def coverage(
+        self,
+        preprocess: Preprocess,
+        patch_size: tuple[int, int],
+        indices: Sequence[int] | np.ndarray | slice | None = None,
+        kind: str = "mask",
+    ) -> Tensor:
+        """The share of each patch that lies inside the mask of its image, 0 to 1: float32 (n, N), patches row by row.
+
+        The mask is resized and cropped like its image. A row is NaN where the image has no mask.
+
+        Args:
+            preprocess: what makes the model's input of an image.
+            patch_size: height and width of a patch, in pixels of the model's input.
+            indices: places in this split; None for all.
+            kind: ``mask``, or ``decoy`` for the decoy of planted images.
+
+        Raises:
+            FggError: the file has no such masks, it or a mask in it is damaged, or the patches do not fit the input.
+        """
+        rows = self.rows if indices is None else self.rows[indices]
+        (height, width), sides = preprocess.output_size, tuple(patch_size)
+        if height % sides[0] or width % sides[1]:
+            raise FggError(f"patches of {sides} pixels do not divide the input of {height} x {width}; give the model's")
+        out = torch.full((len(rows), (height // sides[0]) * (width // sides[1])), torch.nan)
+        for place, mask in self._images(rows, kind):
+            if mask is not None:
+                area = preprocess.area(mask)
+                out[place] = area.unflatten(1, (-1, sides[1])).unflatten(0, (-1, sides[0])).mean((1, 3)).flatten()
+        return out
 
     def pixels(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
         """Like `tensors`, but in 0…1 and not yet standardised. Raises the same errors."""
@@ -72,35 +118,42 @@ class Split:
         preprocess: Preprocess,
         make: Callable[[Image.Image], Tensor],
         indices: Sequence[int] | np.ndarray | slice | None,
+        column: str = "image",
     ) -> Tensor:
         rows = self.rows if indices is None else self.rows[indices]
         out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
-        for place, image in self._images(rows):
-            out[place] = make(image)
+        for place, image in self._images(rows, column):
+            out[place] = torch.nan if image is None else make(image)
         return out
 
     def picture(self, i: int) -> Image.Image:
         """Image i, upright, at its original size, in mode L or RGB. Raises like `tensors`."""
-        return eight_bit(next(self._images(self.rows[[i]]))[1])
+        image = next(self._images(self.rows[[i]]))[1]
+        assert image is not None
+        return eight_bit(image)
 
-    def _images(self, rows: np.ndarray) -> Iterator[tuple[int, Image.Image]]:
-        """(place in rows, image), each row group read once."""
+    def _images(self, rows: np.ndarray, column: str = "image") -> Iterator[tuple[int, Image.Image | None]]:
+        """(place in rows, image), each row group read once; None where an extra column has no image."""
+        if column != "image" and not self.has(column):
+            raise FggError(f"{self.path} has no column {column}; its images have no such masks or variants")
         try:
             with pq.ParquetFile(self.path) as file:
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
                 starts = np.cumsum([0, *sizes])
                 groups = np.searchsorted(starts, rows, side="right") - 1
                 for group in np.unique(groups):
-                    table = file.read_row_group(group, columns=["image_id", "image"])
+                    table = file.read_row_group(group, columns=["image_id", column])
                     for place in np.flatnonzero(groups == group):
                         row = table.slice(rows[place] - starts[group], 1).to_pylist()[0]
-                        yield int(place), _decode(self.path, row)
+                        yield int(place), _decode(self.path, row, column)
         except (pa.ArrowException, OSError) as error:
             raise FggError(f"{self.path} cannot be read ({error}); delete it and run the workflow again") from None
 
 
-def _decode(path: Path, row: dict) -> Image.Image:
+def _decode(path: Path, row: dict, column: str) -> Image.Image | None:
     name = f"{row['image_id']} in {path}"
+    if column != "image":
+        return None if row[column] is None else decode(row[column], f"{name}, column {column},")
     data = (row["image"] or {}).get("bytes")
     if data is None:
         raise FggError(f"image {name} has no bytes in the file; prepare the dataset again")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fgg.data.sources.registry import masks_folder
 from fgg.errors import FggError
 
 DOWNLOADS, CONTENTS, HUB, SCHEME = "data/downloads", "contents.json", "hub", "hf://"
@@ -149,6 +150,7 @@ def paths(settings: Mapping[str, Any]) -> dict[str, list[str]]:
     model, sae = settings["model"], settings["sae"]
     found = {
         "path": [settings["path"]] if settings["source"] == "image_folder" or settings["path"] else [],
+        "masks": [masks] if (masks := masks_folder(settings)) else [],
         "model.weights": own_paths(model["weights"]),
         "sae.weights": own_paths(sae["weights"], sae["layers"]),
     }

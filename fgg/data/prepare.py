@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from fgg import tables
 from fgg.data.images import decode_unnamed
+from fgg.data.masks import count_masks, stored, with_folder
 from fgg.data.sample import sample_ids
 from fgg.data.sources.records import SPLITS, Record
 from fgg.data.sources.registry import open_source
@@ -30,7 +31,10 @@ from fgg.jobs.command import command, json_object
 from fgg.progress import progress
 
 SETTINGS = ("source", "path", "fractions", "max_skipped", "seed")
-OPTIONAL = ("sample", "split")  # the sample that is explained, and the split that it belongs to
+OPTIONAL = (
+    *("sample", "split"),  # the sample that is explained, and the split that it belongs to
+    *("masks", "planted"),  # where the masks are, and what is planted
+)
 FEATURES = datasets.Features(
     {
         "image_id": datasets.Value("string"),
@@ -60,6 +64,8 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
     """
     _check_settings(settings)
     source = open_source(settings)
+    if settings.get("masks") and "mask" not in source.columns:
+        source = with_folder(source, Path(settings["masks"]).expanduser())
     checked, unreadable = _check_images(source.records)
     _check_share(dataset, unreadable, len(checked), settings["max_skipped"])
     classes = source.classes or sorted({record.label_name for record in source.records})
@@ -67,9 +73,10 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
     sample = sample_ids(settings.get("sample"), source.records, classes)
     splits = _split(checked, classes, settings, source.classes is not None, {explained: sample})
     _check_sample(splits[explained], sample, explained)
+    masks = count_masks([image.record for image in checked], source.unused_masks) if "mask" in source.columns else None
     for split, images in splits.items():
         own = sample if split == explained else []
-        _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings}, own)
+        _write(output / f"{split}.parquet", images, classes, {"dataset": dataset, **settings}, own, source.columns)
     skipped = sorted([*source.skipped, *unreadable], key=lambda entry: entry["path"])
     record = {
         "dataset": dataset,
@@ -85,6 +92,7 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
         "n_unreadable": len(unreadable),
         "n_skipped": sum(int(entry.get("images", 1)) for entry in skipped),
         "skipped": skipped,
+        **({"masks": masks} if masks else {}),
         "settings": dict(settings),
     }
     tables.write_json(output / "dataset.json", record, {"dataset": dataset, **settings})
@@ -202,22 +210,28 @@ def _checksum(checked: list[Checked], classes: list[str]) -> str:
 
 
 def _write(
-    path: Path, images: list[Checked], classes: list[str], settings: Mapping[str, Any], sample: list[str]
+    path: Path,
+    images: list[Checked],
+    classes: list[str],
+    settings: Mapping[str, Any],
+    sample: list[str],
+    columns: tuple[str, ...],
 ) -> None:
     """Write a split, a row group at a time, so that memory does not grow with the dataset."""
     facts = {"schema": tables.SCHEMA_VERSION, "settings": settings, "classes": classes}
     note = json.dumps(facts | ({"sample": sample} if sample else {}), sort_keys=True)
-    schema = FEATURES.arrow_schema
+    extra = {name: datasets.Value("binary") for name in columns}
+    schema = datasets.Features({**FEATURES, **extra}).arrow_schema
     schema = schema.with_metadata({**schema.metadata, b"fgg": note.encode()})
     with (
         tables.atomic(path) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["label_name"]) as writer,
     ):
-        for rows in _groups(images, classes):
+        for rows in _groups(images, classes, columns):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _groups(images: list[Checked], classes: list[str]) -> Iterator[list[dict[str, Any]]]:
+def _groups(images: list[Checked], classes: list[str], columns: tuple[str, ...]) -> Iterator[list[dict[str, Any]]]:
     """The rows in lists of at most GROUP_ROWS rows and, except for the last row, GROUP_BYTES bytes."""
     rows: list[dict[str, Any]] = []
     size = 0
@@ -226,8 +240,9 @@ def _groups(images: list[Checked], classes: list[str]) -> Iterator[list[dict[str
         if hashlib.sha256(data).hexdigest() != image.digest:
             raise FggError(f"{record.file} changed while the dataset was being prepared; run the same command again")
         label = {"label": classes.index(record.label_name), "label_name": record.label_name}
-        rows.append({"image_id": record.image_id, "image": {"bytes": data, "path": record.path}, **label})
-        size += len(data)
+        extra = stored(record, data, columns)
+        rows.append({"image_id": record.image_id, "image": {"bytes": data, "path": record.path}, **label, **extra})
+        size += len(data) + sum(len(own) for own in extra.values() if own)
         if len(rows) == GROUP_ROWS or size >= GROUP_BYTES:
             yield rows
             rows, size = [], 0

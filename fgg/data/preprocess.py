@@ -146,6 +146,20 @@ class Preprocess:
             pixels = make(_tensor(image if image.mode == "F" else image.convert("L")), self.size)
         else:
             pixels = self._resized(image)
+        return self._cropped(pixels)
+
+    def area(self, mask: Image.Image) -> Tensor:
+        """The share of each pixel of the input that lies inside a mask: float32 (H, W), resized and cropped like `pixels`.
+
+        Args:
+            mask: of mode L; inside where it is not 0.
+        """
+        inside = (np.asarray(mask) > 0).astype(np.float64)
+        height, width = self.resized(*mask.size)
+        resized = _overlaps(height, inside.shape[0]) @ inside @ _overlaps(width, inside.shape[1]).T
+        return self._cropped(torch.from_numpy(resized)[None])[0].float().clamp(0, 1)
+
+    def _cropped(self, pixels: Tensor) -> Tensor:
         height, width = self.output_size
         top, left = round((pixels.shape[1] - height) / 2), round((pixels.shape[2] - width) / 2)
         return pixels[:, top : top + height, left : left + width].contiguous()
@@ -189,6 +203,14 @@ def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float
         raise ValueError("there are no images to measure mean and std on")
     deviations = [math.sqrt(value / count) for value in squares.tolist()]
     return tuple(mean.tolist()), tuple(value if value > 1e-8 else 1.0 for value in deviations)
+
+
+def _overlaps(new: int, old: int) -> np.ndarray:
+    """(new, old): which share of each new cell of a line lies over each old cell, if both divide the same length."""
+    edges = np.arange(new + 1) * old / new
+    starts = np.arange(old)
+    shared = np.minimum(edges[1:, None], starts + 1) - np.maximum(edges[:-1, None], starts)
+    return np.maximum(shared, 0) * new / old
 
 
 def _tensor(image: Image.Image) -> Tensor:

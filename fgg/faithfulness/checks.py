@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.perturbation import Perturber
 from fgg.models.capture import check_target
+from fgg.perturbation.engine import Perturber
 
 PROTOCOLS = ("corrected", "thesis", "paper")
 

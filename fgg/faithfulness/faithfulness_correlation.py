@@ -18,8 +18,8 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks
 from fgg.faithfulness.order_curves import engine_of
-from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
+from fgg.perturbation.engine import Perturber
 from fgg.randomness import generator
 
 # Below this standard deviation the research code calls a series constant.

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_relevance, class_of, probability
-from fgg.faithfulness.fills import channel_values, make_fill
-from fgg.faithfulness.perturbation import Perturber
 from fgg.models.vit import patch_size
+from fgg.perturbation.engine import Perturber
+from fgg.perturbation.fills import channel_values, make_fill
 
 
 class OrderCurves:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fgg.faithfulness.checks import check_protocol, probability
 from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
-from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
 from fgg.models.vit import patch_size
+from fgg.perturbation.engine import Perturber
 
 
 @metric(

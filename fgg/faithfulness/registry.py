@@ -4,10 +4,11 @@ A metric is one function in a file of this folder, or ``module:function`` of ano
 The names of its parameters determine what it is given:
 
 - ``model``: the VisionTransformer; ``images``: float (B, C, H, W); ``relevance``: float (B, N); ``target``: int64 (B,);
-- ``engine``: a `fgg.faithfulness.perturbation.Perturber` of the images, which computes logits of perturbed images fast;
+- ``engine``: a `fgg.perturbation.engine.Perturber` of the images, which computes logits of perturbed images fast;
 - ``curves``: a `fgg.faithfulness.order_curves.OrderCurves`: the probability while patches are filled in the map's
   order;
 - ``responses``: the model's responses to random patch subsets, if ``needs`` names them;
+- ``masks``: float (B, N), the share of each patch that the image's mask covers; NaN for an image without a mask;
 - ``image_ids``, ``seed``: determine all random draws; ``protocol``; any other parameter is a setting and has a default.
 
 A metric that is given an engine, curves or responses is computed with each fill that the configuration asks for.
@@ -27,9 +28,11 @@ from fgg.errors import FggError
 
 NEEDS = {"responses": "logit drops to random patch subsets, computed once per dataset"}
 PERTURBED = ("engine", "curves", "responses")
-GIVEN = ("model", "images", "relevance", "target", *PERTURBED, "image_ids", "seed", "protocol")
+MASKS = "masks"
+GIVEN = ("model", "images", "relevance", "target", *PERTURBED, MASKS, "image_ids", "seed", "protocol")
 READS = ("values", "order")
-SPECIAL = ("fills", "measurable")  # keys of `metrics` that are not names of metrics
+LOCALISATION = "localisation"  # the key of `metrics` that stands for all metrics that are given masks
+SPECIAL = ("fills", "measurable", LOCALISATION)  # keys of `metrics` that are not names of metrics
 _STATED = (
     *("name", "title", "citation", "higher_is_better", "lowest", "highest", "quantity", "definition", "assumes"),
     *("short", "passes", "needs", "settings", "columns", "default", "place", "reads"),
@@ -95,6 +98,11 @@ class Metric:
     def perturbs(self) -> bool:
         """Whether it uses perturbed images and therefore depends on the fill."""
         return any(name in self.declaration.parameters for name in PERTURBED)
+
+    @property
+    def localises(self) -> bool:
+        """Whether it compares a map with the mask of the image, and therefore needs a dataset with masks."""
+        return MASKS in self.declaration.parameters
 
     @property
     def own(self) -> bool:
@@ -184,6 +192,11 @@ def chosen(names: Iterable[str]) -> dict[str, Metric]:
 def defaults() -> list[str]:
     """The names of the metrics that are computed unless the configuration says null."""
     return [name for name, entry in metrics().items() if entry.default]
+
+
+def localising() -> list[str]:
+    """The names of the metrics of this package that compare a map with a mask."""
+    return [name for name, entry in metrics().items() if entry.localises]
 
 
 def switched_on(settings: Mapping[str, Any]) -> list[str]:

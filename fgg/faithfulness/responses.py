@@ -1,7 +1,8 @@
 """The model's responses that do not depend on any relevance: ``python -m fgg.faithfulness.responses``.
 
 For each image and fill: the probability of the explained class, its probability with every patch filled, and the drops
-of its logit for random patch subsets. All experiments of a dataset share them.
+of its logit for random patch subsets. For planted images also its probability without the cue, and without the decoy. All
+experiments of a dataset share them.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fgg.data.load import explained_split
+from fgg.data.load import Split, explained_split
+from fgg.data.preprocess import Preprocess
 from fgg.faithfulness.checks import class_of, probability
 from fgg.faithfulness.faithfulness_correlation import draw_subsets, responses
-from fgg.faithfulness.fills import channel_values, make_fill
-from fgg.faithfulness.perturbation import Perturber
+from fgg.faithfulness.measurable import CUES
 from fgg.jobs.command import add_arguments, command
 from fgg.jobs.merge import write_empty
 from fgg.jobs.shards import WHOLE, Shard
@@ -28,6 +29,8 @@ from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.models.vit import patch_size
+from fgg.perturbation.engine import Perturber
+from fgg.perturbation.fills import channel_values, make_fill
 from fgg.progress import batches
 from fgg.tables import write_table
 
@@ -49,7 +52,8 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
 
     Columns: ``image_id``, ``predicted``, ``target`` (the explained class), ``probability``, and for each fill
     ``filled_probability`` and ``drops`` (trials x runs float32), followed by ``@`` and the fill's name except for the
-    first fill. ``drops`` and ``subsets`` (int32) exist only if ``runs`` is in the settings.
+    first fill. ``drops`` and ``subsets`` (int32) exist only if ``runs`` is in the settings. ``probability_without_cue``
+    and ``probability_without_decoy`` exist for planted images, NaN where an image has none.
     """
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(model_folder, device)
@@ -60,6 +64,7 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
     settings = {"fills": ["mean"], **settings}
     if not len(split):
         return write_empty(output, settings)
+    planted = [name for name in CUES if split.has(f"without_{name}")]
     parts: list[dict[str, np.ndarray]] = []
     with arithmetic(settings["precision"], device):
         for rows in batches(len(split), size, "responses"):
@@ -69,6 +74,8 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
             target = class_of(engine, None if chosen is None else chosen.to(device))
             columns = {"predicted": engine.clean.argmax(-1), "target": target}
             columns["probability"] = probability(engine.clean[:, None], target)[:, 0]
+            for name in planted:
+                columns[f"probability_without_{name}"] = probability_without(name, own, engine, preprocess, target)
             drawn = _subsets(own.image_ids, engine.patches, settings)
             if drawn is not None:
                 columns["subsets"] = drawn.flatten(1).int()
@@ -90,6 +97,27 @@ def _subsets(image_ids: Sequence[str], patches: int, settings: dict[str, Any]) -
     trials, runs, size = settings["trials"], settings["runs"], settings["subset_size"]
     drawn = draw_subsets(image_ids, patches, trials, runs, size, settings["seed"])
     return torch.from_numpy(drawn.reshape(len(image_ids), trials * runs, size))
+
+
+def probability_without(name: str, split: Split, clean: Perturber, preprocess: Preprocess, target: Tensor) -> Tensor:
+    """Probability of the class of planted images without their cue or decoy, float64 (B,); NaN where there is none.
+
+    Args:
+        name: ``cue`` or ``decoy``.
+        split: the images of a batch.
+        clean: an engine of the same images as they are.
+        preprocess: how they became the model's input.
+        target: classes, int64 (B,).
+
+    Raises:
+        FggError: the split has no such images, or one is damaged.
+    """
+    images = split.tensors(preprocess, column=f"without_{name}").to(clean.images)
+    lacking = images.isnan().flatten(1).any(-1)
+    # The batch keeps its size, since sums in a batch of another size can differ in the last bit.
+    images = torch.where(lacking[:, None, None, None], clean.images, images)
+    found = probability(Perturber(clean.model, images).clean[:, None], target)[:, 0]
+    return torch.where(lacking, torch.nan, found)
 
 
 def filled_probability(plain: Perturber, filled: Perturber, target: Tensor) -> Tensor:

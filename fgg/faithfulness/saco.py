@@ -27,9 +27,9 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks, probability
 from fgg.faithfulness.order_curves import engine_of
-from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import metric
 from fgg.faithfulness.settings_checks import PATCHES_PER_BIN, bins_fault, number_of_bins
+from fgg.perturbation.engine import Perturber
 
 WEIGHTS = ("total", "mean")
 

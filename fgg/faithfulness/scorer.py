@@ -15,16 +15,16 @@ from fgg.data.load import explained_split
 from fgg.errors import FggError
 from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.faithfulness_correlation import Responses
-from fgg.faithfulness.fills import channel_values, make_fill
 from fgg.faithfulness.job import Job
 from fgg.faithfulness.measures import Measure, all_fills, fills_of, measures
 from fgg.faithfulness.order_curves import OrderCurves
-from fgg.faithfulness.perturbation import Perturber
 from fgg.faithfulness.registry import Metric
 from fgg.jobs.shared_work import Task
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
+from fgg.perturbation.engine import Perturber
+from fgg.perturbation.fills import channel_values, make_fill
 from fgg.tables import matrix, read_settings, read_table
 
 CLASSES = ("predicted", "target")  # which tables of one model share
@@ -55,6 +55,9 @@ class Scorer:
         self._rows = own.shard.rows(len(split), self.batch)
         self._split = split.part(self._rows)
         self.images = len(self._split)
+        self._masks: Tensor | None = None  # the coverage of the patches, (images, N)
+        if any(measure.metric.localises for measure in self._measures.values()):
+            self._masks = self._split.coverage(self._preprocess, patch_size(self._model))
         self._ids = split.image_ids
         self._answered: pa.Table | None = None
         self._classes: dict[str, list[int]] = {}
@@ -137,6 +140,8 @@ class Scorer:
             "seed": self._settings["seed"],
             "protocol": self._settings["protocol"],
         }
+        if self._masks is not None:
+            given["masks"] = self._masks[rows].to(self._device)
         columns: dict[str, Tensor] = {"relevance_ties": tied_patches(relevance)}
         own_curves = {fill: OrderCurves(engine, relevance, given["target"]) for fill, engine in engines.items()}
         for measure in self._measures.values():

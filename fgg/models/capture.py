@@ -32,6 +32,7 @@ class Captured:
         target: int64 (B,), the class that was explained.
         cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty if not requested.
         attention: per block the mean of A over heads, (B, T, T); empty if not requested.
+        last_attention, last_attention_gradient: A of the last block and dz/dA, (B, H, T, T); empty if not requested.
         residuals: layer -> output of the block, (B, T, D).
         gradients: layer -> dz / d residual, (B, T, D).
         input_gradient: dz / d images, (B, C, H, W); None if not requested.
@@ -41,6 +42,8 @@ class Captured:
     target: Tensor
     cams: list[Tensor] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    last_attention: Tensor = field(default_factory=lambda: torch.empty(0))
+    last_attention_gradient: Tensor = field(default_factory=lambda: torch.empty(0))
     residuals: dict[int, Tensor] = field(default_factory=dict)
     gradients: dict[int, Tensor] = field(default_factory=dict)
     input_gradient: Tensor | None = None
@@ -89,6 +92,7 @@ def capture(
     *,
     cams: bool = False,
     attention: bool = False,
+    last_attention: bool = False,
     layers: Sequence[int] = (),
     gradients: Sequence[int] | None = None,
     input_gradient: bool = False,
@@ -100,6 +104,7 @@ def capture(
         target: int64 (B,), the class whose logit is differentiated; None means the predicted class.
         cams: keep C_l of every block (needs the backward pass).
         attention: keep the head-averaged attention of every block.
+        last_attention: keep the last block's attention and its gradient.
         layers: keep the residual stream after these blocks.
         gradients: keep the gradients after these blocks (default: the same layers).
         input_gradient: keep the gradient with respect to the images.
@@ -116,7 +121,7 @@ def capture(
             images = images.clone().requires_grad_()
     wanted = tuple(layers) if gradients is None else tuple(gradients)
     check_layers(model, (*layers, *wanted))
-    backward = cams or bool(wanted) or input_gradient
+    backward = cams or last_attention or bool(wanted) or input_gradient
     found = Captured(images.new_empty(0), images.new_empty(0, dtype=torch.long))
     per_block: dict[str, list[Tensor | None]] = {name: [None] * len(model.blocks) for name in ("cams", "attention")}
 
@@ -139,6 +144,9 @@ def capture(
                     per_block["cams"][index] = (positive if weight is None else positive * weight[:, :, None]).mean(1)
 
                 output.register_hook(reduce)
+            if last_attention and index == len(model.blocks) - 1:
+                found.last_attention = output.detach()
+                output.register_hook(lambda gradient: setattr(found, "last_attention_gradient", gradient))
             return replaced
 
         return hook
@@ -165,7 +173,7 @@ def capture(
         stack.enter_context(torch.set_grad_enabled(backward))
         for index, block in enumerate(model.blocks):
             module = attention_module(block)
-            if cams or attention or (backward and index == 0):
+            if cams or attention or last_attention or (backward and index == 0):
                 if hasattr(module, "fused_attn"):
                     # The fused kernel never forms the attention matrix.
                     stack.callback(setattr, module, "fused_attn", module.fused_attn)

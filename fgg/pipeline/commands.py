@@ -53,6 +53,7 @@ def attribution_command(
     return [
         *("--model", inputs.model_folder(wildcards), "--images", _images(inputs, wildcards, place)),
         *(word for sae in saes for word in ("--sae", sae)),
+        *(word for path in inputs.chosen_options(wildcards) for word in ("--chosen", path)),
         *("--experiment", parameters.experiment(wildcards)),
         *("--settings", parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, _limit(place))(wildcards)),
         *("--shard", parameters.shard(wildcards), "--code", parameters.attribution_code(wildcards)),

@@ -12,15 +12,16 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from fgg.catalogue import FILLS
 from fgg.data.locations import weights_faults
 from fgg.errors import FggError
-from fgg.experiments import Config, candidates, dataset_config, experiments, needs_sae, prototype_split
+from fgg.experiments import TRANSMM, Config, candidates, dataset_config, experiments, needs_sae, prototype_split
 from fgg.faithfulness import settings_checks
 from fgg.faithfulness.registry import GIVEN, chosen, metrics, switched_on
 from fgg.pipeline.config_messages import NAMES, explain, near, refuse, unfit
+from fgg.pipeline.image_checks import PLANTED, image_faults
+from fgg.pipeline.metric_rules import expand, localisation_faults, metric_rules
 from fgg.pipeline.seeds import instances
-from fgg.registry import REFERENCE, is_reference
+from fgg.registry import is_reference
 
 DEPTHS = {"tiny": 12, "small": 12, "base": 12, "large": 24, "huge": 32}
 
@@ -33,15 +34,26 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
     """
     rules = schema_rules(Path(schema))
     refuse(unfit(config))
-    filled: Config = _with_defaults(json.loads(json.dumps(config)), rules, rules)
+    filled: Config = _with_defaults(_with_planted(json.loads(json.dumps(config))), rules, rules)
     faults = [explain(error) for error in _Validator(rules).iter_errors(filled)]
     if not faults:
         for name in filled["datasets"]:
             faults += _check_overrides(filled, name, rules)
     if not faults:
-        faults = list(_cross_checks(filled))
+        faults = list(localisation_faults(filled))
+        expand(filled)
+        faults += _cross_checks(filled)
     refuse(faults)
     return filled
+
+
+def _with_planted(config: Any) -> Any:
+    """The configuration, in which datasets of planted images have a block ``planted``, so that its defaults are filled in."""
+    datasets = config.get("datasets")
+    for own in datasets.values() if isinstance(datasets, dict) else ():
+        if isinstance(own, dict) and own.get("source") == PLANTED and own.get(PLANTED) is None:
+            own[PLANTED] = {}
+    return config
 
 
 @functools.cache
@@ -56,54 +68,8 @@ def _filled(schema: Any) -> Any:
     if not isinstance(schema, dict):
         return schema
     if schema.get("registry") == "metrics":
-        return {**schema, **_metric_rules()}
+        return {**schema, **metric_rules()}
     return {key: _filled(value) for key, value in schema.items()}
-
-
-def _metric_rules() -> Any:
-    """The rules of ``metrics``: a block for each metric of this package, and one for functions of other packages."""
-    blocks: dict[str, Any] = {
-        "fills": {
-            "description": f"What replaces a patch: {', '.join(FILLS)}, or a number. Metrics are computed with each.",
-            **FILL_LIST,
-            "default": ["mean"],
-        },
-        "measurable": {
-            "description": "An image is measurable if its probability falls by `least_drop` when everything is filled.",
-            "type": "object",
-            "additionalProperties": False,
-            "properties": {
-                "least_drop": {
-                    "description": "The smallest fall of the probability, from 0 to 1.",
-                    "type": "number",
-                    "minimum": 0,
-                    "maximum": 1,
-                    "default": 0.05,
-                }
-            },
-            "default": {},
-        },
-    }
-    own_fill = {
-        "fill": {"description": "Fills of this metric; null takes `fills`.", "anyOf": [*ANY_FILL], "default": None}
-    }
-    blocks |= {
-        name: {
-            "description": f"{entry.title}: {entry.definition}",
-            "type": ["object", "null"],
-            "additionalProperties": False,
-            "properties": dict(entry.settings) | (own_fill if entry.perturbs else {}),
-            **({"default": {}} if entry.default else {}),
-        }
-        for name, entry in metrics().items()
-    }
-    others = {REFERENCE.pattern: {"description": "Settings of a metric of one's own.", "type": ["object", "null"]}}
-    return {"properties": blocks, "patternProperties": others, "additionalProperties": False}
-
-
-ONE_FILL: dict[str, Any] = {"anyOf": [{"enum": [*FILLS]}, {"type": "number"}]}
-FILL_LIST: dict[str, Any] = {"type": "array", "items": ONE_FILL, "minItems": 1, "uniqueItems": True}
-ANY_FILL = ({"type": "null"}, {"enum": [*FILLS]}, {"type": "number"}, FILL_LIST)
 
 
 def _known(_validator: Any, registry: str, found: Any, _schema: Any) -> Iterator[ValidationError]:
@@ -184,8 +150,8 @@ def _check_cases(config: Config, datasets: list[str]) -> Iterator[str]:
         if not found:
             hint = near(wanted, {name for grid in grids.values() for name in grid})
             yield f"cases.experiments: {wanted!r} is not among the experiments{hint}"
-        elif not needs_sae(found[0]) or found[0]["control"]:
-            yield f"cases.experiments: {wanted!r} has no gate made of SAE features; name gated experiments that read an SAE"
+        elif not needs_sae(found[0]) or found[0]["control"] or found[0]["method"] != TRANSMM:
+            yield f"cases.experiments: {wanted!r} is no gate of TransMM made of SAE features; name gated experiments that read an SAE"
     for name, grid in grids.items():
         if "transmm" not in grid and any(wanted in grid for wanted in config["cases"]["experiments"]):
             yield f"cases.experiments: changes are counted from transmm; add it to the baselines of {name!r}"
@@ -198,6 +164,7 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
         yield f"{place}.path: missing; an image_folder needs the folder with the images"
     if abs(sum(own["fractions"].values()) - 1) > 1e-9:
         yield f"{place}.fractions: {own['fractions']} do not add up to 1"
+    yield from (f"{place}.{key}: {why}" for key, why in image_faults(own))
     try:
         grid = experiments(config, name)
     except FggError as error:

@@ -11,7 +11,7 @@ from typing import Any
 from fgg.catalogue import EXTERNAL, SANITY
 from fgg.data.locations import contents, fetched
 from fgg.data.sources.registry import sources
-from fgg.experiments import candidates, case_experiments, has_gates, prototype_split
+from fgg.experiments import candidates, case_experiments, has_gates, prototype_split, role
 from fgg.pipeline.study import Study
 from fgg.pipeline.user_files import own_files
 from fgg.report.contents import figures, pages
@@ -98,6 +98,15 @@ class Inputs:
         """The file of an external experiment's maps."""
         own = self._study.grid[wildcards.dataset].get(wildcards.experiment, {})
         return [own["maps"]] if own.get("method") == EXTERNAL else []
+
+    def chosen_options(self, wildcards: Any) -> list[str]:
+        """The file of the option that is chosen for an experiment's method, if one is."""
+        own = self._study.grid[wildcards.dataset].get(wildcards.experiment, {})
+        return [f"results/{wildcards.dataset}/options/{wildcards.experiment}.json"] if own.get("choose") else []
+
+    def chosen_arguments(self, wildcards: Any) -> list[str]:
+        """The option that names that file."""
+        return [f"--chosen {path}" for path in self.chosen_options(wildcards)]
 
     def response_table(self, wildcards: Any) -> list[str]:
         """The model's responses to random subsets, if a metric of the job needs them."""
@@ -255,5 +264,7 @@ class Inputs:
         left_out = ["sanity"] * (not self.checked_attributions())
         left_out += ["selection", "selection_ranking"] * (not self._study.config["select"]["enabled"])
         left_out += ["cases", "features"] * (not self.case_studies())
+        reference = any(role(own) == "reference" for grid in self._study.grid.values() for own in grid.values())
+        left_out += ["judged"] * (not reference)
         left_out += ["pooled"] * (len(self._study.datasets) < 2)
         return {name: own for name, own in pages().items() if name not in left_out}

@@ -12,11 +12,12 @@ from typing import Any
 from fgg.attribution.registry import find_method
 from fgg.catalogue import EXTERNAL
 from fgg.data.locations import of_layer
-from fgg.data.sources.registry import sources
+from fgg.data.sources.registry import masks_folder, sources
 from fgg.faithfulness.measures import all_fills
 from fgg.faithfulness.registry import find_metric
 from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash
 from fgg.pipeline.environment import accelerators, doubled
+from fgg.pipeline.image_checks import PLANTED
 from fgg.pipeline.job_settings import as_json, pick
 from fgg.pipeline.study import PACKAGE, Study
 from fgg.pipeline.user_files import folder_digest
@@ -87,18 +88,20 @@ class Parameters:
         return of
 
     def prepare_settings(self, wildcards: Any) -> str:
-        """The settings of the job that prepares a dataset; they include the sample only if there is one."""
+        """The settings of the job that prepares a dataset; sample, masks and cues are among them only if there are any."""
         own = self._study.settings[wildcards.dataset]
-        sampled = ("sample", "split") if own["sample"] is not None else ()
-        return as_json(pick(self._study.config, own, ("source", "path", "fractions", "max_skipped", "seed", *sampled)))
+        more = ["sample", "split"] if own["sample"] is not None else []
+        more += [key for key in ("masks", "planted") if own[key] is not None]
+        return as_json(pick(self._study.config, own, ("source", "path", "fractions", "max_skipped", "seed", *more)))
 
     def source_row(self, wildcards: Any) -> str:
         """The row of a source in the table of sources."""
         return as_json(asdict(self._study.sources[wildcards.source]))
 
     def pictures(self, wildcards: Any) -> str:
-        """A digest of the image folder, so that changed pictures are noticed."""
-        return folder_digest(self._study.settings[wildcards.dataset]["path"])
+        """A digest of the image folder and of the folder of masks, so that changed pictures are noticed."""
+        own = self._study.settings[wildcards.dataset]
+        return folder_digest(own["path"]) + folder_digest(masks_folder(own))
 
     def experiment(self, wildcards: Any) -> str:
         """An experiment's settings."""
@@ -164,7 +167,9 @@ class Parameters:
 
     def measurable_settings(self, wildcards: Any) -> str:
         """The settings that decide whether an image is measurable."""
-        return as_json(self._study.settings[wildcards.place.split("/")[0]]["metrics"]["measurable"])
+        settings = self._study.settings[wildcards.place.split("/")[0]]
+        keys = ("least_drop", "least_cue_drop") if settings["source"] == PLANTED else ("least_drop",)
+        return as_json({key: settings["metrics"]["measurable"][key] for key in keys})
 
     # ---- code
 
@@ -197,6 +202,11 @@ class Parameters:
         return (
             own if settings["method"] == EXTERNAL else own + self._code_of(find_method(settings["method"]).declaration)
         )
+
+    def choice_code(self, wildcards: Any) -> str:
+        """The code that chooses an option of a method."""
+        own = self._study.grid[wildcards.dataset][wildcards.experiment]
+        return self.code("fgg.faithfulness.option_choice") + self._code_of(find_method(own["method"]).declaration)
 
     def score_code(self, wildcards: Any) -> str:
         """The code that scores."""

@@ -15,7 +15,7 @@ def figures(metrics: Mapping[str, Metric], powers: bool = False) -> dict[str, st
     Args:
         powers: whether the grid has TransMM raised to powers.
     """
-    found = {"overview": "Overview of the maps"}
+    found = {"overview": "Overview of the maps", "methods": "Faithfulness against cost"}
     found |= {name: metric.title for name, metric in metrics.items()}
     found |= {
         "hypotheses": "Hypotheses",
@@ -40,6 +40,8 @@ def pages() -> dict[str, tuple[str, str]]:
         "README": ("Headline", "Results in words"),
         "summary": ("Tables", "Summary"),
         "hypotheses": ("Tables", "Hypotheses"),
+        "methods": ("Tables", "Methods and their cost"),
+        "judged": ("Tables", "Metrics judged by planted cues"),
         "decomposition": ("Tables", "Order and values"),
         "agreement": ("Tables", "Agreement of the metrics"),
         "pooled": ("Tables", "Pooled over seeds and datasets"),

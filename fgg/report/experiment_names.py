@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fgg.attribution.registry import find_method
 from fgg.catalogue import CONSTRUCTIONS, EXTERNAL
 from fgg.errors import FggError
+from fgg.experiments import TRANSMM, role
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +24,14 @@ CONTROL_TITLES = {
 }
 PARTNER_TITLES = {
     "transmm": "TransMM",
+    "ungated": "the method without the gate",
     "shuffled": "shuffled decoder",
     "permuted": "permuted gate",
     "sharpened": "sharpened TransMM",
     "values": "gate's values, TransMM's order",
     "order": "gate's order, TransMM's values",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
-GROUPS = ("Baselines", "Gated", "Controls")
+GROUPS = ("Baselines", "Gated", "Controls", "Bounds")
 
 
 def partner_title(against: str, partner: str) -> str:
@@ -43,13 +45,22 @@ def group(cells: Mapping[str, Any]) -> str:
     """The group of an experiment, one of `GROUPS`, from its table cells; a shuffled decoder is a control."""
     if cells["control"] or cells["shuffle_decoder"]:
         return "Controls"
-    return "Gated" if cells["construction"] else "Baselines"
+    if cells["construction"]:
+        return "Gated"
+    return "Baselines" if _role(cells["method"]) == "method" else "Bounds"
+
+
+def _role(method: str) -> str:
+    try:
+        return role({"method": method})
+    except FggError:  # a method of another package that no longer exists
+        return "method"
 
 
 def kind(cells: Mapping[str, Any]) -> str:
     """What distinguishes an experiment from its neighbours on the same layers, such as ``activation × gradient``."""
     if not cells["construction"]:
-        title = _method_title(cells)
+        title = _method_title(cells) + _options(cells)
         if cells["control"] == "power":
             return f"{title} to the power {str(cells.get('experiment', '?')).rsplit('-p', 1)[-1]}"
         return f"{title}, {CONTROL_TITLES.get(cells['control'], cells['control'])}" if cells["control"] else title
@@ -62,10 +73,24 @@ def _method_title(cells: Mapping[str, Any]) -> str:
     """The title of the method, or for external maps the name of the experiment."""
     if cells["method"] == EXTERNAL:
         return str(cells.get("experiment", "given maps")).split("-randomized")[0]
+    return method_title(cells["method"])
+
+
+def method_title(method: str) -> str:
+    """The title of a method; its name if it belongs to another package and no longer exists."""
     try:
-        return find_method(cells["method"]).title
-    except FggError:  # a method of another package that no longer exists
-        return cells["method"]
+        return find_method(method).title
+    except FggError:
+        return method
+
+
+def _options(cells: Mapping[str, Any]) -> str:
+    """What the id of a baseline says beside the method's name: its options, such as ``layers2``."""
+    name = str(cells.get("experiment", ""))
+    own = str(cells["method"]).rsplit(":", 1)[-1]
+    if cells["control"] or cells["method"] == EXTERNAL or not name or name == own:
+        return ""
+    return f", {name.removeprefix(f'{own}-').replace('-', ' ')}"
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:
@@ -73,7 +98,8 @@ def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:
     if not cells["construction"]:
         return ""
     strength = f", clamp {cells['clamp_max']:g}, alpha {cells['alpha']:g}" if with_strength else ""
-    return f"layer{'s' if '+' in cells['layers'] else ''} {cells['layers']}{strength}"
+    base = "" if cells.get("method", TRANSMM) == TRANSMM else f"{_method_title(cells)}, "
+    return f"{base}layer{'s' if '+' in cells['layers'] else ''} {cells['layers']}{strength}"
 
 
 def label(cells: Mapping[str, Any], with_strength: bool = False) -> str:

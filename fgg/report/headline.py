@@ -15,7 +15,7 @@ import pandas as pd
 
 from fgg.comparison.pooled import EVERY
 from fgg.comparison.strata import ALL, MEASURABLE
-from fgg.comparison.verdicts import BETTER, IDENTICAL, UNTESTABLE, WORSE, is_better
+from fgg.comparison.verdicts import BETTER, IDENTICAL, UNGATED, UNTESTABLE, WORSE, is_better
 from fgg.errors import FggError
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
@@ -25,6 +25,7 @@ from fgg.tables import atomic, read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.report.headline) -->", "<!-- results: end -->"
 CONTROLS = ("shuffled", "permuted", "sharpened", "values", "order", "power", "no_sae")
+GATE_COLUMNS = ("method", "layers", "clamp_max", "alpha")
 TEXTS = ("dataset", "seed", "seeds", "layers", "fill")
 
 
@@ -84,7 +85,7 @@ def words(
 def _as_one(pooled: pd.DataFrame, runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The pooled rows of the hypotheses, with the columns that this text reads."""
     own = pooled[(pooled["dataset"] == dataset) & (pooled["against"] != "baseline")].fillna({"fill": ""})
-    gates = runs.drop_duplicates("experiment").set_index("experiment")[["layers", "clamp_max", "alpha"]]
+    gates = runs.drop_duplicates("experiment").set_index("experiment").reindex(columns=GATE_COLUMNS)
     return own.join(gates, on="experiment")
 
 
@@ -106,6 +107,7 @@ def _dataset(
     yield ""
     yield from _measurable(runs, seeds)
     yield from _sentences(frame, measures)
+    yield from _other_methods(frame, measures)
     yield ""
     yield from _power(runs)
     yield from _warnings(runs)
@@ -201,6 +203,19 @@ def sentence(rows: pd.DataFrame) -> str:
         beaten = [name for name in better if beats_controls(rows[rows["experiment"] == name])]
         text += f"; {len(beaten)} of the better ones beat every control that applies"
     return text
+
+
+def _other_methods(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
+    """How the gate does on methods other than TransMM, against the same method without it, on measurable images."""
+    rows = frame[(frame["against"] == UNGATED) & (frame["stratum"] == MEASURABLE)]
+    if rows.empty:
+        return
+    parts = []
+    for measure in measures.values():
+        verdicts = rows_of(rows, measure)["verdict"]
+        counts = [int(verdicts.str.startswith(word).sum()) for word in (BETTER, WORSE)]
+        parts.append(f"{measure.title} {counts[0]} better, {counts[1]} worse")
+    yield f"- the gate on other methods ({rows['experiment'].nunique()} gates, each against its method without it, those in values included): {'; '.join(parts)}."
 
 
 def beats_controls(rows: pd.DataFrame) -> bool:

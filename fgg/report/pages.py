@@ -57,6 +57,15 @@ ABOUT = {
         "verdict in words. *p* from the paired t-test; Holm over the metrics and these rows together (`family`), within a "
         "dataset, seed, stratum and fill."
     ),
+    "methods": (
+        "A row per experiment: its passes per image, and its mean by every metric on the measurable images. A `ceiling` is built "
+        "from what a metric measures; the `floor` is random; a `reference` is a map of known content. `completeness_residual` is "
+        "what the attributions of a method that should add up to a difference of logits lack to it (mean absolute value)."
+    ),
+    "judged": (
+        "Planted images: how often a metric gives the map that points at the cue a better score than the map that points at the "
+        "decoy, on images on which the model uses the cue. 1: always right; 0.5: a guess."
+    ),
     "decomposition": (
         "What the order of the patches and the spread of the values give to each gate's gain over TransMM: the gate's order with "
         "TransMM's values, and TransMM's order with the gate's values. `order` and `values` are Shapley values, each the mean of "

@@ -8,8 +8,9 @@ import pandas as pd
 
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.comparison.verdicts import BETTER, WORSE
+from fgg.experiments import TRANSMM
 from fgg.faithfulness.measures import Measure
-from fgg.report.experiment_names import partner_title
+from fgg.report.experiment_names import method_title, partner_title
 from fgg.report.metrics_shown import rows_of
 
 
@@ -22,7 +23,7 @@ def verdict_table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Itera
         cells = [cell(rows_of(rows, measure)) for measure in measures.values()]
         if any(cells):
             title = partner_title(str(against), str(partner))
-            yield f"| {first['layers'] + _strength(first, frame)} | {title} | {' | '.join(cells)} |"
+            yield f"| {gated_what(first)}{_strength(first, frame)} | {title} | {' | '.join(cells)} |"
 
 
 def pooled_table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
@@ -81,6 +82,12 @@ def _verdict(row: pd.Series) -> str:
     p = "*p* < 0.001" if row["p_adjusted"] < 0.001 else f"*p* = {row['p_adjusted']:.3f}"
     change = "" if pd.isna(row["improvement_pct"]) else f"{round(row['improvement_pct'], 1) + 0.0:+.1f} %, "
     return f"{row['verdict']} ({change}{p})"
+
+
+def gated_what(row: pd.Series) -> str:
+    """The layers that are gated, after the method's title unless it is TransMM."""
+    method = row.get("method", TRANSMM)
+    return row["layers"] if pd.isna(method) or method == TRANSMM else f"{method_title(method)}, {row['layers']}"
 
 
 def _strength(row: pd.Series, frame: pd.DataFrame) -> str:

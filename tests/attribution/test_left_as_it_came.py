@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from zoo import method_options
 
 import fgg
 from fgg.attribution.attribute import attribute
-from fgg.attribution.registry import methods
 from fgg.errors import FggError
 from fgg.models.capture import capture
 from fgg.models.layer_diagnosis import diagnose
@@ -53,7 +53,10 @@ def subsets(count=4):
 
 
 CALLS = {
-    **{m: lambda model, images, saes, m=m: attribute(model, images, m).relevance for m in methods()},
+    **{
+        m: lambda model, images, saes, m=m, own=own: attribute(model, images, m, **own).relevance
+        for m, own in method_options().items()
+    },
     "gated": lambda model, images, saes: attribute(model, images, gate=GATE, saes=saes).relevance,
     "no_sae": lambda model, images, saes: attribute(model, images, gate=fgg.Gate((0,), "no_sae")).relevance,
     "permuted": lambda model, images, saes: (

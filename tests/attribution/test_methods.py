@@ -4,11 +4,11 @@ import definitions as slow
 import numpy as np
 import pytest
 import torch
+from zoo import method_options
 
 import fgg
 from fgg import gating
 from fgg.attribution import controls
-from fgg.attribution.registry import methods
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.models.capture import capture
 from fgg.randomness import content_id
@@ -81,7 +81,7 @@ def test_capture_sees_what_is_there(model, images, seen, target):
         for layer in layers:
             by_hand = slow.attention_by_hand(model.blocks[layer], one.inputs[layer])
             np.testing.assert_allclose(by_hand, one.attention[layer], atol=1e-12)
-            np.testing.assert_allclose(found.attention[layer][index], by_hand.mean(0), atol=1e-6)
+            np.testing.assert_allclose(found.attention[layer][index], by_hand.mean(0), atol=3e-6)
             cam = slow.cam(one.attention[layer], one.attention_gradient[layer])
             np.testing.assert_allclose(found.cams[layer][index], cam, atol=1e-5 * np.max(cam) + 1e-9)
             np.testing.assert_allclose(found.residuals[layer][index], one.residuals[layer], atol=2e-5)
@@ -131,8 +131,8 @@ def test_what_the_model_said(model, images):
     """Whatever is explained, the prediction is the model's, in eval mode."""
     with torch.no_grad():
         logits = model(images)
-    for method in methods():
-        out = fgg.attribute(model, images, method, target=1)
+    for method, options in method_options().items():
+        out = fgg.attribute(model, images, method, target=1, **options)
         torch.testing.assert_close(out.logits, logits, atol=1e-5, rtol=0)
         assert out.predicted.tolist() == logits.argmax(-1).tolist()
         assert out.target.tolist() == [1] * len(images)
@@ -211,12 +211,15 @@ def test_sharpened(model, images, target, vanilla, seen, saes):
 def everything(model, images, saes, target=None, **options):
     """Each method, gate and control: name -> attribution."""
     options["target"] = target
-    out = {method: fgg.attribute(model, images, method, **options) for method in methods()}
+    out = {method: fgg.attribute(model, images, method, **options, **own) for method, own in method_options().items()}
     for gate in GATES:
         out[name_of(gate)] = fgg.attribute(model, images, gate=gate, saes=saes, **options)
     for control in ("permuted_gate", "sharpened"):
         out[control] = fgg.attribute(model, images, gate=fgg.Gate((0, 1)), saes=saes, control=control, **options)
     return out
+
+
+TOLERANCES = {"chefer_lrp": 1e-2}  # it divides by sums that may be near zero
 
 
 def assert_same(one, other, index):
@@ -225,7 +228,7 @@ def assert_same(one, other, index):
     The gate divides by a MAD, which may be far below the scores it is made of, and so enlarges their rounding.
     """
     for name in one:
-        tolerance = 1e-4 if one[name].gates else 1e-5
+        tolerance = TOLERANCES.get(name, 1e-4 if one[name].gates else 1e-5)
         for field in ("relevance", "logits", "confidence"):
             a, b = getattr(one[name], field), getattr(other[name], field)[index]
             scale = b.abs().amax(-1, keepdim=True) if a.ndim > 1 else 1.0
@@ -284,7 +287,7 @@ def test_no_images_give_no_rows(plain, pictures):
 # ---------------------------------------------------------------- sizes other than the model's own
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", method_options())
 def test_images_of_another_size(method, make_model):
     model = make_model(dynamic_img_size=True, img_size=24)
     images = torch.randn(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from timm.models.vision_transformer import ParallelScalingBlock, ParallelThingsBlock, ResPostBlock
+from zoo import method_options
 
 import fgg
-from fgg.attribution.registry import methods
 from fgg.errors import FggError
 from fgg.models.capture import capture
 
@@ -26,7 +26,8 @@ def call(plain, pictures, saes):
         ({"method": "lime"}, r"'lime'.*transmm"),
         ({"control": "sharpened"}, "'sharpened' needs a gate"),
         ({"gate": fgg.Gate((0,)), "control": "blurred"}, r"'blurred'.*permuted_gate.*sharpened"),
-        ({"gate": fgg.Gate((0,)), "method": "rollout"}, r"transmm.*rollout"),
+        ({"gate": fgg.Gate((0,)), "method": "random"}, r"'random' has no place for a gate.*transmm"),
+        ({"method": "cue_map"}, r"'cue_map' reads the masks of a dataset"),
         ({"gate": fgg.Gate((4,), "no_sae")}, "layer 4 is beyond the model's depth 4"),
         ({"gate": fgg.Gate((-1,), "no_sae")}, "layer -1 is beyond the model's depth 4"),
         ({"gate": fgg.Gate((0, 2))}, r"layer 2.*'combined' needs an SAE"),
@@ -83,7 +84,7 @@ def test_a_gate_without_sae_needs_none(call):
     assert call(gate=fgg.Gate((0,), "no_sae"), saes=None).relevance.isfinite().all()
 
 
-@pytest.mark.parametrize("method", methods())
+@pytest.mark.parametrize("method", method_options())
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite(value, method, make_model, pictures):
     model = make_model()

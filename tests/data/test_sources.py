@@ -17,7 +17,8 @@ def folder_source(path):
 
 def test_unknown_names_are_refused():
     with pytest.raises(
-        FggError, match="'elvp' is unknown; choose from: covidquex, digits, elpv, hyperkvasir, image_folder, imagenet"
+        FggError,
+        match="'elvp' is unknown; choose from: covidquex, digits, elpv, hyperkvasir, image_folder, imagenet, planted",
     ):
         open_source({"source": "elvp"})
 

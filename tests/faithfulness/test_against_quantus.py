@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import quantus
 import torch
 
 import fgg
 
-quantus = pytest.importorskip("quantus")
 FILL = 0.3
 TINY = {"img_size": 6, "patch_size": 1, "in_chans": 1, "embed_dim": 32, "depth": 3, "num_heads": 2}
 

@@ -11,7 +11,7 @@ import fgg
 from fgg.errors import FggError
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.faithfulness.checks import tied_patches
-from fgg.faithfulness.perturbation import Perturber
+from fgg.perturbation.engine import Perturber
 
 PROTOCOLS = ("corrected", "thesis", "paper")
 LONG, SHORT = 2e-5, 5e-6  # error of a logit, and of a probability, in float32

@@ -15,7 +15,7 @@ import fgg
 from fgg.errors import FggError
 from fgg.faithfulness import faithfulness_correlation, saco
 from fgg.faithfulness.order_curves import OrderCurves
-from fgg.faithfulness.perturbation import Perturber
+from fgg.perturbation.engine import Perturber
 
 CLOSE = 5e-6
 

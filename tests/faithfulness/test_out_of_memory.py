@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from fgg.attribution import attribute as attribution
 from fgg.errors import FggError
-from fgg.faithfulness.perturbation import Perturber
+from fgg.perturbation.engine import Perturber
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ from torch.nn import functional
 import fgg
 from fgg.attribution.controls import randomized_model
 from fgg.errors import FggError
-from fgg.faithfulness.perturbation import Perturber
 from fgg.models import build_model, model_files, zero_shot
 from fgg.models.capture import capture
 from fgg.models.layer_diagnosis import diagnose
+from fgg.perturbation.engine import Perturber
 
 CPU = torch.device("cpu")
 CLASSES = ["tench, Tinca tinca", "orange", "African elephant, Loxodonta africana", "umbrella"]

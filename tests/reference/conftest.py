@@ -68,7 +68,7 @@ def reference_saes(build_reference_sae, sae_layers):
 
 @pytest.fixture(scope="session")
 def engine(reference_model, reference_images):
-    from fgg.faithfulness.perturbation import Perturber
+    from fgg.perturbation.engine import Perturber
 
     return Perturber(reference_model, reference_images)
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
-from fgg.faithfulness.fills import make_fill
-from fgg.faithfulness.perturbation import Perturber
 from fgg.models.vit import patch_size
+from fgg.perturbation.engine import Perturber
+from fgg.perturbation.fills import make_fill
 
 TIED = ("gradcam", "tied")
 

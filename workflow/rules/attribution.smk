@@ -4,6 +4,7 @@ rule attribution:
         model=inputs.model_files,
         saes=inputs.gate_saes,
         maps=inputs.given_maps,
+        chosen=inputs.chosen_options,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
     log:
@@ -21,6 +22,7 @@ rule attribution:
     params:
         model=inputs.model_folder,
         saes=parameters.sae_arguments,
+        chosen=inputs.chosen_arguments,
         experiment=parameters.experiment,
         settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
         shard=parameters.shard,
@@ -28,9 +30,34 @@ rule attribution:
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"
     shell:
-        "python -m fgg.attribution --model {params.model} --images {input.images} {params.saes}"
+        "python -m fgg.attribution --model {params.model} --images {input.images} {params.saes} {params.chosen}"
         " --experiment {params.experiment:q} --settings {params.settings:q} --shard {params.shard}"
         " --code {params.code} --relevance {output.relevance} > {log} 2>&1"
+
+
+rule option_choice:
+    input:
+        images=inputs.validation_images,
+        model=inputs.model_files,
+    output:
+        chosen="results/{dataset}/options/{experiment}.json",
+    log:
+        "logs/option_choice/{dataset}/{experiment}.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **parameters.needs("attribution"),
+        gpu=parameters.gpus,
+    params:
+        model=inputs.model_folder,
+        experiment=parameters.experiment,
+        settings=parameters.settings_of("target", *RUN_KEYS, "select.max_images"),
+        code=parameters.choice_code,
+    message:
+        "Choosing an option of {wildcards.experiment} on the validation images of {wildcards.dataset}"
+    shell:
+        "python -m fgg.faithfulness.option_choice --model {params.model} --images {input.images}"
+        " --experiment {params.experiment:q} --settings {params.settings:q} --output {output.chosen} > {log} 2>&1"
 
 
 rule gated_attribution:

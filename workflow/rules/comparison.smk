@@ -11,6 +11,8 @@ rule comparison:
         hypotheses="results/hypotheses.csv",
         decomposition="results/decomposition.csv",
         agreement="results/agreement.csv",
+        methods="results/methods.csv",
+        judged="results/judged.csv",
     log:
         "logs/comparison.log",
     conda:

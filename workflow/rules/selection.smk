@@ -5,6 +5,7 @@ use rule attribution as validation_attribution with:
         model=inputs.model_files,
         saes=inputs.gate_saes,
         maps=inputs.given_maps,
+        chosen=inputs.chosen_options,
     output:
         relevance=piece(
             "results/{dataset}/validation/{shard}attributions/{experiment}.parquet"
@@ -15,6 +16,7 @@ use rule attribution as validation_attribution with:
         "benchmarks/validation/attribution/{dataset}/{shard}{experiment}.tsv"
     params:
         model=inputs.model_folder,
+        chosen=inputs.chosen_arguments,
         experiment=parameters.experiment,
         settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
         shard=parameters.shard,

@@ -42,7 +42,9 @@ def digits(settings: Mapping[str, Any]) -> Source:
     grey = np.round(table.images * (255 / WHITEST)).astype(np.uint8)
     file = Path(sklearn.datasets.__file__).parent / "data" / "digits.csv.gz"
     records: list[Record] = [
-        Digit(f"digit{number:04}", f"digits.csv.gz, row {number}", str(label), None, file, None, grey[number].tobytes())
+        Digit(
+            f"digit{number:04}", f"digits.csv.gz, row {number}", str(label), None, file, pixels=grey[number].tobytes()
+        )
         for number, label in enumerate(table.target)
     ]
     return Source(

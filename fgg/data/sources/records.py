@@ -24,7 +24,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 class Record:
     """One image. ``path`` is relative to the source, ``split`` is None if the source has no splits.
 
-    ``row`` is the image's row in ``file``, if that is a Parquet table.
+    ``row`` is the image's row in ``file``, if that is a Parquet table. ``mask_file`` is the file of its mask, if it has
+    one.
     """
 
     image_id: str
@@ -33,11 +34,20 @@ class Record:
     split: str | None
     file: Path
     row: int | None = None
+    mask_file: Path | None = None
 
     @property
     def data(self) -> bytes:
         """The file's bytes, read again on each access. Raises OSError."""
         return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
+
+    @property
+    def extras(self) -> dict[str, bytes | None]:
+        """The image files of the source's extra columns, read again on each access; None where there is none.
+
+        ``mask`` is inside where it is not black. Raises OSError.
+        """
+        return {} if self.mask_file is None else {"mask": self.mask_file.read_bytes()}
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ class Source:
 
     ``classes`` are the names in the order that an external model uses; None means alphabetical order. If they are
     given, a split may lack a class.
+
+    ``columns`` are the extra columns that the records fill, and ``unused_masks`` the files beside the masks that belong to
+    no image.
     """
 
     records: list[Record]
@@ -55,6 +68,8 @@ class Source:
     licence: str | None = None
     checksum: str | None = None  # of the annotations; the images' checksum is in dataset.json
     classes: list[str] | None = None
+    columns: tuple[str, ...] = ()
+    unused_masks: list[str] = field(default_factory=list)
 
 
 def image_bytes(shard: Path, row: int) -> bytes:

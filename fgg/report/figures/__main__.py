@@ -26,6 +26,7 @@ from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
 from fgg.report.figures.map_overview import overview_figure
+from fgg.report.figures.methods import methods_figure
 from fgg.report.figures.order_curves import order_curves_figure
 from fgg.report.figures.paired_differences import pairs_figure
 from fgg.report.figures.pixel_flipping_curves import curves_figure
@@ -80,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
         curves_figure(rows_of(frame, flipping), flipping.fill, results, output)
     if "faithfulness_correlation" in measures:
         sampling_figure(rows_of(everything, measures["faithfulness_correlation"]), results, output)
+    methods_figure(frame, output, measures)
     gates_figure(per_experiment, results, output)
     quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
     overview_figure(per_experiment, results, arguments.images, arguments.model, arguments.seed, output)

@@ -12,8 +12,8 @@ import fgg
 from fgg.catalogue import FILLS
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
-from fgg.faithfulness.fills import blurred, channel_values, fill_name, impute, make_fill
-from fgg.faithfulness.perturbation import Perturber
+from fgg.perturbation.engine import Perturber
+from fgg.perturbation.fills import blurred, channel_values, fill_name, impute, make_fill
 
 IDS = list("abcd")
 TRAINING_MEAN = (0.3, -0.2, 0.1)

@@ -1,7 +1,7 @@
 """The perturbation engine: logits of many versions of an image whose patches are filled, replaced or removed.
 
 If the model's patch embedding allows it, masks are applied to tokens instead of pixels, which is many times faster and
-gives the same numbers (`fgg.faithfulness.token_path`). Other models, and fills that depend on the mask, take the pixel
+gives the same numbers (`fgg.perturbation.token_path`). Other models, and fills that depend on the mask, take the pixel
 path.
 
 Symbols: B images, V versions of each, N patches, K classes.
@@ -20,12 +20,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.fills import Fill, impute
-from fgg.faithfulness.token_path import Tokens, allows_tokens
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
 from fgg.models.vit import check_images, patch_size
+from fgg.perturbation.fills import Fill, impute
+from fgg.perturbation.token_path import Tokens, allows_tokens
 
 MOST_REMEMBERED = 2**26  # number of logits that an engine keeps
 

@@ -9,7 +9,7 @@ from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
 from torch import nn
 
 from fgg.errors import FggError
-from fgg.faithfulness.perturbation import Perturber, allows_tokens
+from fgg.perturbation.engine import Perturber, allows_tokens
 
 
 def random_masks(images, patches, versions=6, seed=4):

@@ -1,0 +1,33 @@
+"""Input x gradient (Shrikumar et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from fgg.attribution.gradients import at_places, gradient
+from fgg.attribution.registry import method
+
+
+@method(
+    title="Input × gradient",
+    citation="Shrikumar et al. 2016, Not Just a Black Box: Learning Important Features Through Propagating Activation Differences",
+    forward_passes=2,
+    backward_passes=1,
+    assumes="the logit is nearly linear between the image and the zero input",
+)
+def input_x_gradient(
+    model: VisionTransformer,
+    images: Tensor,
+    target: Tensor,
+    gates: Mapping[int, Tensor],
+    layers: Sequence[int] | None = None,
+) -> Tensor:
+    """Input times the gradient of the target's logit: (B, N).
+
+    Args:
+        layers: blocks after which relevance is measured at the tokens, and added; None measures it at the pixels.
+    """
+    return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
