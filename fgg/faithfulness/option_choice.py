@@ -29,7 +29,6 @@ from fgg.progress import batches
 from fgg.tables import write_json
 
 STEPS = 10
-LEAST_DROP = 0.05
 RULE = "largest mean SRG (fill mean) on the measurable validation images"
 
 
@@ -40,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         prog="python -m fgg.faithfulness.option_choice", description=__doc__.split("\n")[0]
     )
     add_arguments(
-        parser, "model", "images", "experiment", "output", settings="JSON: seed, device, precision, target, …"
+        parser, "model", "images", "experiment", "output", settings="JSON: seed, device, target, least_drop, …"
     )
     arguments = parser.parse_args(argv)
     torch.set_num_threads(JOB_THREADS)
@@ -77,7 +76,8 @@ def choice(
                 for value in candidates
             ]
             engine = Perturber(model, inputs)
-            found = torch.stack([_scores(engine, each.relevance, each.target) for each in maps])
+            least = settings["least_drop"]
+            found = torch.stack([_scores(engine, each.relevance, each.target, least) for each in maps])
             measurable = ~found[0].isnan()
             total += found[:, measurable].sum(1).cpu()
             count += int(measurable.sum())
@@ -95,13 +95,13 @@ def choice(
     }
 
 
-def _scores(engine: Perturber, relevance: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def _scores(engine: Perturber, relevance: torch.Tensor, target: torch.Tensor, least_drop: float) -> torch.Tensor:
     """SRG, float64 (B,); NaN where filling everything changes the probability too little to measure anything."""
     curves = OrderCurves(engine, relevance, target)
     step = -(-engine.patches // STEPS)
     whole = curves.mif(step)
     drop = whole[:, 0] - whole[:, -1]
-    return srg_scores(curves, step).masked_fill(drop < LEAST_DROP, float("nan"))
+    return srg_scores(curves, step).masked_fill(drop < least_drop, float("nan"))
 
 
 if __name__ == "__main__":

@@ -51,7 +51,9 @@ rule option_choice:
     params:
         model=inputs.model_folder,
         experiment=parameters.experiment,
-        settings=parameters.settings_of("target", *RUN_KEYS, "select.max_images"),
+        settings=parameters.settings_of(
+            "target", *RUN_KEYS, "select.max_images", "metrics.measurable.least_drop"
+        ),
         code=parameters.choice_code,
     message:
         "Choosing an option of {wildcards.experiment} on the validation images of {wildcards.dataset}"
