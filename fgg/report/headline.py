@@ -6,7 +6,6 @@ Prints Markdown, or puts it between the markers of a file such as README.md.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from fgg.comparison.verdicts import BETTER, IDENTICAL, UNGATED, UNTESTABLE, WORS
 from fgg.errors import FggError
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
+from fgg.report.insertion import insert
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.report.verdict_tables import pooled_table, verdict_table
-from fgg.tables import atomic, read_csv
+from fgg.tables import read_csv
 
 BEGIN, END = "<!-- results: begin (made by fgg.report.headline) -->", "<!-- results: end -->"
 CONTROLS = ("shuffled", "permuted", "sharpened", "values", "order", "power", "no_sae")
@@ -46,12 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.insert is None:
         print(text)
         return
-    before = arguments.insert.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    if not pattern.search(before):
-        raise FggError(f"{arguments.insert} lacks the markers {BEGIN} and {END}")
-    with atomic(arguments.insert) as temporary:
-        temporary.write_text(pattern.sub(lambda _: f"{BEGIN}\n{text}\n{END}", before), encoding="utf-8")
+    insert(text, arguments.insert, BEGIN, END)
 
 
 def words(

@@ -241,6 +241,7 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
 def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame) -> Iterator[str]:
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment, metric and fill; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
+    yield "- [methods.csv](methods.csv): all experiments with their cost in passes and their mean by every metric"
     yield "- [decomposition.csv](decomposition.csv): what order and values give to the gates' gains"
     yield "- [agreement.csv](agreement.csv): how far the metrics agree, over experiments and over images"
     yield "- [comparison.csv](comparison.csv): all statistics, also by class and for correctly and wrongly classified images"
