@@ -25,9 +25,11 @@ from fgg.report.insertion import insert
 from fgg.report.metrics_shown import measures_in
 from fgg.tables import read_csv, read_json, read_table
 
+FILLS = ("first_fill", "second_fill")
 TEXTS = ("dataset", "seed", "fill", "layers")
 BEGIN, END = "<!-- {}: begin (made by fgg.report.methods_words) -->", "<!-- {}: end -->"
-PARTS = ("methods", "gates", "judged")
+PARTS = ("methods", "gates", "judged", "agreement")
+TRUTH = "average_precision"  # the metric against the mask that the others are compared with
 
 
 @command
@@ -47,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         "methods": methods_table(read_csv(arguments.results / "methods.csv", texts=TEXTS), comparison, times),
         "gates": gates_table(read_csv(arguments.results / "hypotheses.csv", texts=TEXTS)),
         "judged": judged_table(read_csv(arguments.results / "judged.csv", texts=TEXTS)),
+        "agreement": agreement_table(read_csv(arguments.results / "agreement.csv", texts=(*TEXTS, *FILLS))),
     }
     for part in arguments.parts:
         text = "\n".join(texts[part])
@@ -107,6 +110,28 @@ def judged_table(judged: pd.DataFrame) -> Iterator[str]:
         rows = own[(own["metric"] == measure.metric.name) & (own["fill"] == measure.fill)]
         cells = [_share(rows[rows["dataset"] == name]) for name in datasets] + [_share(rows)]
         yield f"| {measure.metric.title}{f', {measure.fill}' if measure.fill else ''} | {' | '.join(cells)} |"
+
+
+def agreement_table(agreement: pd.DataFrame) -> Iterator[str]:
+    """A row per metric: how far it ranks the methods as the average precision against the mask does, per dataset."""
+    own = agreement[(agreement["stratum"] == MEASURABLE)].fillna(dict.fromkeys(FILLS, ""))
+    turned = own.rename(
+        columns={"first": "second", "second": "first", "first_fill": "second_fill", "second_fill": "first_fill"}
+    )
+    both = pd.concat([own, turned])
+    rows = both[both["first"] == TRUTH].rename(columns={"second": "metric", "second_fill": "fill"})
+    datasets = list(dict.fromkeys(rows["dataset"]))
+    yield "| metric, fill | " + " | ".join(f"`{name}`" for name in datasets) + " |"
+    yield "|---|" + "---|" * len(datasets)
+    for measure in measures_in(rows.assign(higher_is_better=True)).values():
+        each = rows[(rows["metric"] == measure.metric.name) & (rows["fill"] == measure.fill)]
+        cells = [_spread(each.loc[each["dataset"] == name, "over_methods"]) for name in datasets]
+        yield f"| {measure.metric.title}{f', {measure.fill}' if measure.fill else ''} | {' | '.join(cells)} |"
+
+
+def _spread(values: pd.Series) -> str:
+    """The values of the runs."""
+    return " / ".join(f"{value:+.2f}".replace("-", "−") for value in values.dropna())
 
 
 def _heading(measure: Any) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from fgg.errors import FggError
 from fgg.report.insertion import insert
-from fgg.report.methods_words import gates_table, judged_table, methods_table
+from fgg.report.methods_words import agreement_table, gates_table, judged_table, methods_table
 
 METHODS = pd.DataFrame(
     {
@@ -82,3 +82,19 @@ def test_insertion(tmp_path):
     assert page.read_text(encoding="utf-8") == "before\n<a>\nnew\n<b>\nbetween\n<a>"
     with pytest.raises(FggError, match="lacks the markers <c> and <b>"):
         insert("new", page, "<c>", "<b>")
+
+
+def test_agreement_with_the_truth():
+    """Whichever of the two metrics comes first in the table."""
+    about = {"stratum": "measurable", "dataset": "a", "seed": "0", "first_fill": "", "second_fill": ""}
+    rows = [
+        about | {"first": "saco", "first_fill": "mean", "second": "average_precision", "over_methods": 0.5},
+        about | {"first": "average_precision", "second": "pointing_game", "over_methods": -0.25, "seed": "0"},
+        about | {"first": "average_precision", "second": "pointing_game", "over_methods": 1.0, "seed": "1"},
+        about | {"first": "saco", "first_fill": "mean", "second": "pointing_game", "over_methods": 0.1},
+        about
+        | {"first": "saco", "first_fill": "mean", "second": "average_precision", "over_methods": 0.9, "stratum": "all"},
+    ]
+    lines = list(agreement_table(pd.DataFrame(rows)))
+    assert lines[0] == "| metric, fill | `a` |"
+    assert sorted(lines[2:]) == ["| Pointing game | −0.25 / +1.00 |", "| SaCo, mean | +0.50 |"]
