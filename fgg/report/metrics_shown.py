@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fgg.faithfulness.measures import Measure
-from fgg.faithfulness.registry import Metric, metrics
+from fgg.faithfulness.registry import Metric, localising, metrics
 from fgg.registry import Declaration
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST = 5  # metrics that a figure with a panel per metric has room for
+ONE_OF_ALIKE = "average_precision"  # the only metric against a mask that is drawn: the others say much the same
 
 
 def measures_in(frame: pd.DataFrame, known: Mapping[str, Measure] | None = None) -> dict[str, Measure]:
@@ -45,3 +48,10 @@ def rows_of(frame: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 def first_fills(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     """The measure of each metric with its first fill."""
     return {name: measure for name, measure in measures.items() if not measure.suffix}
+
+
+def for_panels(metrics: Mapping[str, Metric]) -> list[str]:
+    """The names of the metrics in figures with a panel per metric: at most `MOST`, and one of those against a mask."""
+    kept = [name for name in metrics if name not in localising() or name == ONE_OF_ALIKE] or list(metrics)
+    last = [name for name in kept if name == ONE_OF_ALIKE]
+    return [name for name in kept if name not in last][: MOST - len(last)] + last

@@ -33,7 +33,7 @@ from fgg.report.figures.pixel_flipping_curves import curves_figure
 from fgg.report.figures.powers import POWER, powers_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
 from fgg.report.figures.sampling_error import sampling_figure
-from fgg.report.metrics_shown import rows_of
+from fgg.report.metrics_shown import for_panels, rows_of
 from fgg.tables import read_csv, read_settings, read_table
 
 
@@ -68,12 +68,14 @@ def main(argv: list[str] | None = None) -> None:
     for name, metric in metrics.items():
         of_metric = [measure for measure in measures.values() if measure.metric is metric]
         metric_figure(frame[frame["metric"] == name], of_metric, output)
-    hypotheses_figure(hypotheses[own], dataset, output, measures)
-    pairs_figure(frame, results, output, measures)
-    heat_figure(frame, output, measures)
+    few = for_panels(metrics)
+    some, tests = frame[frame["metric"].isin(few)], hypotheses[own & hypotheses["metric"].isin(few)]
+    hypotheses_figure(tests, dataset, output, measures)
+    pairs_figure(some, results, output, measures)
+    heat_figure(some, output, measures)
     with_powers = (frame["control"] == POWER).any()
     if with_powers:
-        powers_figure(frame, output, measures)
+        powers_figure(some, output, measures)
     if curved := [name for name in CURVED if name in measures]:
         order_curves_figure(rows_of(frame, measures[curved[0]]), measures[curved[0]], results, output)
     if "pixel_flipping" in measures:
@@ -81,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         curves_figure(rows_of(frame, flipping), flipping.fill, results, output)
     if "faithfulness_correlation" in measures:
         sampling_figure(rows_of(everything, measures["faithfulness_correlation"]), results, output)
-    methods_figure(frame, output, measures)
+    methods_figure(some, output, measures)
     gates_figure(per_experiment, results, output)
     quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
     overview_figure(per_experiment, results, arguments.images, arguments.model, arguments.seed, output)

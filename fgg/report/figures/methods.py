@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.faithfulness.measures import Measure
-from fgg.report.experiment_names import group, label, varies
+from fgg.report.experiment_names import group, kind, label, place, varies
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import arrange, ticks
 from fgg.report.metrics_shown import first_fills, measures_in, rows_of
@@ -35,7 +35,7 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
     rows = rows.assign(group=[group(row) for _, row in rows.iterrows()], cost=cost(rows))
     rows = rows[rows["group"] != "Controls"].sort_values("cost", kind="stable", na_position="last")
     sections = [
-        (text, [(label(row, strength), row) for _, row in rows[rows["group"] == name].iterrows()])
+        (text, [(_name(row, strength), row) for _, row in rows[rows["group"] == name].iterrows()])
         for name, text in HEADINGS.items()
     ]
     lines = arrange(sections)
@@ -43,8 +43,7 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
     with style.figure(len(lines) * style.ROW + 1.3, ncols=panels, sharey=True) as (fig, (left, *others)):
         ticks((left, *others), lines)
         left.set_xscale("log")
-        left.set_title("Cost\n← cheaper")
-        left.set_xlabel("forward passes\nper image")
+        left.set_title("Cost ↓")
         for y, _, row in lines:
             if row is not None and np.isfinite(row["cost"]):
                 colour, marker = _look(row, first["baseline"])
@@ -53,10 +52,11 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
             own = rows_of(frame, measure).set_index("experiment")
             half = own["sem"] * stats.t.ppf((1 + LEVEL) / 2, (own["n"] - 1).clip(lower=1))
             shown = own["mean"][own.index.isin(rows["experiment"])]
-            axis.set_xlim(*style.limits(shown))
-            axis.locator_params(axis="x", nbins=3)
-            better = "higher →" if measure.metric.higher_is_better else "← lower"
-            axis.set_title(f"{measure.metric.short or measure.metric.title}\n{better}")
+            axis.set_xlim(*style.limits(shown, margin=0.12))
+            axis.locator_params(axis="x", nbins=2)
+            axis.set_title(
+                f"{measure.metric.short or measure.metric.title} {'↑' if measure.metric.higher_is_better else '↓'}"
+            )
             axis.axvline(own.loc[first["baseline"], "mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
             for y, _, row in lines:
                 if row is not None:
@@ -67,10 +67,15 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
         )
         style.note(
             fig,
-            f"A backward pass counts as {BACKWARD} forward passes. Bars: 95 % intervals (t). Dotted: the baseline, "
+            f"Arrows: which direction is better. Cost: forward passes per image; a backward pass counts as {BACKWARD}. Bars: 95 % intervals (t). Dotted: the baseline, "
             f"{first['baseline']}. A ceiling is built from what a metric itself measures, so no method is expected to pass it.",
         )
         style.save(fig, folder, f"{first['dataset']}_methods")
+
+
+def _name(row: pd.Series, strength: bool) -> str:
+    """A line's name; the section says whether it is gated."""
+    return f"{place(row, strength)}, {kind(row)}" if group(row) == "Gated" else label(row, strength)
 
 
 def cost(rows: pd.DataFrame) -> pd.Series:
