@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fgg.attribution.options import option_faults
 from fgg.attribution.registry import Method, find_method, methods
 from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, POWERS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 TRANSMM = "transmm"  # the method whose gate the verdicts are about
 RESHAPED = ("sharpened", "gate_values", "gate_order")  # controls that are made of the gated map and TransMM's
 
@@ -47,9 +50,15 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
     gated = grid["gated"]
     bases = [_gateable(name) for name in gated.get("methods", [TRANSMM])] if gated["layers"] else []
     for base, layers in itertools.product(bases, gated["layers"]):
-        if base.name != TRANSMM and (name := ungated_id(base.reference, layers)) not in found:
-            layered = {"options": {"layers": sorted(layers)}} if "layers" in base.options else {}
-            _add(found, name, {"method": base.reference, **layered})
+        name, layered = ungated_id(base.reference, layers), {"method": base.reference}
+        if "layers" in base.options:
+            layered["options"] = {"layers": sorted(layers)}
+        if found.get(name, layered) != layered:
+            raise FggError(
+                f"experiments: {name!r} is the id of a gated method's map without the gate; rename the other one"
+            )
+        if base.name != TRANSMM and name not in found:
+            _add(found, name, layered)
     gated_transmm = any(base.name == TRANSMM for base in bases)
     if POWERS in grid["controls"] and gated_transmm and "combined" in gated["construction"]:
         for power in grid["powers"]:
@@ -81,12 +90,20 @@ def _baseline(entry: str | Mapping[str, Any]) -> tuple[str, Config]:
         return find_method(entry).name, {"method": entry}
     own = find_method(entry["method"])
     given = {key: entry[key] for key in ("options", "choose") if entry.get(key)}
-    if unknown := [key for part in given.values() for key in part if key not in own.options]:
-        known = ", ".join(own.options) or "none"
-        raise FggError(f"experiments.baselines: {own.name!r} has no option {unknown[0]!r}; it has: {known}")
+    candidates = [{key: each} for key, values in given.get("choose", {}).items() for each in values]
+    for options in [given.get("options", {}), *candidates]:
+        if fault := next(option_faults(own, options), None):
+            raise FggError(f"experiments.baselines: {fault}")
+    if twice := set(given.get("choose", {})) & set(given.get("options", {})):
+        raise FggError(f"experiments.baselines: {own.name}: {min(twice)} is both given and chosen; keep one of the two")
     words = [f"{key}{_word(value)}" for key, value in given.get("options", {}).items()]
     words += [f"{key}-chosen" for key in given.get("choose", {})]
-    return entry.get("name") or "-".join([own.name, *words]), {"method": entry["method"], **given}
+    name = entry.get("name") or "-".join([own.name, *words])
+    if not ID.fullmatch(name):
+        raise FggError(f"experiments.baselines: {name!r} cannot be a file's name; give the entry a `name`")
+    if name != own.name and name in methods():
+        raise FggError(f"experiments.baselines: {name!r} is the name of another method; give the entry another `name`")
+    return name, {"method": entry["method"], **given}
 
 
 def _word(value: Any) -> str:
@@ -117,7 +134,7 @@ def ungated_id(method: str, layers: Sequence[int]) -> str:
 def _add(found: dict[str, Config], name: str, settings: Config) -> None:
     if name in found or name == EXTERNAL or name.startswith("gated-"):
         raise FggError(
-            f"experiments: the name {name!r} is taken; give the other one another name, a method with @method(name=…)"
+            f"experiments: the name {name!r} is taken; give the other one another `name`, or a function of your own @method(name=…)"
         )
     found[name] = settings
 
@@ -148,11 +165,14 @@ def is_plain_combined(settings: Mapping[str, Any]) -> bool:
 
 
 def candidates(grid: Mapping[str, Config]) -> list[str]:
-    """The experiments that a selection chooses from: gates that read an SAE, and no controls."""
+    """The experiments that a selection chooses from: TransMM's gates that read an SAE, and no controls."""
     return [
         name
         for name, settings in grid.items()
-        if needs_sae(settings) and not settings["control"] and not settings["gate"]["shuffle_decoder"]
+        if needs_sae(settings)
+        and settings["method"] == TRANSMM
+        and not settings["control"]
+        and not settings["gate"]["shuffle_decoder"]
     ]
 
 

@@ -14,11 +14,13 @@ from torch import Tensor
 
 from fgg import degeneracy
 from fgg.attribution.gate import Gate, gated, gates_of
+from fgg.attribution.options import option_faults
 from fgg.attribution.patches import to_patches
 from fgg.attribution.registry import MASKS, Method, find_method, methods
 from fgg.attribution.result import Attribution, join
 from fgg.catalogue import CONTROLS
 from fgg.errors import FggError
+from fgg.models.arguments import full_precision, whole_number
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
 from fgg.models.vit import check_images, check_layers, patch_size, patches_of, reads_class_token
@@ -61,6 +63,7 @@ class Wanted:
         return {**self.options, "layers": self.gate.layers}
 
 
+@full_precision
 def attribute(
     model: VisionTransformer,
     images: Tensor,
@@ -88,7 +91,7 @@ def attribute(
         image_ids: names that, together with ``seed``, determine the random method and the permuted gate; None derives
             them from the images.
         seed: see ``image_ids``.
-        batch_size: images per pass; None chooses it from the model's size.
+        batch_size: images per pass; None chooses it from the model's size. torch.autocast is switched off inside.
         options: options of the method.
 
     Raises:
@@ -115,8 +118,8 @@ def attribute(
         target = target.expand(len(images)) if target.ndim == 0 else target
         if target.shape != (len(images),):
             raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
-    if batch_size is not None and batch_size < 1:
-        raise FggError(f"batch_size: {batch_size} must be at least 1")
+    if batch_size is not None:
+        batch_size = whole_number(batch_size, "batch_size")
     size = images_per_batch(model, batch_size)
     parts: list[Attribution] = []
     start = 0
@@ -160,7 +163,8 @@ def attribute_several(
 def _map(each: Wanted, captured: Mapping[Kind, Captured], target: Tensor | None, given: dict[str, Any]) -> Attribution:
     """One map of a batch, from the shared passes."""
     model, images = given["model"], given["images"]
-    shared = captured.get(each.kind_of_pass)
+    # A method with a pass of its own, and no gate, does not depend on which passes others share.
+    shared = captured.get(each.kind_of_pass) if each.gate is not None or not each.method.own_pass else None
     own_target = target if shared is None else shared.target
 
     def relevance_with(gates: Mapping[int, Tensor]) -> tuple[Tensor, Captured, Mapping[str, Tensor]]:
@@ -187,9 +191,12 @@ def _check(model: VisionTransformer, wanted: Wanted) -> None:
     gate, control, method = wanted.gate, wanted.control, wanted.method
     if lacking := [name for name in MASKS if name in method.declaration.parameters]:
         raise FggError(f"method {method.name!r} reads the {lacking[0]} of a dataset; only the workflow can give them")
-    if unknown := [name for name in wanted.options if name not in method.options]:
-        known = f"; it has {', '.join(method.options)}" if method.options else "; it has none"
-        raise FggError(f"method {method.name!r} has no option {', '.join(map(repr, unknown))}{known}")
+    if fault := next(option_faults(method, wanted.options, len(model.blocks)), None):
+        raise FggError(fault)
+    if gate is not None and wanted.options.get("layers") is not None:
+        raise FggError(
+            f"layers {wanted.options['layers']!r}: the gate determines the layers of a gated method; leave it out"
+        )
     if gate is None:
         if control is not None:
             raise FggError(f"control {control!r} needs a gate")

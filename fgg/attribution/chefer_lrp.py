@@ -149,7 +149,8 @@ def chefer_lrp(
     first = start_layer
     seen: list[Seen] = [{} for _ in model.blocks[first:]]
     tokens: list[Tensor] = []
-    with taken_apart(model), contextlib.ExitStack() as stack:
+    # The rules divide by sums that may be near zero, which bfloat16 cannot follow.
+    with taken_apart(model), torch.autocast(images.device.type, enabled=False), contextlib.ExitStack() as stack:
         for block, own in zip(model.blocks[first:], seen, strict=True):
             stack.enter_context(_watched(block, own))
         stack.callback(model.norm.register_forward_hook(lambda _m, _i, output: tokens.append(output.detach())).remove)

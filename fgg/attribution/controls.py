@@ -34,9 +34,9 @@ def permutation(image_ids: Sequence[str], patches: int, layer: int, seed: int) -
 
 
 def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
-    """Vanilla relevance raised to the power that gives it the gated map's spread.
+    """Vanilla relevance raised to the power that gives it the gated map's spread; signs are kept.
 
-    The spread is the standard deviation of log relevance over the patches with positive relevance. The
+    The spread is the standard deviation of the logarithm of |relevance| over the patches where it is not 0. The
     ranking of the vanilla map is kept, so a metric can gain here only by contrast.
 
     Args:
@@ -44,24 +44,25 @@ def sharpen(vanilla: np.ndarray, gated: np.ndarray) -> np.ndarray:
         gated: (B, N), relevance of the same images with a gate.
 
     Returns:
-        float32 (B, N); a row is NaN where a map has fewer than two positive patches.
+        float32 (B, N); a row is NaN where a map has fewer than two patches that are not 0.
     """
 
     def spread(rows: np.ndarray) -> np.ndarray:
-        positive = rows > 0
-        logs = np.log(np.where(positive, rows, 1.0).astype(np.float64))
+        positive = rows != 0
+        logs = np.log(np.where(positive, np.abs(rows), 1.0).astype(np.float64))
         count = positive.sum(1)
         enough = count >= 2
         count = np.where(enough, count, 1)
         centred = np.where(positive, logs - logs.sum(1, keepdims=True) / count[:, None], 0.0)
         return np.where(enough, np.sqrt((centred**2).sum(1) / count), np.nan)
 
-    largest = vanilla.max(1, keepdims=True).astype(np.float64)
+    size = np.abs(vanilla)
+    largest = size.max(1, keepdims=True).astype(np.float64)
     before, after = spread(vanilla), spread(gated)
     # A constant map stays constant under every power.
     power = np.divide(after, before, out=np.ones_like(after), where=before != 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        raised = np.where(vanilla > 0, largest * (vanilla / largest) ** power[:, None], 0.0)
+        raised = np.where(size > 0, np.sign(vanilla) * largest * (size / largest) ** power[:, None], 0.0)
         return np.where(np.isnan(power)[:, None], np.nan, raised).astype(np.float32)
 
 

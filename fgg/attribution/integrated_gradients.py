@@ -50,7 +50,7 @@ def integrated_gradients(
     if steps < 1:
         raise FggError(f"integrated_gradients: steps {steps} must be at least 1")
     places, weights = np.polynomial.legendre.leggauss(steps)
-    residual = torch.zeros(len(images), device=images.device)
+    residuals: list[Tensor] = []
 
     def explain(logits: Logits, inputs: Tensor, _layer: int | None) -> Tensor:
         start = torch.full_like(inputs, baseline)
@@ -61,8 +61,8 @@ def integrated_gradients(
         with torch.no_grad():
             nothing = logits(start)
         gained = (captured.logits - nothing.float()).gather(1, target[:, None])[:, 0]
-        residual.add_(gained - found.flatten(1).sum(1))
+        residuals.append(gained - found.flatten(1).sum(1))
         return found
 
     relevance = at_places(model, images, layers, gates, explain)
-    return relevance, {"completeness_residual": residual}
+    return relevance, {"completeness_residual": torch.stack(residuals).sum(0)}

@@ -46,6 +46,9 @@ def kernel_shap(
         FggError: fewer samples than twice the number of patches, which do not determine the values.
     """
     game = Game(model, images, target, fill, image_ids, seed)
+    if not len(images) or game.patches == 1:
+        one = torch.ones(len(images), 1, game.patches, dtype=torch.bool, device=images.device)
+        return (game.clean[:, None] - game.probability(one)).expand(-1, game.patches)
     everything = 2**game.patches - 2 if game.patches < 31 else None
     exact = everything is not None and everything <= samples
     if not exact and samples < 2 * game.patches:

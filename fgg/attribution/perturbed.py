@@ -39,15 +39,22 @@ class Game:
         image_ids: Sequence[str],
         seed: int,
     ) -> None:
-        plain = Perturber(model, images)
+        self._plain = plain = Perturber(model, images)
         self._engine = plain.using(make_fill(fill, images, patch_size(model), None, image_ids, seed))
         self._target = target
         self.patches, self.grid = plain.patches, (plain.grid[0], plain.grid[1])
         self.clean = self._read(plain.clean[:, None])[:, 0]
 
     def probability(self, filled: Tensor) -> Tensor:
-        """The class's probability, float32 (B, V), for versions bool (B, V, N) with the patches that are filled."""
-        return self._read(self._engine.logits(filled))
+        """The class's probability, float32 (B, V), for versions bool (B, V, N) with the patches that are filled.
+
+        If the fill is removal and the model then has no tokens to read, every patch is filled with the image's mean.
+        """
+        found = self._read(self._engine.logits(filled))
+        nothing = filled.all(-1)
+        if nothing.any() and found.isnan().any():
+            found = torch.where(nothing & found.isnan(), self._read(self._plain.logits(filled)), found)
+        return found
 
     def _read(self, logits: Tensor) -> Tensor:
         chosen = self._target[:, None, None].expand(-1, logits.shape[1], 1)

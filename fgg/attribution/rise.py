@@ -52,8 +52,8 @@ def rise(
     if samples < 1 or cell < 1 or not 0 < keep < 1:
         raise FggError(f"rise: samples {samples} and cell {cell} must be at least 1, and keep {keep} between 0 and 1")
     game = Game(model, images, target, fill, image_ids, seed)
-    drawn = np.stack([kept_patches(name, seed, samples, game.grid, cell, keep) for name in image_ids])
-    kept = torch.from_numpy(drawn).to(images.device)
+    drawn = [kept_patches(name, seed, samples, game.grid, cell, keep) for name in image_ids]
+    kept = torch.from_numpy(np.array(drawn, dtype=bool).reshape(len(images), samples, game.patches)).to(images.device)
     counts = kept.sum(1)
     total = (game.probability(~kept)[:, :, None] * kept).sum(1)
     return torch.where(counts > 0, total / counts, total.new_zeros(()))

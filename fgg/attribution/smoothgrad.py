@@ -60,9 +60,11 @@ def copies(
     inputs: Tensor, image_ids: Sequence[str], seed: int, samples: int, noise: float, layer: int | None = None
 ) -> Iterator[Tensor]:
     """The inputs (B, …) with Gaussian noise, keyed by (seed, image_id, layer), once per sample."""
+    if not len(inputs):
+        return
     flat = inputs.flatten(1)
     spread = (noise * (flat.amax(1) - flat.amin(1))).view(-1, *[1] * (inputs.ndim - 1))
     draws = [generator(seed, "smoothgrad", name, "pixels" if layer is None else layer) for name in image_ids]
     for _ in range(samples):
-        drawn = np.stack([draw.standard_normal(inputs.shape[1:], dtype=np.float32) for draw in draws])
-        yield inputs + spread * torch.from_numpy(drawn).to(inputs)
+        drawn = [draw.standard_normal(inputs.shape[1:], dtype=np.float32) for draw in draws]
+        yield inputs + spread * torch.from_numpy(np.array(drawn, dtype=np.float32).reshape(inputs.shape)).to(inputs)

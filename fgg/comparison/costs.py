@@ -17,9 +17,10 @@ from fgg.comparison.strata import MEASURABLE
 from fgg.experiments import role
 from fgg.faithfulness.measures import Measure
 from fgg.statistics.paired import Row
-from fgg.tables import matrix, read_table
+from fgg.tables import matrix, read_settings, read_table
 
 RESIDUAL = "completeness_residual"
+BACKWARD = ("attention_gradients", "residual_gradients", "last_attention", "input_gradient")  # needs of a backward pass
 ABOUT = ("dataset", "seed", "experiment", "method", "role", "forward_passes", "backward_passes", RESIDUAL)
 
 
@@ -33,7 +34,8 @@ def costs(place: Path, name: str, settings: Mapping[str, Any]) -> Row:
     path = place / "attributions" / f"{name}.parquet"
     if not path.is_file():  # tables of scores without maps
         return {"role": role(settings)}
-    forward, backward = passes(settings, matrix(read_table(path, ["relevance"])[:1], "relevance").shape[1])
+    used = read_settings(path).get("experiment", settings)  # with the options that were chosen
+    forward, backward = passes({**settings, **used}, matrix(read_table(path, ["relevance"])[:1], "relevance").shape[1])
     residual = None
     if RESIDUAL in pq.read_schema(path).names:
         residual = float(np.abs(read_table(path, [RESIDUAL])[RESIDUAL].to_numpy()).mean())
@@ -50,25 +52,29 @@ def passes(settings: Mapping[str, Any], patches: int) -> tuple[int | None, int |
     forward, backward = method.passes(patches, {**settings.get("options", {}), **layers})
     if gate is None or forward is None or backward is None:
         return forward, backward
-    shared = any(need.endswith("gradients") for need in method.needs)
+    shared = any(need in BACKWARD for need in method.needs)
     return forward + method.own_pass, backward + (not shared)
 
 
-def methods_table(comparison: pd.DataFrame, measures: Mapping[str, Mapping[str, Measure]]) -> pa.Table:
+def methods_table(comparison: pd.DataFrame, measures: Mapping[tuple[str, str], Mapping[str, Measure]]) -> pa.Table:
     """A row per dataset, seed and experiment: its cost, and its mean by every measure on the measurable images.
 
     Args:
         comparison: all rows of the comparison.
-        measures: instance -> name -> measure.
+        measures: (dataset, seed) -> name -> measure.
     """
     frame = comparison[comparison["stratum"] == MEASURABLE].assign(fill=comparison["fill"].fillna(""))
     names = list(dict.fromkeys(name for own in measures.values() for name in own))
-    known = {name: measure for own in measures.values() for name, measure in own.items()}
     rows = []
     for _, own in frame.groupby(["dataset", "seed", "experiment"], sort=False):
+        known = measures[own.iloc[0]["dataset"], own.iloc[0]["seed"]]
         row = own.iloc[0][list(ABOUT)].to_dict() | {"title": _title(own.iloc[0]["method"])}
         means = {(each["metric"], each["fill"]): each["mean"] for each in own.to_dict("records")}
-        rows.append(row | {name: means.get((known[name].metric.name, known[name].fill), np.nan) for name in names})
+        rows.append(
+            row
+            | dict.fromkeys(names, np.nan)
+            | {name: means[each.metric.name, each.fill] for name, each in known.items()}
+        )
     kinds = dict.fromkeys(ABOUT[:5], pa.string()) | dict.fromkeys(ABOUT[5:7], pa.int64()) | {RESIDUAL: pa.float64()}
     kinds |= {"title": pa.string(), **dict.fromkeys(names, pa.float64())}
     return pa.table({name: pa.array([_plain(row[name]) for row in rows], kind) for name, kind in kinds.items()})

@@ -72,7 +72,7 @@ def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[
         own = compared(Path(results), instance, settings)
         alike += agreement(own)
         preferred += judged(own)
-        measures[instance] = own.measures
+        measures[own.common["dataset"], own.common["seed"]] = own.measures
         for measure in own.measures.values():
             groups = own.strata(measure)
             for name in own.experiments:

@@ -23,14 +23,17 @@ from fgg.errors import FggError
 
 KINDS = ("mask", "decoy")  # the columns that hold masks
 JPEG = b"\xff\xd8\xff"  # how the bytes of a JPEG begin
-HALF = 128
+PROPORTION = 0.02  # by how much the proportions of mask and image may differ
+NOISE = 16  # what compression leaves of a black JPEG
 
 
 def decode_mask(data: bytes) -> Image.Image:
     """A mask of mode L, upright: 255 inside, 0 outside. Raises FggError for bytes that are no image."""
     values = np.asarray(decode_unnamed(data))
     brightest = values.max(-1) if values.ndim == 3 else values
-    inside = brightest >= HALF if data.startswith(JPEG) else brightest > 0
+    inside = brightest > (
+        brightest.max(initial=0) / 2 if data.startswith(JPEG) and brightest.max(initial=0) > NOISE else 0
+    )
     return Image.fromarray(inside.astype(np.uint8) * 255)
 
 
@@ -139,7 +142,7 @@ def count_masks(records: Sequence[Record], unused: Sequence[str]) -> dict[str, A
 def stored(record: Record, data: bytes, columns: Sequence[str]) -> dict[str, bytes | None]:
     """What the file of a split holds in the extra columns of an image: PNG bytes, or None.
 
-    A mask of another size than its image is scaled by nearest neighbour.
+    A mask of another size than its image is scaled by nearest neighbour. Raises FggError for other proportions.
 
     Args:
         data: the bytes of the image.
@@ -150,5 +153,11 @@ def stored(record: Record, data: bytes, columns: Sequence[str]) -> dict[str, byt
         own = row.get(name)
         if own is not None:
             mask, size = decode_mask(own), decode_unnamed(data).size
+            if abs(mask.width * size[1] - mask.height * size[0]) > PROPORTION * mask.width * size[1]:
+                file = record.mask_file or f"the {name} of {record.image_id}"
+                raise FggError(
+                    f"masks: {file} is {mask.width} x {mask.height}, its image {size[0]} x {size[1]}; give a mask of the "
+                    "image's proportions, drawn on the image as it is shown (turned as its EXIF data say)"
+                )
             row[name] = png(mask if mask.size == size else mask.resize(size, Image.Resampling.NEAREST))
     return row

@@ -24,6 +24,10 @@ def planted_faults(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "size", f"a cue and a decoy of {size} pixels do not fit beside each other into {side} pixels; lower it"
     if cell > side:
         yield "cell", f"a patch of {cell} pixels is larger than the image ({side}); give the model's patch size"
+    if round(255 * settings["contrast"]) < 1:
+        yield "contrast", f"{settings['contrast']} is less than one level of 255, so nothing would be seen; raise it"
+    if settings["share"] <= 0:
+        yield "share", "without a cue there is nothing to find; give a share above 0"
     if settings["placement"] == GRID:
         for key in ("size", "size_of_image"):
             if settings[key] % cell:

@@ -1,7 +1,7 @@
 """Does a map point at what it should point at? Scores against a mask that says which patches those are.
 
 A patch is inside if at least half of it is covered by the mask; if no patch is, those that are covered most are inside.
-Scores are undefined (NaN) where the relevance is NaN, where an image has no mask, and where its mask covers nothing.
+Scores are undefined (NaN) where the relevance is not finite, where an image has no mask, and where its mask covers nothing.
 Patches of equal relevance count as if every order of them were equally likely: a score is the expectation over these
 orders, so that a constant map gets exactly what random maps get on average.
 """
@@ -29,7 +29,7 @@ def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
         (B,); higher is better. NaN where a score is undefined.
 
     Raises:
-        FggError: the shapes differ, or are not (B, N).
+        FggError: no tensors, shapes that differ or are not (B, N), or masks outside 0 to 1.
     """
     functions = (relevance_mass, relevance_rank, pointing_game, average_precision, pr_area)
     return {each.__name__: each(relevance, masks) for each in functions}
@@ -170,15 +170,21 @@ class Ranked(NamedTuple):
 
 def _inside(relevance: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Which patches are inside, bool (B, N), and for which images the scores are defined, bool (B,)."""
-    if relevance.ndim != 2 or relevance.shape != masks.shape:
+    if not isinstance(relevance, Tensor) or not isinstance(masks, Tensor):
+        raise FggError("relevance and masks must be float tensors (images, patches); see torch.from_numpy")
+    if relevance.ndim != 2 or not relevance.shape[1] or relevance.shape != masks.shape:
         raise FggError(
             f"relevance is {tuple(relevance.shape)} and masks are {tuple(masks.shape)}; both must be (images, patches)"
         )
     masks = masks.to(relevance.device)
+    if ((masks < 0) | (masks > 1)).any():
+        raise FggError(
+            "masks must hold the share of each patch that is covered, 0 to 1; see fgg.data.load.Split.coverage"
+        )
     half = masks >= 0.5
     most = (masks == masks.amax(-1, keepdim=True)) & (masks > 0)
     inside = torch.where(half.any(-1, keepdim=True), half, most)
-    return inside, inside.any(-1) & ~relevance.isnan().any(-1) & ~masks.isnan().any(-1)
+    return inside, inside.any(-1) & relevance.isfinite().all(-1) & ~masks.isnan().any(-1)
 
 
 def _ranked(relevance: Tensor, masks: Tensor) -> tuple[Ranked, Tensor]:

@@ -18,6 +18,7 @@ from fgg.attribution.attribute import attribute
 from fgg.attribution.registry import find_method
 from fgg.data.load import load_split
 from fgg.errors import FggError
+from fgg.faithfulness.checks import probability
 from fgg.faithfulness.order_curves import OrderCurves
 from fgg.faithfulness.srg import srg_scores
 from fgg.jobs.command import add_arguments, command
@@ -63,7 +64,7 @@ def choice(
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(model_folder, device)
     split = load_split(images, settings["max_images"], settings["seed"])
-    total, count = torch.zeros(len(candidates), dtype=torch.float64), 0
+    found: list[torch.Tensor] = []
     with arithmetic(settings["precision"], device):
         for rows in batches(len(split), images_per_batch(model, settings["batch_size"]), "images"):
             own = split.part(rows)
@@ -76,32 +77,32 @@ def choice(
                 for value in candidates
             ]
             engine = Perturber(model, inputs)
-            least = settings["least_drop"]
-            found = torch.stack([_scores(engine, each.relevance, each.target, least) for each in maps])
-            measurable = ~found[0].isnan()
-            total += found[:, measurable].sum(1).cpu()
-            count += int(measurable.sum())
-    if not count or total.isnan().all():
+            measurable = _drop(engine, maps[0].target) >= settings["least_drop"]
+            found.append(torch.stack([_scores(engine, each.relevance, each.target)[measurable] for each in maps]).cpu())
+    scores = torch.cat(found, dim=1)
+    count, means = scores.shape[1], scores.nanmean(1)
+    if means.isnan().all():
         raise FggError(f"choose: no validation image of {images} can be measured; give {option} in `options` instead")
-    best = int(total.nan_to_num(nan=float("-inf")).argmax())
-    means = {str(value): float(score) for value, score in zip(candidates, total / count, strict=True)}
+    best = int(means.nan_to_num(nan=float("-inf")).argmax())
     return {
         "method": find_method(experiment["method"]).name,
         "option": option,
         "options": {option: candidates[best]},
-        "scores": means,
+        "scores": {str(value): float(score) for value, score in zip(candidates, means, strict=True)},
         "rule": RULE,
         "n_images": count,
     }
 
 
-def _scores(engine: Perturber, relevance: torch.Tensor, target: torch.Tensor, least_drop: float) -> torch.Tensor:
-    """SRG, float64 (B,); NaN where filling everything changes the probability too little to measure anything."""
-    curves = OrderCurves(engine, relevance, target)
-    step = -(-engine.patches // STEPS)
-    whole = curves.mif(step)
-    drop = whole[:, 0] - whole[:, -1]
-    return srg_scores(curves, step).masked_fill(drop < least_drop, float("nan"))
+def _scores(engine: Perturber, relevance: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """SRG, float64 (B,); NaN where the relevance is NaN."""
+    return srg_scores(OrderCurves(engine, relevance, target), -(-engine.patches // STEPS))
+
+
+def _drop(engine: Perturber, target: torch.Tensor) -> torch.Tensor:
+    """How much the class's probability falls when everything is filled, float64 (B,)."""
+    everything = torch.ones(len(engine.images), 1, engine.patches, dtype=torch.bool, device=engine.images.device)
+    return (probability(engine.clean[:, None], target) - probability(engine.logits(everything), target))[:, 0]
 
 
 if __name__ == "__main__":

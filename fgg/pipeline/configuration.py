@@ -12,13 +12,16 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from fgg.attribution.options import option_faults
+from fgg.attribution.registry import find_method
+from fgg.catalogue import EXTERNAL
 from fgg.data.locations import weights_faults
 from fgg.errors import FggError
 from fgg.experiments import TRANSMM, Config, candidates, dataset_config, experiments, needs_sae, prototype_split
 from fgg.faithfulness import settings_checks
 from fgg.faithfulness.registry import GIVEN, chosen, metrics, switched_on
 from fgg.pipeline.config_messages import NAMES, explain, near, refuse, unfit
-from fgg.pipeline.image_checks import PLANTED, image_faults
+from fgg.pipeline.image_checks import PLANTED, image_faults, lacking_masks
 from fgg.pipeline.metric_rules import expand, localisation_faults, metric_rules
 from fgg.pipeline.seeds import instances
 from fgg.registry import is_reference
@@ -179,6 +182,8 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if config["baseline"] not in grid:
         some = ", ".join(sorted(grid)[:30])
         yield f"baseline: {config['baseline']!r} is not among the experiments of {name!r}; those are: {some}"
+    if own["split"] == "val" and any(each.get("choose") for each in grid.values()):
+        yield f"{place}.split: 'val' is what `choose` chooses on; explain another split"
     if config["select"]["enabled"]:
         if own["split"] == "val":
             yield f"{place}.split: 'val' is what `select` chooses on; explain another split"
@@ -207,6 +212,12 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             if depth is not None and layer >= depth:
                 last = depth - 1
                 yield f"{place}.{key}: layer {layer} is beyond the model's depth {depth}; layers are 0 to {last}"
+    for name, each in grid.items():
+        if lacking := lacking_masks(each["method"], own):
+            yield f"{place}.experiments: {name} reads the {lacking} of planted images, which this dataset has not; leave it out"
+        if each.get("options") and each["method"] != EXTERNAL:
+            for why in option_faults(find_method(each["method"]), each["options"], depth):
+                yield f"{place}.experiments.{name}: {why}"
     missing = {
         layer
         for e in grid.values()

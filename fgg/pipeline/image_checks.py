@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fgg.attribution.registry import MASKS, find_method
+from fgg.catalogue import EXTERNAL
 from fgg.data.planted_checks import GRID, planted_faults
 
 PLANTED = "planted"  # the source, and the key of its settings
@@ -14,6 +16,15 @@ COLOURED = "rgb"  # the only ones that keep colours
 def has_masks(dataset: Mapping[str, Any]) -> bool:
     """Whether the images of a dataset have masks."""
     return dataset["source"] == PLANTED or dataset.get("masks") is not None
+
+
+def lacking_masks(method: str, dataset: Mapping[str, Any]) -> str:
+    """The masks that a method reads and a dataset has not, in words; empty if there are none."""
+    if method == EXTERNAL or dataset["source"] == PLANTED:
+        return ""
+    there = ("masks",) if has_masks(dataset) else ()
+    read = [name for name in MASKS if name in find_method(method).declaration.parameters]
+    return next((name for name in read if name not in there), "")
 
 
 def image_faults(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -102,7 +102,8 @@ class Inputs:
     def chosen_options(self, wildcards: Any) -> list[str]:
         """The file of the option that is chosen for an experiment's method, if one is."""
         own = self._study.grid[wildcards.dataset].get(wildcards.experiment, {})
-        return [f"results/{wildcards.dataset}/options/{wildcards.experiment}.json"] if own.get("choose") else []
+        name = wildcards.experiment.removesuffix(f"-{SANITY.get(own.get('control'), '')}")  # a check has its original's
+        return [f"results/{wildcards.dataset}/options/{name}.json"] if own.get("choose") else []
 
     def chosen_arguments(self, wildcards: Any) -> list[str]:
         """The option that names that file."""

@@ -65,7 +65,8 @@ def kind(cells: Mapping[str, Any]) -> str:
             return f"{title} to the power {str(cells.get('experiment', '?')).rsplit('-p', 1)[-1]}"
         return f"{title}, {CONTROL_TITLES.get(cells['control'], cells['control'])}" if cells["control"] else title
     if cells["control"]:
-        return CONTROL_TITLES.get(cells["control"], cells["control"])
+        title = CONTROL_TITLES.get(cells["control"], cells["control"])
+        return title if cells.get("method", TRANSMM) == TRANSMM else title.replace("TransMM", _method_title(cells))
     return "shuffled decoder" if cells["shuffle_decoder"] else PARTNER_TITLES[cells["construction"]]
 
 

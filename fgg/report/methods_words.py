@@ -1,6 +1,7 @@
-"""Tables of Markdown about methods: cost against faithfulness, the gate on each method, and metrics judged by planted cues.
+r"""Tables of Markdown about methods: cost against faithfulness, the gate on each method, and metrics judged by planted cues.
 
-    python -m fgg.report.methods_words --results results [--times results/benchmarks/methods.json] [--insert docs/methods.md]
+    python -m fgg.report.methods_words --results results --times results/benchmarks/methods.json \
+        --parts methods gates --insert docs/methods.md
 
 Several seeds are averaged. The markers in the file say which table goes where.
 """
@@ -8,6 +9,7 @@ Several seeds are averaged. The markers in the file say which table goes where.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -91,7 +93,7 @@ def gates_table(hypotheses: pd.DataFrame) -> Iterator[str]:
     measures = measures_in(own)
     yield "| method | gated layers | " + " | ".join(_heading(measure) for measure in measures.values()) + " |"
     yield "|---|---|" + "---|" * len(measures)
-    for (method, layers), rows in own.groupby(["method", "layers"], sort=False):
+    for (method, layers, *_), rows in own.groupby(["method", "layers", "clamp_max", "alpha"], sort=False, dropna=False):
         cells = []
         for measure in measures.values():
             each = rows[(rows["metric"] == measure.metric.name) & (rows["fill"].fillna("") == measure.fill)]
@@ -143,7 +145,7 @@ def _best(values: pd.Series, sign: int) -> str:
 
 
 def _number(value: float, best: bool) -> str:
-    text = "" if pd.isna(value) else f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+    text = "" if pd.isna(value) else re.sub(r"^(−?)0\.", r"\1.", f"{value:.3f}".replace("-", "−"))
     return f"**{text}**" if best else text
 
 

@@ -69,3 +69,14 @@ def test_a_power_keeps_order_sign_and_largest_size(power):
         top = max(abs(own))
         np.testing.assert_allclose(row, [np.sign(x) * top * (abs(x) / top) ** power for x in own], rtol=1e-4)
     assert (controls.powered(np.zeros((1, 4), np.float32), power) == 0).all()
+
+
+def test_sharpening_keeps_signs_and_order():
+    """The spread is that of the logarithm of the absolute values."""
+    vanilla = np.array([[-2.0, 0.5, 0.0, 1.0, -0.25]], np.float32)
+    gated = np.array([[4.0, -1.0, 0.1, 0.0, 0.02]], np.float32)
+    found = controls.sharpen(vanilla, gated)[0]
+    assert np.argsort(found).tolist() == np.argsort(vanilla[0]).tolist()
+    assert np.sign(found).tolist() == np.sign(vanilla[0]).tolist()
+    logs = [np.log(np.abs(row[row != 0])) for row in (found.astype(np.float64), gated[0].astype(np.float64))]
+    assert logs[0].std() == pytest.approx(logs[1].std(), rel=1e-5)

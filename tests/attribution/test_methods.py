@@ -259,6 +259,16 @@ def test_order_and_batch_size_do_not_matter(model, images, saes, target):
         assert not torch.allclose(named[method].relevance, together[method].relevance)
 
 
+def test_tokentm_alone_is_what_it_is_in_company(model, images, saes):
+    from fgg.attribution.attribute import Wanted, attribute_several
+    from fgg.attribution.registry import find_method
+
+    wanted = [Wanted(find_method("tokentm")), Wanted(find_method("transmm")), Wanted(find_method("rollout"))]
+    several = attribute_several(model, images, wanted, None, list("abcd"), 0)
+    (alone,) = attribute_several(model, images, wanted[:1], None, list("abcd"), 0)
+    assert torch.equal(several[0].logits, alone.logits) and torch.equal(several[0].relevance, alone.relevance)
+
+
 def test_images_without_a_name_are_known_by_their_content(plain, pictures):
     ids = [content_id(picture.numpy()) for picture in pictures]
     named = fgg.attribute(plain, pictures, "random", image_ids=ids).relevance

@@ -153,10 +153,42 @@ def test_sizes_of_coalitions_follow_the_kernel():
         ("occlusion", {"fill": "grey"}, "'grey' is unknown"),
         ("occlusion", {"fill": "training_mean"}, "training_mean"),
         ("smoothgrad", {"samples": 0}, "samples 0"),
+        ("smoothgrad", {"samples": 2.5}, r"samples 2\.5 must be a whole number"),
+        ("rise", {"samples": True}, "samples True must be a whole number"),
+        ("rise", {"keep": "a"}, "keep 'a' must be a finite number"),
+        ("integrated_gradients", {"baseline": float("inf")}, "baseline inf must be a finite number"),
+        ("input_x_gradient", {"layers": 2}, "layers 2 must be different whole numbers"),
+        ("input_x_gradient", {"layers": ()}, "must be different whole numbers"),
+        ("input_x_gradient", {"layers": (1, 1)}, "must be different whole numbers"),
+        ("input_x_gradient", {"gate": fgg.Gate((1,), "no_sae"), "layers": (0,)}, "the gate determines the layers"),
         ("integrated_gradients", {"steps": 0}, "steps 0"),
-        ("input_x_gradient", {"layers": (9,)}, "layer 9 is beyond"),
+        ("input_x_gradient", {"layers": (9,)}, r"layers \(9,\) is beyond the model.s depth 4"),
     ],
 )
 def test_refusals(method, options, names, plain, pictures):
     with pytest.raises(FggError, match=names):
         fgg.attribute(plain, pictures, method, **options)
+
+
+@pytest.mark.parametrize("method", ["rise", "kernel_shap", "occlusion"])
+def test_removal_of_everything_from_a_pooling_model(method, make_model, make_images):
+    """No token is left to read; the image's mean stands for it, and the map stays defined."""
+    model = make_model(class_token=False, global_pool="avg", img_size=24)
+    found = fgg.attribute(model, make_images(model), method, fill="removal", image_ids=IDS)
+    assert found.relevance.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["rise", "kernel_shap", "smoothgrad", "integrated_gradients"])
+def test_no_images_and_inference_mode(method, plain, pictures):
+    assert fgg.attribute(plain, pictures[:0], method).relevance.shape == (0, 16)
+    options = {"smoothgrad": {"samples": 2}, "integrated_gradients": {"steps": 2}}.get(method, {})
+    with torch.inference_mode():
+        inside = fgg.attribute(plain, pictures[:1], method, image_ids=["a"], **options).relevance
+    assert torch.equal(inside, fgg.attribute(plain, pictures[:1], method, image_ids=["a"], **options).relevance)
+
+
+def test_one_patch(make_model):
+    model = make_model(img_size=8)
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    alone = fgg.attribute(model, images, "occlusion", target=1).relevance
+    torch.testing.assert_close(fgg.attribute(model, images, "kernel_shap", target=1).relevance, alone)

@@ -48,7 +48,13 @@ def test_methods_by_cost_with_bounds_last():
 def hypothesis(method, improvement, verdict, seed, against="ungated"):
     about = {"metric": "saco", "fill": "mean", "higher_is_better": True, "stratum": "measurable", "layers": "1+2"}
     numbers = {"improvement": improvement, "partner_mean": -0.5, "verdict": verdict, "seed": seed}
-    return about | numbers | {"method": method, "against": against}
+    return about | numbers | {"method": method, "against": against, "clamp_max": 10, "alpha": 1}
+
+
+def test_numbers_of_ten_and_more_stay_whole():
+    table = METHODS.assign(saco=[10.5, -0.25, 20.25, 0.0])
+    cells = [line.split("|")[4].strip(" *") for line in list(methods_table(table, COMPARISON, {}))[2:]]
+    assert cells == ["−.250", "10.500", "20.250"]
 
 
 def test_gates_over_seeds():
