@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from fgg.comparison.strata import MEASURABLE
@@ -88,7 +87,7 @@ def methods_table(methods: pd.DataFrame, comparison: pd.DataFrame, times: Mappin
 
 
 def gates_table(hypotheses: pd.DataFrame) -> Iterator[str]:
-    """A row per gated method and layers: the gate's change in % of the method's mean, and the runs better and worse."""
+    """A row per gated method and layers: the gate's gain in the metric's unit, and the runs better and worse."""
     own = hypotheses[hypotheses["against"].isin(["transmm", UNGATED]) & (hypotheses["stratum"] == MEASURABLE)]
     measures = measures_in(own)
     yield "| method | gated layers | " + " | ".join(_heading(measure) for measure in measures.values()) + " |"
@@ -97,7 +96,7 @@ def gates_table(hypotheses: pd.DataFrame) -> Iterator[str]:
         cells = []
         for measure in measures.values():
             each = rows[(rows["metric"] == measure.metric.name) & (rows["fill"].fillna("") == measure.fill)]
-            cells.append(_change(each))
+            cells.append(_gain(each))
         yield f"| {method_title(str(method))} | {layers} | {' | '.join(cells)} |"
 
 
@@ -149,14 +148,13 @@ def _number(value: float, best: bool) -> str:
     return f"**{text}**" if best else text
 
 
-def _change(rows: pd.DataFrame) -> str:
-    """The mean change of the runs; bold if all significant ones go the same way."""
+def _gain(rows: pd.DataFrame) -> str:
+    """The mean gain of the runs, positive is better; bold if all significant ones go the same way."""
     if rows.empty or rows["improvement"].isna().all():
         return ""
-    change = 100 * (rows["improvement"] / rows["partner_mean"].abs()).replace([np.inf, -np.inf], np.nan).mean()
     verdicts = rows["verdict"].astype(str)
     better, worse = (int(verdicts.str.startswith(word).sum()) for word in (BETTER, WORSE))
-    text = f"{change:+.1f} %".replace("-", "−")
+    text = re.sub(r"^([+−])0\.", r"\1.", f"{rows['improvement'].mean():+.3f}".replace("-", "−"))
     if len(rows) > 1:
         text += f" ({better}, {worse} of {len(rows)})"
     sure = max(better, worse) == len(rows) and not verdicts.str.contains("in values").any()

@@ -66,7 +66,7 @@ def test_gates_over_seeds():
         hypothesis("transmm", 9.0, "better", "1", "permuted"),
     ]
     lines = list(gates_table(pd.DataFrame(rows)))
-    assert lines[2:] == ["| LibraGrad | 1+2 | **+20.0 % (2, 0 of 2)** |", "| TransMM | 1+2 | +0.0 % (1, 0 of 2) |"]
+    assert lines[2:] == ["| LibraGrad | 1+2 | **+.100 (2, 0 of 2)** |", "| TransMM | 1+2 | +.000 (1, 0 of 2) |"]
 
 
 def test_judged_over_seeds():
