@@ -18,6 +18,7 @@ from fgg.models.vit import patches_of
     citation="uniform relevance, the floor every method must beat",
     forward_passes=1,
     backward_passes=0,
+    role="floor",
 )
 def random(model: Any, images: Tensor, image_ids: Sequence[str], seed: int) -> Tensor:
     """Uniform relevance from 0 to 1, keyed by (seed, image_id): (B, N)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ PARTNER_TITLES = {
     "values": "gate's values, TransMM's order",
     "order": "gate's order, TransMM's values",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
+OPTION = re.compile(r"([a-z_]+?)([0-9.]+)")
 GROUPS = ("Baselines", "Gated", "Controls", "Bounds")
 
 
@@ -91,7 +93,14 @@ def _options(cells: Mapping[str, Any]) -> str:
     own = str(cells["method"]).rsplit(":", 1)[-1]
     if cells["control"] or cells["method"] == EXTERNAL or not name or name == own:
         return ""
-    return f", {name.removeprefix(f'{own}-').replace('-', ' ')}"
+    words = [_spaced(word) for word in name.removeprefix(f"{own}-").split("-")]
+    return f", {' '.join(words)}"
+
+
+def _spaced(word: str) -> str:
+    """Part of an id in words: ``layers1.2`` becomes ``layers 1+2``, ``samples400`` becomes ``samples 400``."""
+    text, number = OPTION.fullmatch(word).groups() if OPTION.fullmatch(word) else (word, "")
+    return f"{text} {number.replace('.', '+') if text == 'layers' else number}".strip()
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:

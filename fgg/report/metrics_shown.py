@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from fgg.experiments import TRANSMM
 from fgg.faithfulness.measures import Measure
 from fgg.faithfulness.registry import Metric, localising, metrics
 from fgg.registry import Declaration
@@ -12,6 +13,7 @@ from fgg.registry import Declaration
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_LINES, FEWEST_METHODS = 12, 4
 MOST = 5  # metrics that a figure with a panel per metric has room for
 ONE_OF_ALIKE = "average_precision"  # the only metric against a mask that is drawn: the others say much the same
 
@@ -48,6 +50,28 @@ def rows_of(frame: pd.DataFrame, measure: Measure) -> pd.DataFrame:
 def first_fills(measures: Mapping[str, Measure]) -> dict[str, Measure]:
     """The measure of each metric with its first fill."""
     return {name: measure for name, measure in measures.items() if not measure.suffix}
+
+
+def uncrowded(rows: pd.DataFrame, measure: Measure) -> pd.DataFrame:
+    """The rows for a figure with a line per map: without controls, and if there are more than `MOST_LINES`, a choice.
+
+    The choice: the baseline, the floor, the best methods by the measure, and TransMM's gates by activation x gradient.
+
+    Args:
+        rows: one row per experiment, by this measure.
+    """
+    maps = rows["control"].isna() & ~rows["shuffle_decoder"].eq(True)
+    ungated, gates = maps & rows["construction"].isna(), maps & rows["construction"].eq("combined")
+    if (ungated | gates).sum() <= MOST_LINES:
+        return rows
+    own = gates & rows["method"].eq(TRANSMM)
+    rest = rows[ungated & rows["role"].eq("method") & (rows["experiment"] != rows["baseline"])]
+    best = rest.loc[
+        (measure.metric.sign * rest["mean"]).sort_values(ascending=False, kind="stable").index, "experiment"
+    ]
+    room = MOST_LINES - int(own.sum()) - 2
+    kept = [*best[: max(room, FEWEST_METHODS)], *rows.loc[own | (ungated & rows["role"].eq("floor")), "experiment"]]
+    return rows[rows["experiment"].isin([*kept, rows["baseline"].iloc[0]])]
 
 
 def for_panels(metrics: Mapping[str, Metric]) -> list[str]:

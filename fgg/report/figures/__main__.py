@@ -33,7 +33,7 @@ from fgg.report.figures.pixel_flipping_curves import curves_figure
 from fgg.report.figures.powers import POWER, powers_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
 from fgg.report.figures.sampling_error import sampling_figure
-from fgg.report.metrics_shown import for_panels, rows_of
+from fgg.report.metrics_shown import for_panels, rows_of, uncrowded
 from fgg.tables import read_csv, read_settings, read_table
 
 
@@ -77,16 +77,24 @@ def main(argv: list[str] | None = None) -> None:
     if with_powers:
         powers_figure(some, output, measures)
     if curved := [name for name in CURVED if name in measures]:
-        order_curves_figure(rows_of(frame, measures[curved[0]]), measures[curved[0]], results, output)
+        of_curves = uncrowded(rows_of(frame, measures[curved[0]]), measures[curved[0]])
+        order_curves_figure(of_curves, measures[curved[0]], results, output)
     if "pixel_flipping" in measures:
         flipping = measures["pixel_flipping"]
-        curves_figure(rows_of(frame, flipping), flipping.fill, results, output)
+        curves_figure(uncrowded(rows_of(frame, flipping), flipping), flipping.fill, results, output)
     if "faithfulness_correlation" in measures:
         sampling_figure(rows_of(everything, measures["faithfulness_correlation"]), results, output)
     methods_figure(some, output, measures)
     gates_figure(per_experiment, results, output)
     quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
-    overview_figure(per_experiment, results, arguments.images, arguments.model, arguments.seed, output)
+    overview_figure(
+        uncrowded(per_experiment, next(iter(measures.values()))),
+        results,
+        arguments.images,
+        arguments.model,
+        arguments.seed,
+        output,
+    )
     for name in set(arguments.figures) - set(figures(metrics, with_powers)):
         title = f"{dataset}: {name.replace('_', ' ')} was not computed"
         style.remark(

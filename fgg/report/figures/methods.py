@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,9 +55,8 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
             shown = own["mean"][own.index.isin(rows["experiment"])]
             axis.set_xlim(*style.limits(shown, margin=0.12))
             axis.locator_params(axis="x", nbins=2)
-            axis.set_title(
-                f"{measure.metric.short or measure.metric.title} {'↑' if measure.metric.higher_is_better else '↓'}"
-            )
+            title = textwrap.fill(measure.metric.short or measure.metric.title, 9, break_long_words=False)
+            axis.set_title(f"{title} {'↑' if measure.metric.higher_is_better else '↓'}")
             axis.axvline(own.loc[first["baseline"], "mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)
             for y, _, row in lines:
                 if row is not None:
