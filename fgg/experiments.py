@@ -50,7 +50,8 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
     gated = grid["gated"]
     bases = [_gateable(name) for name in gated.get("methods", [TRANSMM])] if gated["layers"] else []
     for base, layers in itertools.product(bases, gated["layers"]):
-        name, layered = ungated_id(base.reference, layers), {"method": base.reference}
+        name = ungated_id(base.reference, layers)
+        layered: Config = {"method": base.reference}
         if "layers" in base.options:
             layered["options"] = {"layers": sorted(layers)}
         if found.get(name, layered) != layered:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from fgg.errors import FggError
+from fgg.models.newton_schulz import fast_newton_schulz
 from fgg.models.vit import grid_size, load_model
 from fgg.progress import progress
 
@@ -56,7 +57,11 @@ def train(
         raise FggError("the training split has no images")
     generator = torch.Generator().manual_seed(seed)
     seen = len(images) // batch * batch * settings["epochs"]
-    with _seeded(generator, images.device), progress([], seen, "training") as bar:
+    with (
+        _seeded(generator, images.device),
+        fast_newton_schulz(images.device),
+        progress([], seen, "training") as bar,
+    ):
         options = {"patch_drop_rate": settings["patch_drop"], "drop_path_rate": settings["drop_path"], **kwargs}
         model = load_model(architecture, options, num_classes=num_classes)
         start_from_sines(model)

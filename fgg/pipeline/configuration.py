@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator, ValidationError, validators
 from fgg.attribution.options import option_faults
 from fgg.attribution.registry import find_method
 from fgg.catalogue import EXTERNAL
-from fgg.data.locations import weights_faults
+from fgg.data.locations import own_paths, weights_faults
 from fgg.errors import FggError
 from fgg.experiments import TRANSMM, Config, candidates, dataset_config, experiments, needs_sae, prototype_split
 from fgg.faithfulness import settings_checks
@@ -154,7 +154,7 @@ def _check_cases(config: Config, datasets: list[str]) -> Iterator[str]:
             hint = near(wanted, {name for grid in grids.values() for name in grid})
             yield f"cases.experiments: {wanted!r} is not among the experiments{hint}"
         elif not needs_sae(found[0]) or found[0]["control"] or found[0]["method"] != TRANSMM:
-            yield f"cases.experiments: {wanted!r} is no gate of TransMM made of SAE features; name gated experiments that read an SAE"
+            yield f"cases.experiments: {wanted!r} has no gate made of SAE features; name gated experiments that read an SAE"
     for name, grid in grids.items():
         if "transmm" not in grid and any(wanted in grid for wanted in config["cases"]["experiments"]):
             yield f"cases.experiments: changes are counted from transmm; add it to the baselines of {name!r}"
@@ -231,6 +231,9 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
             f"{sorted(missing)}; add them, or take them out of experiments.gated.layers"
         )
     yield from (f"{place}.{fault}" for fault in weights_faults(own))
+    kind = own["sae"]["kind"]
+    if kind != "trained" and own_paths(own["sae"]["weights"], own["sae"]["layers"]):
+        yield f"{place}.sae.kind: {kind!r} is made here, but sae.weights names existing SAEs; take one of the two out"
 
 
 def _metric_faults(settings: Mapping[str, Any]) -> Iterator[str]:

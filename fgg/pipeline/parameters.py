@@ -52,7 +52,7 @@ class Parameters:
     def sae_settings(self, wildcards: Any) -> str:
         """The settings of one layer's SAE."""
         settings = self._study.settings[wildcards.dataset]
-        own = pick(self._study.config, settings, ("sae.weights", "sae.train", "device"))
+        own = pick(self._study.config, settings, ("sae.weights", "sae.kind", "sae.place", "sae.train", "device"))
         weights = of_layer(own["weights"], wildcards.layer)
         return as_json({**own, "seed": settings["seeds"]["sae"], "weights": weights})
 

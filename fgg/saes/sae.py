@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from fgg.data.locations import locate
 from fgg.errors import FggError
 from fgg.saes.formats.registry import sae_formats
+from fgg.saes.normalisation import check_folded
+from fgg.saes.place import CHECKED, check_place
+from fgg.saes.provenance import check_model, metadata_of
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 TENSORS = {
     "standard": ("W_enc", "W_dec", "b_enc", "b_dec"),
     "gated": ("W_enc", "W_dec", "b_gate", "r_mag", "b_mag", "b_dec"),
 }
-HOOK = re.compile(r"blocks\.(\d+)\.(\w+)")
-RESIDUAL = "hook_resid_post"
 
 
 def load_sae(path: str | Path) -> Any:
@@ -31,8 +32,16 @@ def load_sae(path: str | Path) -> Any:
         A ``sae_lens.SAE`` in float32 on the CPU, with ``encode`` (…, D) to (…, F), ``decode``, and ``W_dec`` (F, D).
 
     Raises:
-        FggError: the path does not exist, its format is unknown, files are damaged, or weights are not finite.
+        FggError: the path does not exist, its format is unknown, files are damaged, weights are not finite, it holds a
+            transcoder, or it needs a normalisation that is not folded into its weights.
     """
+    sae = read_sae(path)
+    check_folded(sae, f"sae.weights: the SAE {path}")
+    return sae
+
+
+def read_sae(path: str | Path) -> Any:
+    """Like `load_sae`, but an SAE that needs a normalisation that is not folded into its weights is not refused."""
     path = locate(path, "sae.weights")
     if not path.exists():
         raise FggError(f"sae.weights: {path} does not exist; check the path, or set 'train' to train an SAE")
@@ -47,28 +56,49 @@ def load_sae(path: str | Path) -> Any:
     return sae.eval().requires_grad_(False)
 
 
-def check_sae(sae: Any, model: VisionTransformer, layer: int) -> None:
-    """Raise FggError if the SAE's width is not the residual stream's, or it names a hook other than the layer's end."""
+def check_sae(
+    sae: Any,
+    model: VisionTransformer,
+    layer: int,
+    weights: Mapping[str, str] | None = None,
+    place: str = CHECKED,
+    folded: bool = True,
+) -> str:
+    """Check that an SAE fits the residual stream at the end of a layer, as far as it says what it was made for.
+
+    Args:
+        sae: a sae-lens SAE.
+        model: the model on which it is to be used.
+        layer: the block at whose end it is to be used.
+        weights: `fgg.saes.provenance.model_record` of the model; None if the hash of its weights is not known.
+        place: ``checked``, or ``unchecked`` for the user's word that place and model fit.
+        folded: refuse an SAE whose normalisation is not folded into its weights.
+
+    Returns:
+        ``checked``; ``unchecked``; or ``unknown`` if the SAE names no place that can be understood.
+
+    Raises:
+        FggError: it is a transcoder, its width is another one, or it names another place or another model's weights.
+    """
     if not hasattr(sae, "W_dec"):
         raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; load it with fgg.load_sae")
+    if "transcoder" in type(sae).__name__.lower():
+        raise FggError(
+            f"the SAE for layer {layer} is a {type(sae).__name__}, which maps one place of a model to another; give an "
+            "SAE, which reconstructs the place that it reads"
+        )
     width = sae.W_dec.shape[-1]
     if width != model.embed_dim:
         raise FggError(
             f"the SAE for layer {layer} has width {width}, but the model's residual stream has {model.embed_dim}; "
-            "it was trained on another model"
+            "it was trained on another model: give an SAE of this one"
         )
-    _check_place(sae, layer)
-
-
-def _check_place(sae: Any, layer: int) -> None:
-    metadata = getattr(getattr(sae, "cfg", None), "metadata", None) or {}  # a user's own module has none
-    hook = str(metadata.get("hook_name") or "")
-    place = HOOK.fullmatch(hook)
-    if place and (int(place[1]), place[2]) != (layer, RESIDUAL):
-        raise FggError(
-            f"sae.weights: the SAE for layer {layer} was trained on {hook}, not on blocks.{layer}.{RESIDUAL}; check "
-            "the path and its {layer}, or use the SAE at its own layer"
-        )
+    if folded:
+        check_folded(sae, f"the SAE for layer {layer}")
+    metadata = metadata_of(sae)
+    found = check_place(metadata, layer, len(model.blocks), place)
+    check_model(metadata, layer, weights, place)
+    return found
 
 
 def build_sae(
@@ -91,7 +121,7 @@ def build_sae(
         architecture: ``standard`` or ``gated``.
 
     Raises:
-        FggError: an unknown architecture, activation or normalisation, a missing tensor, or shapes that do not fit.
+        FggError: an unknown architecture, activation or normalisation, a missing tensor, shapes that do not fit, no feature, or k > F.
     """
     from sae_lens import GatedSAE, GatedSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
 
@@ -106,6 +136,8 @@ def build_sae(
         shape = shapes.get(name, (features,))
         if tuple(tensors[name].shape) != shape:
             raise FggError(f"the SAE's {name} is {tuple(tensors[name].shape)}, expected {shape}")
+    if not width or not features:
+        raise FggError(f"the SAE has {features} features of width {width}; an SAE needs at least one of both")
     if normalize not in ("none", "layer_norm", "constant_norm_rescale"):
         raise FggError(f"the SAE's normalisation {normalize!r} is unknown")
     common: dict[str, Any] = {"d_in": width, "d_sae": features, "normalize_activations": normalize}
@@ -116,6 +148,8 @@ def build_sae(
     elif activation == "topk":
         if not k:
             raise FggError("a top-k SAE needs k")
+        if k > features:
+            raise FggError(f"a top-k SAE with k = {k} needs more than its {features} features")
         sae = TopKSAE(TopKSAEConfig(**common, k=k, rescale_acts_by_decoder_norm=False))
     elif activation in ("relu", "tanh-relu"):
         sae = StandardSAE(StandardSAEConfig(**common))

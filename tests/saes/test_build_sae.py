@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 from fgg.data.load import load_split
 from fgg.errors import FggError
 from fgg.models import model_files
-from fgg.saes import build_sae
+from fgg.saes import build_sae, training
+from fgg.saes.measures import measure
 from fgg.saes.sae import TENSORS, load_sae
 from fgg.saes.sae import build_sae as make_sae
 
@@ -179,16 +180,16 @@ def test_more_active_features_than_there_are(data, model_folder, sae_settings, t
 
 def test_measure_in_pieces_gives_the_same():
     sae, rows = make_sae(tensors()), torch.randn(50, WIDTH, generator=torch.Generator().manual_seed(2))
-    whole, pieces = build_sae.measure(sae, rows), build_sae.measure(sae, rows, chunk=7)
+    whole, pieces = measure(sae, rows), measure(sae, rows, chunk=7)
     assert whole == pytest.approx(pieces, rel=1e-6)
 
 
 def test_batches_show_every_row_once_in_an_epoch():
     rows = torch.arange(10.0)[:, None]
-    batches = build_sae.shuffled(rows, 5, torch.Generator().manual_seed(0))
+    batches = training.shuffled(rows, 5, torch.Generator().manual_seed(0))
     epochs = [torch.cat([next(batches), next(batches)]).flatten().tolist() for _ in range(2)]
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2 and epochs[0] != epochs[1]
-    short = build_sae.shuffled(rows, 4, torch.Generator().manual_seed(0))
+    short = training.shuffled(rows, 4, torch.Generator().manual_seed(0))
     assert {len(next(short)) for _ in range(9)} == {4}, "the incomplete last batch is left out"
 
 

@@ -285,6 +285,10 @@ def test_a_damaged_config(text, folder):
     [
         (lambda t: t.pop("b_dec"), "this one lacks b_dec"),
         (lambda t: t.update(b_gate=torch.zeros(3)), "this one has unknown b_gate"),
+        (
+            lambda t: t.update(W_enc=torch.zeros(6, 0), W_dec=torch.zeros(0, 6), b_enc=torch.zeros(0)),
+            "0 features of width 6; an SAE needs at least one",
+        ),
         (lambda t: t.update(b_enc=torch.zeros(3)), r"b_enc is \(3,\), expected \(10,\)"),
         (lambda t: t.update(W_enc=torch.zeros(6)), r"W_enc is \(6,\), expected two"),
         (lambda t: t.update(b_enc=[0.0] * 10), "b_enc is not a dense tensor"),
