@@ -108,7 +108,7 @@ def attribute(
         settings = {"gate": {"construction": gate.construction, "layers": gate.layers}}
         if remark := degeneracy.note(settings, degeneracy.expected(len(model.blocks))):
             text = f"the gate means nothing there: {remark}; see docs/protocols.md"
-            warnings.warn(text, degeneracy.MeaninglessGate, stacklevel=2)
+            warnings.warn(text, degeneracy.MeaninglessGate, stacklevel=3)
     if image_ids is None:
         image_ids = [content_id(image.detach().float().cpu().numpy()) for image in images]
     if len(image_ids) != len(images):

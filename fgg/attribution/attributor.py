@@ -29,6 +29,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch, resolve
 from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.models.vit import check_layers, patch_size, patches_of
+from fgg.saes.provenance import model_record
 from fgg.saes.sae import check_sae, load_sae
 
 MASK_COLUMNS = {"masks": "mask", "decoys": "decoy"}
@@ -111,7 +112,7 @@ class Attributor:
                     raise FggError(
                         f"the gate at layer {layer} with construction {gate.construction!r} needs an SAE there"
                     )
-                check_sae(saes[layer], self._model, layer)
+                check_sae(saes[layer], self._model, layer, model_record(self._record["architecture"], job.model))
         if control == "randomized_sae":
             seed = job.settings["seed"]
             saes = {layer: controls.randomized_sae(sae, seed, layer) for layer, sae in saes.items()}

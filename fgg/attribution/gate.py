@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,14 @@ from fgg import gating
 from fgg.attribution import controls
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.errors import FggError
+from fgg.models.arguments import whole_number
 from fgg.models.capture import Captured
 from fgg.models.vit import at_patches
+from fgg.saes.codes import codes_of, decoder_of
+
+# Within these, gates and their products over the layers are finite in float32.
+MOST_CLAMP, MOST_DIGITS = 1e6, 36
+LEAST_ALPHA, MOST_ALPHA = 1e-6, 1e6
 
 
 @dataclass(frozen=True)
@@ -31,13 +37,14 @@ class Gate:
     Attributes:
         layers: gated blocks, counted from 0: one or several; kept as a sorted tuple.
         construction: ``combined``, ``activation_only``, ``gradient_only`` or ``no_sae``.
-        clamp_max: the largest gate, above 1; the smallest gate is its inverse.
-        alpha: steepness, above 0.
+        clamp_max: the largest gate, above 1 and at most 1e6 (less for more than six layers, whose gates multiply); the
+            smallest gate is its inverse.
+        alpha: steepness, from 1e-6 to 1e6.
         shuffle_decoder: a control that takes feature gradients through a decoder with shuffled rows (combined only).
         shuffle_seed: seed of the shuffled order.
 
     Raises:
-        FggError: a value out of range.
+        FggError: a value of the wrong type or out of range.
     """
 
     layers: tuple[int, ...]
@@ -51,16 +58,30 @@ class Gate:
         object.__setattr__(self, "layers", _layers(self.layers))
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise FggError(f"gate.layers: {self.layers} must name at least one layer, each once")
-        if self.construction not in CONSTRUCTIONS:
+        if not isinstance(self.construction, str) or self.construction not in CONSTRUCTIONS:
             raise FggError(
                 f"gate.construction: {self.construction!r} is unknown; choose from {', '.join(CONSTRUCTIONS)}"
             )
-        if not 1 < self.clamp_max < math.inf:
-            raise FggError(f"gate.clamp_max: {self.clamp_max} must be above 1, and finite")
-        if not 0 < self.alpha < math.inf:
-            raise FggError(f"gate.alpha: {self.alpha} must be above 0, and finite")
+        clamp_max, alpha = _number("clamp_max", self.clamp_max), _number("alpha", self.alpha)
+        if not 1 < clamp_max <= MOST_CLAMP:
+            raise FggError(f"gate.clamp_max: {self.clamp_max!r} must be above 1, and at most {MOST_CLAMP:g}")
+        if len(self.layers) * math.log10(clamp_max) > MOST_DIGITS:
+            raise FggError(
+                f"gate.clamp_max: {self.clamp_max!r} at {len(self.layers)} layers leaves the range of float32; it must be "
+                f"at most {10 ** (MOST_DIGITS / len(self.layers)):.4g} for so many"
+            )
+        if not LEAST_ALPHA <= alpha <= MOST_ALPHA:
+            raise FggError(f"gate.alpha: {self.alpha!r} must be above 0, and from {LEAST_ALPHA:g} to {MOST_ALPHA:g}")
+        object.__setattr__(self, "clamp_max", clamp_max)
+        object.__setattr__(self, "alpha", alpha)
+        if not isinstance(self.shuffle_decoder, bool | np.bool_):
+            raise FggError(f"gate.shuffle_decoder: {self.shuffle_decoder!r} must be True or False")
         if self.shuffle_decoder and self.construction != "combined":
             raise FggError("gate.shuffle_decoder: a shuffled decoder is a control of the combined construction only")
+        seed = whole_number(self.shuffle_seed, "gate.shuffle_seed", 0)
+        if seed >= 2**63:
+            raise FggError(f"gate.shuffle_seed: {self.shuffle_seed!r} must be below 2^63")
+        object.__setattr__(self, "shuffle_seed", seed)
 
     @property
     def needs_sae(self) -> bool:
@@ -71,6 +92,13 @@ class Gate:
     def gradient_layers(self) -> tuple[int, ...]:
         """The layers whose residual gradient the score reads."""
         return self.layers if CONSTRUCTIONS[self.construction].needs_gradient else ()
+
+
+def _number(name: str, value: Any) -> float:
+    """A real number as int or float; raises FggError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise FggError(f"gate.{name}: {value!r} must be a number, such as 10.0")
+    return value if isinstance(value, int) or type(value) is float else float(value)
 
 
 def _layers(layers: Any) -> tuple[int, ...]:
@@ -133,16 +161,23 @@ RESHAPED: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 
 def gate_score(model: VisionTransformer, captured: Captured, layer: int, gate: Gate, sae: Any | None) -> Tensor:
-    """The gate score s at a layer, (B, N), from a capture with that layer's residuals."""
+    """The gate score s at a layer, (B, N), from a capture with that layer's residuals.
+
+    Args:
+        sae: any object with ``encode`` and ``W_dec`` (F, D); see `fgg.saes.codes`.
+
+    Raises:
+        FggError: the SAE gives no codes (B, N, F), or codes that are not finite.
+    """
     residual = at_patches(model, captured.residuals[layer])
     gradient = captured.gradients.get(layer)
     gradient = torch.zeros_like(residual) if gradient is None else at_patches(model, gradient)
     codes = decoder = None
     if gate.needs_sae:
         with torch.no_grad():
-            decoder = sae.W_dec.detach()
+            decoder = decoder_of(sae, residual)
             if gate.construction != "gradient_only":
-                codes = sae.encode(residual)
+                codes = codes_of(sae, residual, layer)
             if gate.shuffle_decoder:
                 decoder = decoder[gating.shuffle(len(decoder), gate.shuffle_seed).to(decoder.device)]
     return gating.score(gate.construction, residual, gradient, codes, decoder)

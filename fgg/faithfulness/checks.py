@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +13,12 @@ from fgg.errors import FggError
 from fgg.models.capture import check_target
 from fgg.perturbation.engine import Perturber
 
+ROUNDING = 1e-6  # relative to the largest value of an image
 PROTOCOLS = ("corrected", "thesis", "paper")
+
+
+class UndefinedScore(UserWarning):
+    """Some scores are NaN, for a reason that the message gives."""
 
 
 def check_protocol(protocol: str) -> None:
@@ -22,11 +28,18 @@ def check_protocol(protocol: str) -> None:
 
 
 def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
-    """The relevance (B, N) on the engine's device. Raises FggError if the shape does not fit."""
+    """The relevance (B, N) on the engine's device. Raises FggError if it is no such tensor of real numbers."""
     if not isinstance(relevance, Tensor | np.ndarray | Sequence):
         kind = type(relevance).__name__
         raise FggError(f"relevance must be a tensor (images, patches), such as attribute(…).relevance, not a {kind}")
-    relevance = torch.as_tensor(relevance)
+    try:
+        relevance = torch.as_tensor(relevance)
+    except (TypeError, ValueError, RuntimeError):
+        raise FggError("relevance must hold a number for each patch, (images, patches); its rows differ") from None
+    if relevance.is_complex():
+        raise FggError(f"relevance is {relevance.dtype}, and complex numbers have no order; take .real or .abs()")
+    if relevance.layout != torch.strided:
+        relevance = relevance.to_dense()
     expected = (len(engine.images), engine.patches)
     if tuple(relevance.shape) != expected:
         raise FggError(f"relevance is {tuple(relevance.shape)}, expected {expected} (images, patches)")
@@ -39,6 +52,47 @@ def class_of(engine: Perturber, target: Tensor | int | None) -> Tensor:
     Raises FggError for an unknown class.
     """
     return engine.clean.argmax(-1) if target is None else check_target(target, engine.clean)
+
+
+def unchanged(engine: Perturber) -> Tensor:
+    """The images that the engine's fill leaves as they are, bool (B,), such as those of one colour filled with their mean.
+
+    What then differs between versions of the image is rounding.
+    """
+    images, fill = engine.images, engine.fill
+    if fill is not None and fill.kind not in ("value", "image"):
+        return torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    values = engine.mean if fill is None or fill.values is None else fill.values
+    if values.ndim == 1:
+        filled = values[:, None, None, None]
+    elif values.ndim == 2:
+        size = [length // count for length, count in zip(images.shape[2:], engine.grid, strict=True)]
+        rows = values.unflatten(-1, engine.grid).repeat_interleave(size[0], -2)
+        filled = rows.repeat_interleave(size[1], -1)[:, None]
+    else:
+        filled = values
+    change = (images.float() - filled.float()).abs().flatten(1).amax(1)
+    return change <= ROUNDING * images.float().abs().flatten(1).amax(1).clamp(min=1)
+
+
+def tell_undefined(name: str, scores: Tensor, reasons: Mapping[str, Tensor]) -> Tensor:
+    """The scores (B,), after a warning that counts those that are NaN by their reason.
+
+    Args:
+        reasons: reason -> the images for which it holds, bool (B,); the first that holds counts.
+    """
+    left, told = scores.isnan(), []
+    for reason, holds in reasons.items():
+        own = left & holds.to(left.device)
+        if own.any():
+            told.append(f"{int(own.sum())} because {reason}")
+        left = left & ~own
+    if left.any():
+        told.append(f"{int(left.sum())} because too few values differ")
+    if told:
+        text = f"{name}: NaN for {int(scores.isnan().sum())} of {len(scores)} images: {', '.join(told)}"
+        warnings.warn(text, UndefinedScore, stacklevel=4)
+    return scores
 
 
 def probability(logits: Tensor, chosen: Tensor) -> Tensor:

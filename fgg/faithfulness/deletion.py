@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fgg.faithfulness.order_curves import OrderCurves, order_curves
 from fgg.faithfulness.registry import metric
+from fgg.models.arguments import full_precision, whole_number
 
 
 @metric(
@@ -34,6 +35,7 @@ def deletion_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
     return curves.area(curves.mif(patches_per_step))
 
 
+@full_precision
 def deletion(
     model: VisionTransformer,
     images: Tensor,
@@ -67,5 +69,6 @@ def deletion(
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.
     """
+    patches_per_step = whole_number(patches_per_step, "patches_per_step")
     curves = order_curves(model, images, relevance, target, fill, preprocess, image_ids, seed)
     return deletion_scores(curves, patches_per_step)

@@ -16,9 +16,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks
+from fgg.faithfulness.checks import (
+    check_protocol,
+    check_relevance,
+    class_of,
+    mean_ranks,
+    tell_undefined,
+    unchanged,
+)
 from fgg.faithfulness.order_curves import engine_of
 from fgg.faithfulness.registry import metric
+from fgg.models.arguments import full_precision, whole_number
 from fgg.perturbation.engine import Perturber
 from fgg.randomness import generator
 
@@ -101,8 +109,12 @@ def draw_subsets(
         int64 (B, trials, runs, subset_size).
 
     Raises:
-        FggError: the subsets are not smaller than the image.
+        FggError: the subsets are not smaller than the image, or a number is not whole.
     """
+    patches, trials, runs = (
+        whole_number(value, name) for name, value in (("patches", patches), ("trials", trials), ("runs", runs))
+    )
+    subset_size = whole_number(subset_size, "metrics.faithfulness_correlation.subset_size", least=None)
     if not 0 < subset_size < patches:
         raise FggError(
             f"metrics.faithfulness_correlation.subset_size: {subset_size} must be from 1 to {patches - 1}, "
@@ -130,14 +142,15 @@ def responses(engine: Perturber, subsets: Tensor, target: Tensor | None = None) 
         target: int64 (B,); None takes the predicted class.
 
     Returns:
-        float32 (B, R).
+        float32 (B, R); 0 where the fill leaves the image as it is.
     """
     batch, runs, _ = subsets.shape
     chosen = class_of(engine, target)
     masks = torch.zeros(batch, runs, engine.patches, dtype=torch.bool, device=engine.images.device)
     masks.scatter_(2, subsets.to(masks.device, torch.int64), True)
     filled = engine.logits(masks).gather(2, chosen[:, None, None].expand(-1, runs, 1))[..., 0]
-    return engine.clean.gather(1, chosen[:, None]) - filled
+    drops = engine.clean.gather(1, chosen[:, None]) - filled
+    return torch.where(unchanged(engine)[:, None], 0.0, drops)
 
 
 def correlate(
@@ -192,6 +205,7 @@ def _correlation(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(scale > 0, (x * y).sum(-1) / scale, torch.nan)
 
 
+@full_precision
 def faithfulness_correlation(
     model: VisionTransformer,
     images: Tensor,
@@ -228,20 +242,29 @@ def faithfulness_correlation(
 
     Returns:
         float64 (B,), from -1 to 1; higher is better. NaN where the sums or the drops are constant, or a
-        relevance is NaN. The score is noisy with few runs: see docs/sampling-error.md.
+        relevance is NaN; a warning counts them. The score is noisy with few runs: see docs/sampling-error.md.
 
     Raises:
-        FggError: images, relevance or subsets of the wrong shape, subsets beyond the patches or with a patch twice, an
-            unknown class, protocol, fill or correlation.
+        FggError: images, relevance or subsets of the wrong shape, fewer than 3 runs, subsets of all patches, beyond the
+            patches or with a patch twice, an unknown class, protocol, fill or correlation.
     """
     if correlation not in CORRELATIONS:
         raise FggError(f"correlation {correlation!r} is unknown; choose from {', '.join(CORRELATIONS)}")
     engine = engine_of(model, images, fill, preprocess, image_ids, seed)
     relevance = check_relevance(engine, relevance)
     chosen = _drawn(engine, image_ids, seed) if subsets is None else _checked(engine, subsets)
-    return correlate(relevance, chosen, responses(engine, chosen, target), protocol, CORRELATIONS[correlation])
+    drops = responses(engine, chosen, target)
+    scores = correlate(relevance, chosen, drops, protocol, CORRELATIONS[correlation])
+    reasons = {
+        "the fill leaves the image as it is": unchanged(engine),
+        "a relevance is not finite": ~relevance.isfinite().all(1),
+        "all subsets have the same drop": (drops == drops[:, :1]).all(1),
+        "all subsets have the same relevance": torch.ones(len(drops), dtype=torch.bool),
+    }
+    return tell_undefined("faithfulness_correlation", scores, reasons)
 
 
+FEWEST_RUNS = 3  # as in the schema; two runs always correlate by 1 or -1
 CORRELATIONS = {"spearman": spearman, "pearson": pearson}
 
 
@@ -262,6 +285,13 @@ def _checked(engine: Perturber, subsets: Tensor | np.ndarray | Sequence) -> Tens
             "subsets must be int64 (images, runs, patches per subset), such as "
             "fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed)[:, 0]"
         )
+    _, runs, size = found.shape
+    if runs < FEWEST_RUNS:
+        raise FggError(
+            f"subsets hold {runs} runs; a correlation needs at least {FEWEST_RUNS}, and 20 or more to mean much"
+        )
+    if not 0 < size < engine.patches:
+        raise FggError(f"subsets name {size} of {engine.patches} patches; name at least one, and not all")
     if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < engine.patches:
         raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
     ordered = found.sort(-1).values

@@ -13,6 +13,7 @@ from torch import Tensor
 from fgg.faithfulness.checks import check_protocol, probability
 from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
 from fgg.faithfulness.registry import metric
+from fgg.models.arguments import full_precision, whole_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 
@@ -58,6 +59,7 @@ class PixelFlipping:
     curve: Tensor
 
 
+@full_precision
 def pixel_flipping(
     model: VisionTransformer,
     images: Tensor,
@@ -98,6 +100,7 @@ def pixel_flipping(
         FggError: images or relevance of the wrong shape, an unknown class, fill or protocol, fewer than one patch
             per step.
     """
+    patches_per_step = whole_number(patches_per_step, "patches_per_step")
     named = "zero_normalised" if fill == "black" and preprocess is None else fill
     engine = engine_of(model, images, named, preprocess, image_ids, seed)
     return from_curves(OrderCurves(engine, relevance, target), patches_per_step, protocol)

@@ -25,10 +25,19 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.checks import check_protocol, check_relevance, class_of, mean_ranks, probability
+from fgg.faithfulness.checks import (
+    check_protocol,
+    check_relevance,
+    class_of,
+    mean_ranks,
+    probability,
+    tell_undefined,
+    unchanged,
+)
 from fgg.faithfulness.order_curves import engine_of
 from fgg.faithfulness.registry import metric
 from fgg.faithfulness.settings_checks import PATCHES_PER_BIN, bins_fault, number_of_bins
+from fgg.models.arguments import full_precision, whole_number
 from fgg.perturbation.engine import Perturber
 
 WEIGHTS = ("total", "mean")
@@ -98,8 +107,8 @@ class Saco:
     """SaCo and what it is computed from. K bins, most relevant first.
 
     Attributes:
-        score: float64 (B,), -1 to 1, higher is better. NaN where all bins have the same relevance, or a patch's
-            relevance is NaN.
+        score: float64 (B,), -1 to 1, higher is better. NaN where all bins have the same relevance, a patch's
+            relevance is NaN, or the fill leaves the image as it is.
         drops: float64 (B, K), drop in probability when the bin is filled.
         totals: float64 (B, K), relevance of the bins.
         equal_drops: int64 (B,), number of pairs of bins with equal drops.
@@ -111,6 +120,7 @@ class Saco:
     equal_drops: Tensor
 
 
+@full_precision
 def saco(
     model: VisionTransformer,
     images: Tensor,
@@ -153,15 +163,23 @@ def saco(
         seed: see ``image_ids``.
 
     Returns:
-        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same relevance, or a patch's relevance
-        is NaN.
+        float64 (B,), from -1 to 1; higher is better. NaN where all bins have the same relevance, a patch's relevance is
+        NaN, or the fill leaves the image as it is, such as the mean in an image of one colour; a warning counts them.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, too few or too many bins, an
             unknown protocol.
     """
+    if bins is not None:
+        bins = whole_number(bins, "bins", least=None)
     engine = engine_of(model, images, fill, preprocess, image_ids, seed)
-    return evaluate(engine, relevance, target, bins, protocol, ranks, weigh).score
+    found = evaluate(engine, relevance, target, bins, protocol, ranks, weigh)
+    reasons = {
+        "the fill leaves the image as it is": unchanged(engine),
+        "a relevance is not finite": ~found.totals.isfinite().all(1),
+        "all bins have the same relevance": (found.totals == found.totals[:, :1]).all(1),
+    }
+    return tell_undefined("saco", found.score, reasons)
 
 
 def evaluate(
@@ -215,11 +233,15 @@ def score_bins(
     else:
         chosen = class_of(engine, None if protocol == "paper" else target)
         drops = probability(clean, chosen) - probability(filled, chosen)
+    same = unchanged(engine)
+    drops = torch.where(same[:, None], 0.0, drops)
     totals = torch.zeros(bin_of.shape[0], bins, dtype=torch.float64, device=bin_of.device)
     totals.scatter_add_(1, bin_of, relevance.double())
     if weigh == "mean":
         totals = totals / masks.sum(-1)
     score, equal = coefficient(totals, drops, protocol)
+    if protocol != "thesis":
+        score = torch.where(same, torch.nan, score)
     return Saco(score, drops, totals, equal)
 
 

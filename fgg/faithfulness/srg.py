@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fgg.faithfulness.order_curves import OrderCurves, order_curves
 from fgg.faithfulness.registry import metric
+from fgg.models.arguments import full_precision, whole_number
 
 
 @metric(
@@ -35,6 +36,7 @@ def srg_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
     return curves.area(curves.lif(patches_per_step)) - curves.area(curves.mif(patches_per_step))
 
 
+@full_precision
 def srg(
     model: VisionTransformer,
     images: Tensor,
@@ -69,6 +71,7 @@ def srg(
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill, fewer than one patch per step.
     """
+    patches_per_step = whole_number(patches_per_step, "patches_per_step")
     return srg_scores(
         order_curves(model, images, relevance, target, fill, preprocess, image_ids, seed), patches_per_step
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
 from fgg.errors import FggError
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files, zero_shot
+from fgg.models.checkpoints import names
 from fgg.models.device import TRAINING_THREADS, resolve
+from fgg.models.hugging_face import Described, described
 from fgg.models.layer_diagnosis import diagnose
 from fgg.models.training import predict, train
-from fgg.models.vit import load_model
+from fgg.models.vit import NORM_EPS, load_model, with_config
 from fgg.progress import batches
 from fgg.tables import read_json
 
@@ -55,21 +58,26 @@ def main(argv: list[str] | None = None) -> None:
 
 def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     """Train or load the model, measure it, and write its folder; returns its record."""
-    options, device = settings["model"], resolve(settings["device"])
+    options, known = _with_folder(settings["model"])
+    device = resolve(settings["device"])
     classes = read_json(data / "dataset.json")["classes"]
     everything = load_split(data / "train.parquet")
     shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
+    if known:
+        with_config(shape, known)
     preprocess = resolve_preprocess(settings["preprocess"], shape)
     training = options["weights"] == "train" and not options["zero_shot"]
     images = everything.pixels(preprocess) if training else None
     if preprocess.mean is None or preprocess.std is None:
-        known = shape.pretrained_cfg
-        mean, std = (known["mean"], known["std"]) if images is None else statistics(images)
+        taken = shape.pretrained_cfg
+        mean, std = (taken["mean"], taken["std"]) if images is None else statistics(images)
         preprocess = replace(preprocess, mean=preprocess.mean or mean, std=preprocess.std or std)
     history: list[dict[str, float]] = []
     head: dict[str, Any] | None = None
     if images is None:
         model, head = _load(options, classes)
+        if known and known.labels:
+            order_classes(model, known.labels, classes)
         model = model.to(device)
     else:
         for image in images:  # in place: they may fill half of the memory
@@ -85,7 +93,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     seen = {name: look(model, split, preprocess, device, at_hand.get(name)) for name, split in splits.items()}
     record = {
         "architecture": options["architecture"],
-        "kwargs": options["kwargs"],
+        "kwargs": {**options["kwargs"], **_norm_eps(model, shape)},
         "weights": options["weights"],
         "classes": classes,
         "preprocess": preprocess.to_dict(),
@@ -95,10 +103,60 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
         "layers": diagnose(model, splits["val"].tensors(preprocess, slice(0, DIAGNOSED_IMAGES)).to(device)),
         "training": history,
     }
-    print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}")
+    print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}, {_origin(settings, known)}")
+    if known and known.interpolation not in (None, preprocess.interpolation):
+        print(
+            f"note: the weights' folder resizes by {known.interpolation}, preprocess.interpolation is "
+            f"{preprocess.interpolation}"
+        )
     report(record)
     model_files.save(output, model, record, settings)
     return record
+
+
+def _with_folder(options: dict[str, Any]) -> tuple[dict[str, Any], Described | None]:
+    """The settings ``model`` with what the folder of its weights says, and that."""
+    if options["weights"] in ("train", "pretrained") or options["zero_shot"]:
+        return options, None
+    known = described(options["weights"])
+    return (options, None) if known is None else ({**options, "kwargs": known.merged(options["kwargs"])}, known)
+
+
+def _norm_eps(model: VisionTransformer, shape: VisionTransformer) -> dict[str, float]:
+    """The argument that gives the model's layer norms their epsilon, if it is not the architecture's."""
+    own, usual = ({m.eps for m in each.modules() if isinstance(m, torch.nn.LayerNorm)} for each in (model, shape))
+    return {NORM_EPS: own.pop()} if own != usual and len(own) == 1 else {}
+
+
+def _origin(settings: dict[str, Any], known: Described | None) -> str:
+    """Where mean and standard deviation come from."""
+    given = settings["preprocess"]
+    if given["mean"] is not None and given["std"] is not None:
+        return "as preprocess says"
+    if settings["model"]["weights"] == "train" and not settings["model"]["zero_shot"]:
+        return "of the training images"
+    if known and known.mean and known.std:
+        return f"as the files beside {known.source} say"
+    if settings["model"]["weights"] == "pretrained":
+        return "timm's for these weights"
+    return "timm's for this architecture: the weights do not say theirs, so compare them with their training"
+
+
+def order_classes(model: VisionTransformer, labels: Sequence[str], classes: Sequence[str]) -> None:
+    """Put the outputs of the head into the order of the dataset's classes, if both have the same names."""
+    if list(labels) == list(classes):
+        return
+    if sorted(labels) != sorted(classes) or len(set(labels)) < len(labels):
+        print(
+            f"note: the weights name their classes {names(list(labels))}, the dataset {names(list(classes))}; class i of "
+            "the head is taken as class i of the dataset"
+        )
+        return
+    order = torch.tensor([list(labels).index(name) for name in classes])
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.copy_(parameter[order].clone())
+    print(f"note: the classes of the weights, {names(list(labels))}, were put into the order of the dataset")
 
 
 def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransformer, dict[str, Any] | None]:
@@ -106,7 +164,8 @@ def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransforme
     if options["zero_shot"]:
         return zero_shot.build(options, classes)
     if options["weights"] != "pretrained":
-        return load_model(options["architecture"], options["kwargs"], options["weights"], len(classes)), None
+        key = options.get("weights_key")
+        return load_model(options["architecture"], options["kwargs"], options["weights"], len(classes), key), None
     model = load_model(options["architecture"], options["kwargs"], "pretrained")
     if model.num_classes != len(classes):
         raise FggError(

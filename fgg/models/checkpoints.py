@@ -1,299 +1,252 @@
 """Read model checkpoints as plain state dicts with timm's names, without running code from the files.
 
-A file's format is recognised by its first bytes, not by its name: safetensors; a file written by ``torch.save``, today
-or before version 1.6; or a tar, gzipped or not, that holds one such file, which is read without unpacking the tar.
-Pickles are read with ``weights_only=True``.
+What the files are is found in `fgg.models.weight_files`, their formats are read in `fgg.models.checkpoint_files`, and
+names are changed in `fgg.models.weight_names`. This module finds the weights among what else a checkpoint holds.
 """
 
 from __future__ import annotations
 
-import argparse
-import glob
-import io
-import pathlib
-import pickle
 import re
-import struct
-import tarfile
-import zipfile
-import zlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from fgg.data.locations import locate
 from fgg.errors import FggError
-
-# Errors that the readers of weights raise for damaged or foreign files; to the user they all mean the same.
-UNREADABLE = (
-    OSError,
-    RuntimeError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    pickle.UnpicklingError,
-    SafetensorError,
+from fgg.models.checkpoint_files import (
+    MOST_BYTES,
+    UNREADABLE,
+    ZIP_START,
+    content_of,
+    damaged_part,
+    first_line,
+    names,
 )
+from fgg.models.weight_files import chosen, weight_files
+from fgg.models.weight_names import LAYOUTS, Named, named, pick, timm_names
+
+__all__ = [
+    "MOST_BYTES",
+    "UNREADABLE",
+    "ZIP_START",
+    "chosen",
+    "damaged_part",
+    "first_line",
+    "names",
+    "read",
+    "read_named",
+    "timm_names",
+]
+
 # Keys under which a checkpoint stores its weights, beside the epoch, the optimiser and so on.
 WRAPPERS = ("model_state_dict", "state_dict", "model")
-# Name prefixes of a model that was wrapped for several GPUs, or compiled.
-PREFIXES = ("module.", "_orig_mod.")
-# Name prefixes of tensors that only pretraining uses.
-LEFT_OVER = ("decoder_", "mask_token")
-SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors")
-BEST = "model_best"
-# The largest ViT has 9 GB in float32, and three times as much with its optimiser: a larger file is not a model.
-MOST_BYTES = 2**34
-GZIP_START, ZIP_START, PICKLE_START = b"\x1f\x8b", b"PK\x03\x04", b"\x80"
-TAR_MARK, TAR_MARK_AT = b"ustar", 257
-FOLDER_BIT = 0x10
-
-# Names in an image tower: open_clip's, and timm's.
-CLIP_TOWER = "visual."
-CLIP_NAMES = (
-    (r"conv1\.weight", r"patch_embed.proj.weight"),
-    (r"class_embedding", r"cls_token"),
-    (r"positional_embedding", r"pos_embed"),
-    (r"proj", r"head.weight"),
-    (r"ln_pre\.(\w+)", r"norm_pre.\1"),
-    (r"ln_post\.(\w+)", r"norm.\1"),
-    (r"transformer\.resblocks\.(\d+)\.ln_([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
-    (r"transformer\.resblocks\.(\d+)\.ls_([12])\.gamma", r"blocks.\1.ls\2.gamma"),
-    (r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(\w+)", r"blocks.\1.attn.qkv.\2"),
-    (r"transformer\.resblocks\.(\d+)\.attn\.out_proj\.(\w+)", r"blocks.\1.attn.proj.\2"),
-    (r"transformer\.resblocks\.(\d+)\.mlp\.c_fc\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
-    (r"transformer\.resblocks\.(\d+)\.mlp\.c_proj\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
-)
-CLIP_SHAPES = {
-    "cls_token": lambda tensor: tensor.reshape(1, 1, -1),
-    "pos_embed": lambda tensor: tensor[None],
-    "head.weight": lambda tensor: tensor.T.contiguous(),
-}
-# timm's own tower inside an open_clip model.
-TRUNK, TRUNK_HEAD = "visual.trunk.", "visual.head.proj."
+# Keys of tensors with a parameter's name and shape that are no weights.
+OTHER_STATES = re.compile(r"(^|_)(optim\w*|scheduler\w*|scaler|exp_avg\w*|grads?|gradients?|momentum_buffer|master)")
+MOST_DEPTH = 5
+PLAIN = (str, bytes, int, float, bool, type(None), list, tuple, dict, set)
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
+def read(path: str | Path, weights_key: str | None = None) -> dict[str, Tensor]:
     """The state dict of a checkpoint, with timm's names as far as they are known.
+
+    Args:
+        path: a file, a folder, the index or a part of a sharded checkpoint, or a pattern that matches one.
+        weights_key: under which key or prefix the weights are, if the checkpoint holds several; None takes those that
+            are not averaged.
 
     Raises:
         FggError: the file is missing, damaged or in another format; its pickle names something that does not belong to
-            weights (the message says what); it holds no state dict, or NaN.
+            weights (the message says what); it holds no state dict, several models, adapters, or NaN.
     """
-    path = chosen(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise FggError(f"model.weights: {path} {what}; choose 'train', 'pretrained' or the path of a file")
+    return read_named(path, weights_key).state
+
+
+def read_named(path: str | Path, weights_key: str | None = None) -> Named:
+    """What `read` reads, with the layout of its names; what was stripped, left out or chosen is printed to the log."""
+    if weights_key is not None and (not isinstance(weights_key, str) or not weights_key):
+        raise FggError(f"model.weights_key: {weights_key!r} must be the key or prefix of weights, such as 'model_ema'")
     try:
-        with path.open("rb") as file:
-            content = _content(file)
-        state = timm_names(_state_dict(content))
-        _check_values(state)
+        files, placed = weight_files(path)
     except FggError as error:
-        raise FggError(f"model.weights: {path} {error}") from None
-    return state
-
-
-def chosen(path: str | Path) -> Path:
-    """The file that matches a path with ``*``, ``?`` or ``**``: of several formats of one checkpoint, the safetensors.
-
-    Raises:
-        FggError: nothing matches, or several files match and not exactly one of them is safetensors.
-    """
-    found = [name for name in glob.glob(str(path), recursive=True) if name.endswith(".safetensors")]  # noqa: PTH207
-    return Path(found[0]) if len(found) == 1 else locate(path, "model.weights")
-
-
-def timm_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict with the names that timm gives a VisionTransformer.
-
-    Prefixes that all names share are dropped. A ``lin_head`` becomes the head and replaces one from pretraining.
-    Tensors that only pretraining uses are left out. Of a CLIP model, only the image tower is kept.
-    """
-    state = dict(state)
-    for prefix in PREFIXES:
-        while state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    if any(name.startswith(TRUNK) for name in state):
-        return _trunk(state)
-    if CLIP_TOWER + "class_embedding" in state:
-        return _clip_tower(state)
-    if "lin_head.weight" in state:
-        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
-        state = {re.sub(r"^lin_head\.", "head.", name): tensor for name, tensor in state.items()}
-    return {name: tensor for name, tensor in state.items() if not name.startswith(LEFT_OVER)}
-
-
-def damaged_part(file: BinaryIO) -> str:
-    """The first damaged part of a zip that torch wrote, or an empty string; torch itself verifies no checksums.
-
-    For a tensor that is marked as a folder, torch would return uninitialised memory.
-    """
-    with zipfile.ZipFile(file) as parts:
-        folders = (part.filename for part in parts.infolist() if part.external_attr & FOLDER_BIT)
-        found = parts.testzip() or next(folders, "")
-    file.seek(0)
+        text = str(error)
+        raise FggError(text if text.startswith("model.weights") else f"model.weights: {text}") from None
+    shown = files[0] if len(files) == 1 else path
+    try:
+        notes: list[str] = []
+        if len(files) == 1:
+            with files[0].open("rb") as file:
+                state, left = _state_dict(content_of(file), weights_key, notes)
+        else:
+            state, left = _joined(files, placed, weights_key), weights_key
+            notes.append(f"read {len(files)} files as one checkpoint")
+        _check_kinds(state)
+        found = named(state, left)
+        _check_values(found.state)
+    except FggError as error:
+        raise FggError(f"model.weights: {shown} {error}") from None
+    for note in notes + found.notes:
+        print(f"note: model.weights: {shown}: {note}", file=sys.stderr)
     return found
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, with the error's type if the text alone says little."""
-    text = next(iter(str(error).strip().splitlines()), "")
-    return text if " " in text else f"{type(error).__name__} {text}".strip()
+def _joined(files: list[Path], placed: Mapping[str, str] | None, key: str | None) -> dict[str, Tensor]:
+    """The tensors of a sharded checkpoint. Raises FggError: one is in two files, or not where the index says."""
+    joined: dict[str, Tensor] = {}
+    for path in files:
+        try:
+            with path.open("rb") as file:
+                state, _ = _state_dict(content_of(file), None, [])
+        except FggError as error:
+            raise FggError(f"cannot be joined: {path.name} {error}") from None
+        if twice := [name for name in state if name in joined]:
+            raise FggError(f"holds {names(twice)} in two of its files; fetch them again")
+        if lacking := [name for name, own in (placed or {}).items() if own == path.name and name not in state]:
+            raise FggError(f"lacks {names(lacking)}, which the index places in {path.name}; fetch it again")
+        joined |= state
+    return joined
 
 
-def names(found: list[str], most: int = 8) -> str:
-    """The first few names of a list as text."""
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+def _state_dict(content: Any, key: str | None, notes: list[str]) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict in a checkpoint's content, and the part of the key that names a prefix within it."""
+    usual = _usual(content)
+    found = {".".join(place): inner for place, inner in _candidates(content)}
+    if usual is not None:
+        found.setdefault(".".join(usual), _at(content, usual))
+    if key is not None:
+        return _by_key(content, found, usual, key, notes)
+    if usual is not None:
+        averaged = [name for name in found if name != ".".join(usual)]
+        if averaged:
+            notes.append(
+                f"took the weights under {'.'.join(usual) or 'the top'!r}; there are others under {names(averaged)}, "
+                "which model.weights_key can name"
+            )
+        return _tensors(_at(content, usual), notes), None
+    if not found:
+        within = f"; it has {names([str(own) for own in content])}" if isinstance(content, Mapping) and content else ""
+        empty = any(isinstance(content, Mapping) and content.get(name) == {} for name in WRAPPERS) or content == {}
+        more = ", only an empty one" if empty else f", neither directly nor under {', '.join(WRAPPERS)}"
+        raise FggError(f"holds no state dict of tensors{more}{within}")
+    place = pick(found, None, notes, "state dict")
+    if len(found) == 1:
+        notes.append(f"took the weights under {place!r}")
+    return _tensors(found[place], notes), None
 
 
-def _clip_tower(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tower = {}
-    for name, tensor in state.items():
-        if name.startswith(CLIP_TOWER):
-            short = name.removeprefix(CLIP_TOWER)
-            for pattern, replacement in CLIP_NAMES:
-                if re.fullmatch(pattern, short):
-                    short = re.sub(pattern, replacement, short)
-                    break
-            tower[short] = CLIP_SHAPES.get(short, lambda same: same)(tensor)
-    return tower
-
-
-def _trunk(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    tower = {name.removeprefix(TRUNK): tensor for name, tensor in state.items() if name.startswith(TRUNK)}
-    head = {
-        "head." + name.removeprefix(TRUNK_HEAD): tensor for name, tensor in state.items() if name.startswith(TRUNK_HEAD)
-    }
-    return tower | head
-
-
-def _content(file: BinaryIO) -> Any:
-    """The content of a file in any known format."""
-    start = file.read(TAR_MARK_AT + len(TAR_MARK))
-    file.seek(0)
+def _by_key(
+    content: Any, found: Mapping[str, Any], usual: tuple[str, ...] | None, key: str, notes: list[str]
+) -> tuple[dict[str, Tensor], str | None]:
+    """The state dict that a key names, by its place in the checkpoint, a prefix of its names, or both."""
+    own = [name for name in found if name and (f".{name}.".find(f".{key}.") >= 0)]
+    if own:
+        return _tensors(found[pick(own, key, notes, "state dict")], notes), None
+    outer = sorted((name for name in found if name and key.startswith(f"{name}.")), key=len)
+    if outer:
+        return _tensors(found[outer[-1]], notes), key.removeprefix(f"{outer[-1]}.")
+    if usual is None:
+        known = names(list(found)) or "nothing that looks like them"
+        raise FggError(f"has no weights under model.weights_key {key!r}; there are: {known}")
     try:
-        # Checked first: the length at the start of a safetensors file may look like any other format.
-        if _starts_safetensors(start):
-            from safetensors.torch import load
-
-            return dict(sorted(load(file.read()).items()))  # load returns them in any order
-        if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
-            return _from_tar(file)
-        if start.startswith(ZIP_START):
-            damage = damaged_part(file)
-            if damage:
-                raise FggError(f"cannot be read safely as weights: it is damaged (at {damage}); fetch it again")
-        if start.startswith((ZIP_START, PICKLE_START)):
-            return _load(file)
-    except FggError:
-        raise
-    except UNREADABLE as error:
-        raise FggError(
-            f"cannot be read safely as weights: it is damaged, or in another format ({first_line(error)})"
-        ) from None
-    if not start:
-        raise FggError("cannot be read safely as weights: it is empty; fetch it again")
-    raise FggError(
-        "cannot be read safely as weights: it is neither safetensors nor a torch checkpoint, nor a tar that holds one"
-    )
-
-
-def _starts_safetensors(start: bytes) -> bool:
-    """Whether the first bytes are a length and an opening brace."""
-    return len(start) > 9 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < 2**27
-
-
-def _from_tar(file: BinaryIO) -> Any:
-    """The content of the only checkpoint in a tar, or of the best one of several; nothing is written to the disk."""
-    with tarfile.open(fileobj=file, mode="r:*") as archive:
-        found = []
-        for member in archive:
-            if member.size > MOST_BYTES:
-                raise FggError(f"holds {member.name} of {member.size} bytes, more than any model has; it was refused")
-            name = pathlib.PurePosixPath(member.name).name
-            if member.isfile() and not name.startswith(".") and name.endswith(SUFFIXES):
-                found.append(member)
-        best = [member for member in found if pathlib.PurePosixPath(member.name).name.startswith(BEST)] or found
-        if len(best) != 1:
-            what = f"several checkpoints ({names([member.name for member in best])})" if best else "no checkpoint"
-            raise FggError(f"is an archive with {what}; unpack it, and give the path of the right file")
-        stream = archive.extractfile(best[0])
-        content = stream.read() if stream else b""
-    if content.startswith(GZIP_START) or content[TAR_MARK_AT : TAR_MARK_AT + len(TAR_MARK)] == TAR_MARK:
-        raise FggError(f"is an archive that holds another archive, {best[0].name}; unpack it")
-    try:
-        return _content(io.BytesIO(content))
+        return _tensors(_at(content, usual), []), _known_prefix(_at(content, usual), key)
     except FggError as error:
-        raise FggError(f"holds {best[0].name}, which {error}") from None
+        known = names([name for name in found if name])
+        raise FggError(f"{error}{f'; other keys of weights: {known}' if known else ''}") from None
 
 
-def _load(file: BinaryIO) -> Any:
-    """Tensors and plain values of a torch file; a pickle that names anything else is refused."""
-    try:
-        with torch.serialization.safe_globals(_harmless()):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's own message advises loading the file unsafely, so it is not passed on.
-        refused = re.search(r"GLOBAL (\S+)", str(error))
-        if refused:
-            raise FggError(
-                f"cannot be read safely as weights: it names {refused[1]}, which does not belong to weights; it was "
-                "refused. If you trust its author, ask for the tensors alone: torch.save(model.state_dict(), file)"
-            ) from None
-        raise FggError("cannot be read safely as weights: it holds more than tensors, or is damaged") from None
+def _known_prefix(state: Mapping[str, Any], key: str) -> str:
+    """The key, if it is part of the names. Raises FggError otherwise."""
+    if not any(f".{key}." in f".{name}" for name in state):
+        tops = sorted({name.split(".")[0] for name in state})
+        raise FggError(f"has no weights under model.weights_key {key!r}; its names begin with {names(tops)}")
+    return key
 
 
-def _harmless() -> list[Any]:
-    """Classes that training scripts leave in checkpoints, and that only hold values."""
-    numbers = [type(np.dtype(kind)) for kind in ("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")]
-    scalar, rebuild = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]
-    return [
-        argparse.Namespace,
-        (pathlib.PurePosixPath, "pathlib.PosixPath"),  # a path is only text here
-        np.dtype,
-        np.ndarray,
-        *numbers,
-        # numpy 1 and numpy 2 name them differently.
-        *((scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *((rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-    ]
-
-
-def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The state dict in a checkpoint's content."""
-    state = content
-    while isinstance(state, Mapping):
-        inner = next((state[name] for name in WRAPPERS if isinstance(state.get(name), Mapping)), None)
+def _usual(content: Any) -> tuple[str, ...] | None:
+    """Where the weights usually are: at the top, or under the keys in ``WRAPPERS``; None if there are none."""
+    place: list[str] = []
+    while isinstance(content, Mapping):
+        inner = next((name for name in WRAPPERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             break
-        state = inner
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        within = f"; it has {names([str(key) for key in state])}" if isinstance(state, Mapping) and state else ""
-        raise FggError(f"holds no state dict of tensors, neither directly nor under {', '.join(WRAPPERS)}{within}")
-    if not state:
-        raise FggError("holds no state dict of tensors, only an empty one")
-    return dict(state)
+        place.append(inner)
+        content = content[inner]
+    return tuple(place) if _is_state(content) or _looks_like_weights(content) else None
 
 
-def _check_values(state: Mapping[str, Tensor]) -> None:
+def _candidates(content: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """All state dicts of a Vision Transformer within a checkpoint, with the keys that lead to them."""
+    if not isinstance(content, Mapping) or len(place) > MOST_DEPTH:
+        return
+    if _looks_like_weights(content):
+        yield place, content
+        return
+    for name, inner in content.items():
+        if isinstance(name, str) and not OTHER_STATES.search(name.lower()):
+            yield from _candidates(inner, (*place, name))
+
+
+def _is_state(content: Any) -> bool:
+    """Whether this is a state dict: names and tensors, and nothing else."""
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return all(isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items())
+
+
+def _looks_like_weights(content: Any) -> bool:
+    """Whether these are the weights of a Vision Transformer, perhaps with plain values beside them."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return False
+    anchors = tuple(anchor for anchor, _ in LAYOUTS.values())
+    ends = any(f".{name}".endswith(tuple(f".{own}" for own in anchors)) for name in map(_bare, content))
+    return ends and all(isinstance(value, (Tensor, *PLAIN)) for value in content.values())
+
+
+def _bare(name: str) -> str:
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
+
+
+def _at(content: Any, place: tuple[str, ...]) -> Any:
+    for name in place:
+        content = content[name]
+    return content
+
+
+def _tensors(state: Mapping[str, Any], notes: list[str]) -> dict[str, Tensor]:
+    """The tensors among the values; what else there is, is noted."""
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
+        notes.append(f"left out what is no tensor: {names(others)}")
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _check_kinds(state: Mapping[str, Tensor]) -> None:
+    """Raise FggError for tensors that hold no plain numbers."""
+    if empty := [name for name, tensor in state.items() if tensor.is_meta]:
+        raise FggError(f"holds tensors without values, on the device meta: {names(empty)}; save the loaded model")
     odd = [name for name, tensor in state.items() if tensor.layout != torch.strided or tensor.is_complex()]
     if odd:
         raise FggError(f"holds sparse or complex tensors in {names(odd)}")
+    if small := _quantised(state):
+        raise FggError(f"holds quantised numbers in place of weights in {names(small)}; save the model as float32")
+
+
+def _quantised(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of tensors whose numbers are not weights as they stand: of torch's quantisation, or floats of one byte."""
+    return [
+        name
+        for name, tensor in state.items()
+        if tensor.is_quantized or (tensor.is_floating_point() and torch.finfo(tensor.dtype).bits < 16)
+    ]
+
+
+def _check_values(state: Mapping[str, Tensor]) -> None:
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if not broken:
+        limit = torch.finfo(torch.float32).max
+        wide = {name: tensor for name, tensor in state.items() if tensor.dtype == torch.float64 and tensor.numel()}
+        broken = [name for name, tensor in wide.items() if tensor.abs().max() > limit]
     if broken:
         raise FggError(f"holds NaN or infinite values in {names(broken)}")

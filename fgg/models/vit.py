@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,28 +11,18 @@ import torch
 from timm.layers import PatchEmbed
 from timm.models import create_model, is_model
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from fgg.errors import FggError
-from fgg.models.checkpoints import first_line, names, read
+from fgg.models.checkpoints import first_line, read_named
+from fgg.models.class_and_patches import POOL, ClassAndPatchesHead, give_head
+from fgg.models.fit import fill
+from fgg.models.hugging_face import Described, described
+from fgg.models.hugging_face_names import FAMILIES
 
-# Hints for tensors that do not fit: the kind of fault, a pattern of the name, what to do.
-MISSING, UNEXPECTED, SHAPE = "missing", "unexpected", "wrong shape"
-HINTS = (
-    (UNEXPECTED, r"fc_norm\.", "the file's model pools the patches: set model.kwargs.global_pool to avg"),
-    (MISSING, r"fc_norm\.", "the file's model reads the class token: set model.kwargs.global_pool to token"),
-    (UNEXPECTED, r"norm_pre\.", "the file's model has a norm before its blocks: set model.kwargs.pre_norm to true"),
-    (UNEXPECTED, r"blocks\.\d+\.ls\d\.", "the file's model scales its layers: set model.kwargs.init_values to 1.0e-5"),
-    (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model normalises queries and keys: set model.kwargs.qk_norm to true"),
-    (UNEXPECTED, r"reg_token", "the file's model has registers: set model.kwargs.reg_tokens to their number"),
-    (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file has different or more blocks: see model.kwargs.depth"),
-    (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.model_files.load"),
-    (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: use open_clip's file, or timm's"),
-    (MISSING, r"head\.", "a file without a head has no classes: fine-tune it first, or set model.zero_shot for a CLIP tower"),
-    (SHAPE, r"pos_embed", "position embeddings are not resized: set model.kwargs.img_size and patch_size as in training"),
-    (SHAPE, r"patch_embed\.", "see model.kwargs.patch_size, in_chans and embed_dim"),
-    (SHAPE, r"head\.", "the number of classes is different"),
-)  # fmt: skip
+__all__ = ["fill", "load_model"]
+
+NORM_EPS = "norm_eps"  # an argument of fgg's own beside timm's
 
 
 def load_model(
@@ -40,15 +30,22 @@ def load_model(
     kwargs: Mapping[str, Any] | None = None,
     weights: str | Path | None = None,
     num_classes: int | None = None,
+    weights_key: str | None = None,
 ) -> VisionTransformer:
     """Build a timm VisionTransformer in eval mode, float32, on the CPU.
 
     Args:
         architecture: any timm VisionTransformer name, such as ``vit_base_patch16_224``.
-        kwargs: overrides for timm, such as ``img_size``, ``patch_size``, ``embed_dim``, ``depth``.
+        kwargs: overrides for timm, such as ``img_size``, ``patch_size``, ``embed_dim``, ``depth``. Beside timm's,
+            ``norm_eps`` is the epsilon of all layer norms, and ``global_pool`` may be ``token_and_avg``, a head that
+            reads the class token beside the mean of the patches.
         weights: None for random weights, ``pretrained`` for timm's hub, or the path of a checkpoint in any format
-            that `fgg.models.checkpoints` reads.
-        num_classes: outputs of the head; None keeps timm's number.
+            that `fgg.models.checkpoints` reads. A config.json of transformers beside it gives ``kwargs``.
+        num_classes: outputs of the head; None keeps timm's number, or that of the checkpoint's config.json.
+        weights_key: the key or prefix of the weights in the checkpoint, if it holds several.
+
+    Returns:
+        The model; its ``pretrained_cfg`` holds the mean, standard deviation and labels that the checkpoint's folder names.
 
     Raises:
         FggError: the architecture is unknown, kwargs are wrong, the file is missing or damaged, or tensors do not fit
@@ -56,10 +53,43 @@ def load_model(
     """
     if not is_model(architecture):
         raise FggError(f"model.architecture: timm has no model {architecture!r}; see timm.list_models('vit_*')")
-    options = dict(kwargs or {})
+    pretrained = weights == "pretrained"
+    if weights is None or pretrained:
+        return _built(architecture, dict(kwargs or {}), num_classes, pretrained).eval()
+    found, known = read_named(weights, weights_key), described(weights)
+    options = known.merged(kwargs or {}) if known else dict(kwargs or {})
+    if known and num_classes is None and "num_classes" not in options:
+        num_classes = known.classes
+    if found.family and NORM_EPS not in options:
+        options[NORM_EPS] = FAMILIES[found.family]
+        print(
+            f"note: model.weights: {weights} has the names of transformers' {found.family}, but no config.json beside "
+            f"it: the norms' epsilon is {options[NORM_EPS]:g}, as is usual for it, and all else as in {architecture}",
+            file=sys.stderr,
+        )
+    model = _built(architecture, options, num_classes, False)
+    fill(model, found.state, weights)
+    if known:
+        with_config(model, known)
+    return model.eval()
+
+
+def with_config(model: VisionTransformer, known: Described) -> None:
+    """Put mean, standard deviation, interpolation and labels of a checkpoint's folder into ``pretrained_cfg``."""
+    timm: Any = model
+    timm.pretrained_cfg = {**timm.pretrained_cfg, **known.config()}
+
+
+def _built(architecture: str, options: dict[str, Any], num_classes: int | None, pretrained: bool) -> VisionTransformer:
+    """A model with random or timm's own weights."""
     if num_classes is not None:
         options["num_classes"] = num_classes
-    pretrained = weights == "pretrained"
+    given = dict(options)
+    eps, pooled = options.pop(NORM_EPS, None), options.get("global_pool") == POOL
+    if eps is not None and (isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1):
+        raise FggError(f"model.kwargs.{NORM_EPS}: {eps!r} must be a number from 0 to 1, such as 1.0e-6")
+    if pooled:
+        options["global_pool"] = ""
     try:
         model = create_model(architecture, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:
@@ -68,44 +98,23 @@ def load_model(
                 f"model.weights: the pretrained weights of {architecture!r} cannot be fetched ({first_line(error)}); "
                 "check the network, or give the path of a file"
             ) from None
-        raise FggError(_unbuildable(architecture, options, error)) from None
+        raise FggError(_unbuildable(architecture, given, error)) from None
     except (TypeError, AssertionError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise FggError(_unbuildable(architecture, options, error)) from None
+        raise FggError(_unbuildable(architecture, given, error)) from None
     if type(model) is not VisionTransformer and isinstance(model, VisionTransformer):
         # Such as distilled models, whose head reads two tokens.
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, whose head is not supported")
     if not isinstance(model, VisionTransformer):
         raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
-    if weights is not None and not pretrained:
-        fill(model, read(weights), weights)
-    return model.eval()
+    if eps is not None:
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = float(eps)
+    return give_head(model) if pooled else model
 
 
 def _unbuildable(architecture: str, options: Mapping[str, Any], error: Exception) -> str:
     return f"model.kwargs: timm cannot build {architecture!r} with {dict(options)}: {first_line(error)}"
-
-
-def fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -> None:
-    """Load a state dict.
-
-    Raises:
-        FggError: tensors are missing, unexpected or of the wrong shape; the message names them, with hints.
-    """
-    own = model.state_dict()
-    faults = {
-        MISSING: [name for name in own if name not in state],
-        UNEXPECTED: [name for name in state if name not in own],
-        SHAPE: [name for name in own if name in state and own[name].shape != state[name].shape],
-    }
-    if any(faults.values()):
-        shapes = [f"{name} is {tuple(state[name].shape)}, not {tuple(own[name].shape)}" for name in faults[SHAPE]]
-        told = [f"{kind}: {names(shapes if kind == SHAPE else found)}" for kind, found in faults.items() if found]
-        hints = [f" ({hint})" for kind, pattern, hint in HINTS if any(re.match(pattern, name) for name in faults[kind])]
-        raise FggError(
-            f"model.weights: {origin} does not fit the architecture; {'; '.join(told)}. "
-            f"Check model.architecture, model.kwargs and the number of classes{''.join(hints)}"
-        )
-    model.load_state_dict(state)
 
 
 def num_patches(model: VisionTransformer) -> int:
@@ -146,21 +155,35 @@ def reads_class_token(model: VisionTransformer) -> bool:
 
 
 def readout(model: VisionTransformer, like: Tensor) -> Tensor:
-    """The row of the identity that the head reads: the class token's, or the mean of the patches'.
+    """The row of the identity that the head reads: the class token's, or the mean of the tokens that the head pools.
+
+    The tokens are the patches, and with ``pool_include_prefix`` all tokens. A head that reads the class token beside the
+    mean of the patches has half of each row.
 
     Args:
         like: (B, T, …), gives the row its batch, tokens, dtype and device.
 
     Returns:
         (B, T).
+
+    Raises:
+        FggError: the head takes maxima.
     """
+    if model.global_pool in ("max", "avgmax") and model.attn_pool is None:
+        raise FggError(
+            f"the head takes the maximum over the patches (global_pool={model.global_pool!r}), so no row of the attention "
+            "stands for what it reads; choose a method of gradients or perturbations"
+        )
     batch, tokens = like.shape[:2]
     row = like.new_zeros(batch, tokens)
     if reads_class_token(model):
         row[:, 0] = 1
     else:
-        patches = tokens - model.num_prefix_tokens
-        row[:, model.num_prefix_tokens :] = 1 / patches
+        first = 0 if model.pool_include_prefix else model.num_prefix_tokens
+        row[:, first:] = 1 / (tokens - first)
+    if isinstance(model.head, ClassAndPatchesHead):
+        row = row / 2
+        row[:, 0] = 0.5
     return row
 
 
@@ -178,7 +201,12 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
     channels = model.patch_embed.proj.in_channels if type(model.patch_embed) is PatchEmbed else None
     if images.ndim != 4 or not images.is_floating_point():
         raise FggError(f"images must be a float tensor (B, C, H, W), not {images.dtype} {tuple(images.shape)}")
+    _check_head(model)
     own = next(model.parameters()).dtype
+    if own in (torch.float16, torch.bfloat16):
+        raise FggError(
+            f"the model is {own}, whose gradients are too coarse for maps; use model.float() and images.float()"
+        )
     if images.dtype != own and not torch.is_autocast_enabled(images.device.type):
         raise FggError(f"images are {images.dtype}, but the model is {own}; convert them with images.to({own})")
     if channels is not None and images.shape[1] != channels:
@@ -192,6 +220,24 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
         raise FggError(
             f"images are {tuple(images.shape[2:])}, not divisible into patches of {patch_size(model)}; "
             "see preprocess.resize"
+        )
+
+
+def _check_head(model: VisionTransformer) -> None:
+    """Raise FggError if the head gives no logits of at least two classes."""
+    if isinstance(model.head, nn.Identity):
+        raise FggError("the model has no head (num_classes=0), so it gives no logits; load it with its classes")
+    pooled = isinstance(model.head, ClassAndPatchesHead)
+    if not model.global_pool and model.attn_pool is None and not pooled:
+        raise FggError(
+            "the model does not pool its tokens (global_pool=''), so it gives logits for each token; set global_pool "
+            "to token or avg"
+        )
+    classes = model.head.out_features if isinstance(model.head, nn.Linear) else model.num_classes
+    if classes == 1:
+        raise FggError(
+            "the model has one class, whose probability is always 1, so no score means anything; give it a second "
+            "output, which is 0 for the logit of a yes-or-no model"
         )
 
 

@@ -61,7 +61,7 @@ def build(options: Mapping[str, Any], classes: Sequence[str]) -> tuple[VisionTra
     """The image tower of ``options["weights"]`` with the text head that ``options["zero_shot"]`` describes.
 
     Args:
-        options: the settings ``model``: architecture, kwargs, weights, zero_shot.
+        options: the settings ``model``: architecture, kwargs, weights, weights_key, zero_shot.
         classes: names of the dataset's classes, in order.
 
     Returns:
@@ -233,7 +233,7 @@ def _tower(options: Mapping[str, Any], embedding: int) -> VisionTransformer:
     else:
         model = load_model(architecture, kwargs, num_classes=embedding)
         model.head = nn.Linear(model.num_features, embedding, bias=False)
-        state = read(weights)
+        state = read(weights, options.get("weights_key"))
         bias = state.pop("head.bias", None)
         if bias is not None and bias.any():
             raise FggError(

@@ -439,7 +439,6 @@ def test_no_state_dict(tmp_path, content):
         ({"qk_norm": True}, {}, "set model.kwargs.qk_norm to true"),
         ({"reg_tokens": 2}, {}, "set model.kwargs.reg_tokens"),
         ({"depth": 3}, {}, "see model.kwargs.depth"),
-        ({"img_size": 64}, {}, "position embeddings are not resized: set model.kwargs.img_size"),
         ({"patch_size": 16, "img_size": 64}, {}, "see model.kwargs.patch_size"),
         ({"num_classes": 9}, {}, "the number of classes is different"),
         ({"num_classes": 0}, {}, "a file without a head has no classes"),

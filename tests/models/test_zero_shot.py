@@ -298,7 +298,7 @@ def test_an_attack_in_an_open_clip_folder_does_not_run(tmp_path):
         ({"weights": "train"}, r"model\.weights: 'train' does not work with zero_shot"),
         ({"weights": "none.safetensors"}, r"model\.weights: none\.safetensors does not exist"),
         ({"kwargs": fixture.KWARGS | {"depth": 3}}, r"unexpected: blocks\.3"),
-        ({"kwargs": fixture.KWARGS | {"img_size": 64}}, r"pos_embed is \(1, 17, 24\).*set model\.kwargs\.img_size"),
+        ({"kwargs": fixture.KWARGS | {"patch_size": 4}}, r"patch_embed\.proj\.weight.*see model\.kwargs\.patch_size"),
         ({"kwargs": fixture.KWARGS | {"act_layer": "quick_gelu"}}, "has gelu in its image tower.*act_layer to gelu"),
     ],
     ids=str,
@@ -307,6 +307,13 @@ def test_a_tower_that_does_not_fit(made, changes, message, tmp_path):
     fixture.write_clip(tmp_path)
     with pytest.raises(FggError, match=message):
         zero_shot.build(settings(tmp_path) | changes, CLASSES)
+
+
+def test_a_tower_for_larger_images_is_resampled(made, tmp_path, capsys):
+    fixture.write_clip(tmp_path)
+    own = settings(tmp_path) | {"kwargs": fixture.KWARGS | {"img_size": 64}}
+    assert zero_shot.build(own, CLASSES)[0].patch_embed.grid_size == (8, 8)
+    assert "resampled from a grid of 4 x 4 to 8 x 8" in capsys.readouterr().err
 
 
 def test_a_tower_of_another_clip_is_told(tmp_path, capsys):
