@@ -6,6 +6,7 @@ import copy
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fgg.attribution.options import option_faults
@@ -46,7 +47,7 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
     for entry in grid["baselines"]:
         _add(found, *_baseline(entry))
     for name, maps in grid.get("external", {}).items():
-        _add(found, name, {"method": EXTERNAL, "maps": maps})
+        _add(found, name, {"method": EXTERNAL, "maps": str(Path(maps).expanduser())})
     gated = grid["gated"]
     bases = [_gateable(name) for name in gated.get("methods", [TRANSMM])] if gated["layers"] else []
     for base, layers in itertools.product(bases, gated["layers"]):

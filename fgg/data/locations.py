@@ -107,7 +107,7 @@ def local(address: str, parts: int = 3) -> str:
         FggError: an address on the hub has fewer parts, or invalid ones.
     """
     if not address.startswith(SCHEME):
-        return address
+        return str(Path(address).expanduser()) if address.startswith("~") else address
     names = address.removeprefix(SCHEME).rstrip("/").split("/")
     if len(names) < parts or not all(names) or {".", ".."} & set(names):
         wanted = "/".join(("OWNER", "REPOSITORY", "FILE")[:parts])
@@ -116,13 +116,18 @@ def local(address: str, parts: int = 3) -> str:
 
 
 def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A dataset's settings, with every address on the hub replaced by the path of its download.
+    """A dataset's settings, with ``~`` expanded and every address on the hub replaced by the path of its download.
 
     Raises:
         FggError: an address is malformed; the message names the key.
     """
     own = copy.deepcopy(dict(settings))
     model, sae = own["model"], own["sae"]
+    for key in ("path", "masks"):
+        if (own.get(key) or "").startswith("~"):
+            own[key] = str(Path(own[key]).expanduser())
+    if isinstance(own.get("sample"), dict):
+        own["sample"]["ids"] = str(Path(own["sample"]["ids"]).expanduser())
     with _named("model.weights"):
         model["weights"] = local(model["weights"])
     if model.get("zero_shot"):
@@ -245,7 +250,7 @@ def locate(path: str | Path, key: str) -> Path:
     Raises:
         FggError: nothing matches, or several do; the message names the setting ``key``.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.exists() or not glob.has_magic(str(path)):
         return path
     found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - a Path has no glob of its own pattern

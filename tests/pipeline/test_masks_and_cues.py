@@ -186,3 +186,15 @@ def test_words_for_masks_of_the_source_are_no_folder(tmp_path, monkeypatch):
     study = Study(found)
     assert Parameters(study).pictures(SimpleNamespace(dataset="covidquex")) == ""
     assert {name for name, entry in study.metrics["covidquex"].items() if entry.localises} == NAMES
+
+
+def test_a_home_folder_is_expanded(monkeypatch, tmp_path):
+    from fgg.data.locations import local_settings, locate
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = {"path": "~/cells", "masks": "~/masks", "sample": {"ids": "~/ids.txt"}, "model": {"weights": "~/m.pth"}}
+    found = local_settings(settings | {"sae": {"weights": {"default": "~/saes/{layer}"}}})
+    assert found["path"] == f"{tmp_path}/cells" and found["masks"] == f"{tmp_path}/masks"
+    assert found["sample"]["ids"] == f"{tmp_path}/ids.txt" and found["model"]["weights"] == f"{tmp_path}/m.pth"
+    assert found["sae"]["weights"] == {"default": f"{tmp_path}/saes/{{layer}}"}
+    assert locate("~/m.pth", "model.weights") == tmp_path / "m.pth"
