@@ -80,7 +80,7 @@ def methods_table(methods: pd.DataFrame, comparison: pd.DataFrame, times: Mappin
         passes = (
             f"{row['forward_passes']:.0f} + {row['backward_passes']:.0f}" if pd.notna(row["forward_passes"]) else "?"
         )
-        time = times.get(name, {}).get("ms_per_image")
+        time = _time(times.get(about.loc[name, "method"]), row)
         cells = [_number(row[each], each in best and name == best[each]) for each in names]
         kind = "" if about.loc[name, "role"] == "method" else f" ({about.loc[name, 'role']})"
         yield f"| `{name}`{kind} | {passes} | {'' if time is None else f'{time:.1f}'} | {' | '.join(cells)} |"
@@ -133,6 +133,18 @@ def agreement_table(agreement: pd.DataFrame) -> Iterator[str]:
 def _spread(values: pd.Series) -> str:
     """The values of the runs."""
     return " / ".join(f"{value:+.2f}".replace("-", "−") for value in values.dropna())
+
+
+def _time(timed: Mapping[str, Any] | None, row: pd.Series) -> float | None:
+    """Milliseconds per image; with other options than the timed ones, in proportion to the passes."""
+    if timed is None or pd.isna(row["forward_passes"]):
+        return None
+    forward, backward = timed["stated"]
+    return (
+        timed["ms_per_image"]
+        * (row["forward_passes"] + BACKWARD * row["backward_passes"])
+        / (forward + BACKWARD * backward)
+    )
 
 
 def _heading(measure: Any) -> str:

@@ -35,12 +35,21 @@ COMPARISON = pd.DataFrame(
 
 
 def test_methods_by_cost_with_bounds_last():
-    lines = list(methods_table(METHODS, COMPARISON, {"transmm": {"ms_per_image": 7.26}}))
+    lines = list(
+        methods_table(
+            METHODS,
+            COMPARISON,
+            {
+                "transmm": {"ms_per_image": 7.26, "stated": [1, 1]},
+                "kernel_shap": {"ms_per_image": 50, "stated": [2054, 0]},
+            },
+        )
+    )
     assert lines[0] == "| method | passes | ms | SaCo ↑ | PF ↓ |" or lines[0].startswith(
         "| method | passes | ms | SaCo ↑ |"
     )
     assert lines[2] == "| `transmm` | 1 + 1 | 7.3 | .500 | .450 |"
-    assert lines[3] == "| `kernel_shap` | 1027 + 0 |  | **.700** | **.400** |"
+    assert lines[3] == "| `kernel_shap` | 1027 + 0 | 25.0 | **.700** | **.400** |"
     assert lines[4] == "| `occlusion` (ceiling) | 102 + 0 |  | .988 | .300 |"
     assert len(lines) == 5
 

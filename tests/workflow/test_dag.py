@@ -332,7 +332,7 @@ def test_the_report_is_one_offline_file(report):
     assert "Case studies" in text
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
-    for name in (*figures(METRICS, powers=True), *(set(pages()) - {"pooled"})):  # one run has nothing to pool
+    for name in (*figures(METRICS, powers=True), *(set(pages()) - {"pooled", "judged"})):  # one run, and no cues
         assert f"results/figures/tiny_{name}.svg" in text or f"results/{name}.html" in text, name
 
 
