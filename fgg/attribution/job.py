@@ -28,9 +28,9 @@ class Job:
     relevance: Path
     gates: Path | None = None
     saes: Mapping[int, Path] = field(default_factory=dict)
-    chosen: Path | None = None
     shard: Shard = WHOLE
     code: str = ""
+    chosen: Path | None = None
 
     @property
     def resolved(self) -> dict[str, Any]:
