@@ -24,8 +24,8 @@ import torch
 from fgg import draw_subsets
 from fgg.data.load import load_split
 from fgg.faithfulness.faithfulness_correlation import correlate, responses
-from fgg.perturbation.engine import Perturber
 from fgg.models import model_files
+from fgg.perturbation.engine import Perturber
 from fgg.tables import matrix, read_settings, read_table
 
 
