@@ -21,7 +21,7 @@ from fgg.attribution.backward_rules import (
     halved_gates,
     linear_activations,
 )
-from fgg.attribution.gradients import at_places, gradient
+from fgg.attribution.gradients import input_times_gradient
 from fgg.attribution.registry import method
 from fgg.errors import FggError
 
@@ -70,4 +70,4 @@ def attnlrp(
             raise FggError(f"attnlrp: {name} is {value}; it must be 0 or more")
     check_rules(model, "attnlrp", pixels=layers is None)
     with relevance_rules(model, gamma, gamma_projection):
-        return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
+        return input_times_gradient(model, images, target, layers, gates)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fgg.errors import FggError
-from fgg.models.capture import at_rest, attention_module
+from fgg.models.capture import at_rest, attention_module, unfused
 from fgg.models.onednn_linear import linear
 from fgg.models.zero_shot import ZeroShotHead
 
@@ -83,10 +83,7 @@ def constant_attention(model: VisionTransformer) -> Iterator[None]:
         drops = []
         for block in model.blocks:
             attention = attention_module(block)
-            if hasattr(attention, "fused_attn"):
-                # The fused kernel never forms the attention weights, so no hook could hold them constant.
-                stack.callback(setattr, attention, "fused_attn", attention.fused_attn)
-                attention.fused_attn = False
+            stack.enter_context(unfused(attention))
             drops.append(attention.attn_drop)
         stack.enter_context(_hooked(model, drops, lambda _module, _inputs, output: output.detach()))
         yield

@@ -21,6 +21,7 @@ from fgg import gating
 from fgg.attribution.backward_rules import check_rules, differentiable, taken_apart
 from fgg.attribution.registry import method
 from fgg.errors import FggError
+from fgg.models.capture import unfused, usable
 from fgg.models.onednn_linear import linear
 from fgg.models.vit import at_patches, check_layers, readout
 from fgg.models.zero_shot import ZeroShotHead
@@ -155,8 +156,7 @@ def chefer_lrp(
             stack.enter_context(_watched(block, own))
         stack.callback(model.norm.register_forward_hook(lambda _m, _i, output: tokens.append(output.detach())).remove)
         stack.enter_context(differentiable(model))
-        images = images.clone() if images.is_inference() else images.detach()
-        logits = model(images)
+        logits = model(usable(images))
         weights = [own["attention"] for own in seen]
         gradients = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), weights)
         relevance = through_head(model, tokens[0], target)
@@ -187,10 +187,7 @@ def _watched(block: Any, seen: Seen):
 
     attn, mlp = block.attn, block.mlp
     with contextlib.ExitStack() as stack:
-        if hasattr(attn, "fused_attn"):
-            # The fused kernel never forms the attention matrix.
-            stack.callback(setattr, attn, "fused_attn", attn.fused_attn)
-            attn.fused_attn = False
+        stack.enter_context(unfused(attn))
         stack.callback(attn.attn_drop.register_forward_hook(keep_attention).remove)
         inputs = {"input": block, "middle": block.norm2, "qkv": attn.qkv, "proj": attn.proj, "fc1": mlp.fc1}
         for name, module in {**inputs, "fc2": mlp.fc2}.items():

@@ -14,7 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.attribution.patches import to_patches
-from fgg.models.capture import at_rest
+from fgg.models.capture import at_rest, usable
 from fgg.models.vit import at_patches, check_layers, patch_size
 
 Logits = Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ def at_places(
         FggError: a layer beyond the depth.
     """
     with at_rest(model), torch.inference_mode(False):
-        images = images.clone() if images.is_inference() else images.detach()
+        images = usable(images)
         if layers is None:
             relevance = to_patches(explain(model, images, None).detach(), patch_size(model))
             return relevance.sqrt() if root else relevance
@@ -63,6 +63,17 @@ def at_places(
             total = relevance if total is None else total + relevance
         assert total is not None
         return total
+
+
+def input_times_gradient(
+    model: VisionTransformer,
+    images: Tensor,
+    target: Tensor,
+    layers: Sequence[int] | None,
+    gates: Mapping[int, Tensor],
+) -> Tensor:
+    """Input times the gradient of the target's logit, (B, N), at the places that `at_places` describes."""
+    return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
 
 
 def tokens_after(model: VisionTransformer, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:
@@ -108,7 +119,7 @@ def grown_from(
     with at_rest(model), _differentiable():
         hook = module.register_forward_hook(begin)
         try:
-            value = model(images.clone() if images.is_inference() else images).gather(1, target[:, None]).sum()
+            value = model(usable(images)).gather(1, target[:, None]).sum()
         finally:
             hook.remove()
         return found[0].detach(), torch.autograd.grad(value, found[0])[0]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from fgg.attribution.gradients import at_places, gradient
+from fgg.attribution.gradients import input_times_gradient
 from fgg.attribution.registry import method
 
 
@@ -30,4 +30,4 @@ def input_x_gradient(
     Args:
         layers: blocks after which relevance is measured at the tokens, and added; None measures it at the pixels.
     """
-    return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
+    return input_times_gradient(model, images, target, layers, gates)

@@ -14,7 +14,7 @@ from fgg.attribution.backward_rules import check_blocks, differentiable
 from fgg.attribution.gradients import rest_of
 from fgg.attribution.registry import method
 from fgg.errors import FggError
-from fgg.models.capture import attention_module
+from fgg.models.capture import attention_module, unfused, usable
 from fgg.models.vit import at_patches
 
 
@@ -63,9 +63,7 @@ def legrad(model: VisionTransformer, images: Tensor, target: Tensor, start_layer
     with differentiable(model), contextlib.ExitStack() as stack:
         for block in model.blocks[first:]:
             module = attention_module(block)
-            # The fused kernel never forms the attention matrix.
-            stack.callback(setattr, module, "fused_attn", module.fused_attn)
-            module.fused_attn = False
+            stack.enter_context(unfused(module))
             register: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
                 (block.register_forward_pre_hook, cut),
                 (module.attn_drop.register_forward_hook, keep),
@@ -73,6 +71,5 @@ def legrad(model: VisionTransformer, images: Tensor, target: Tensor, start_layer
             )
             for place, hook in register:
                 stack.callback(place(hook).remove)
-        images = images.clone() if images.is_inference() else images.detach()
-        model(images)
+        model(usable(images))
     return at_patches(model, torch.stack(maps).mean(0))

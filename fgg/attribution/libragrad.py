@@ -19,7 +19,7 @@ from fgg.attribution.backward_rules import (
     halved_gates,
     linear_activations,
 )
-from fgg.attribution.gradients import at_places, gradient
+from fgg.attribution.gradients import input_times_gradient
 from fgg.attribution.registry import method
 
 
@@ -54,4 +54,4 @@ def libragrad(
     """
     check_rules(model, "libragrad", pixels=layers is None)
     with balanced(model):
-        return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
+        return input_times_gradient(model, images, target, layers, gates)

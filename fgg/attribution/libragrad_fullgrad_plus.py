@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fgg.attribution.backward_rules import NORMS, check_rules, differentiable
 from fgg.attribution.libragrad import balanced
 from fgg.attribution.registry import method
+from fgg.models.capture import usable
 from fgg.models.vit import at_patches
 
 
@@ -56,6 +57,5 @@ def libragrad_fullgrad_plus(model: VisionTransformer, images: Tensor, target: Te
             if isinstance(part, (nn.Linear, *NORMS)) and getattr(part, "bias", None) is not None:
                 hooks.callback(part.register_forward_hook(read_bias).remove)
         hooks.enter_context(differentiable(model))
-        images = images.clone() if images.is_inference() else images.detach()
-        model(images).gather(1, target[:, None]).sum().backward()
+        model(usable(images)).gather(1, target[:, None]).sum().backward()
     return at_patches(model, torch.stack(terms).sum(0))

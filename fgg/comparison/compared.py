@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fgg.comparison.costs import costs
+from fgg.comparison.costs import costs, patches_of_maps
 from fgg.comparison.order_only import can_be_told_apart, order_only
 from fgg.comparison.scores import Scores, read_scores
 from fgg.comparison.strata import strata
@@ -64,8 +64,10 @@ class Compared:
 
     def costs(self, name: str) -> Row:
         """The role and the cost of an experiment."""
+        if ("patches",) not in self._known:
+            self._known[("patches",)] = patches_of_maps(self.place, self.settings["baseline"])
         if ("costs", name) not in self._known:
-            self._known["costs", name] = costs(self.place, name, self.experiments[name])
+            self._known["costs", name] = costs(self.place, name, self.experiments[name], self._known[("patches",)])
         return self._known["costs", name]
 
     def about(self, measure: Measure, stratum: str, inside: np.ndarray) -> Row:

@@ -24,22 +24,29 @@ BACKWARD = ("attention_gradients", "residual_gradients", "last_attention", "inpu
 ABOUT = ("dataset", "seed", "experiment", "method", "role", "forward_passes", "backward_passes", RESIDUAL)
 
 
-def costs(place: Path, name: str, settings: Mapping[str, Any]) -> Row:
+def costs(place: Path, name: str, settings: Mapping[str, Any], patches: int) -> Row:
     """The role of an experiment, its passes per image, and its mean completeness residual; None where unknown.
 
     Args:
         place: the folder of a dataset's results.
         name: the experiment.
+        patches: number of patches of an image.
     """
     path = place / "attributions" / f"{name}.parquet"
     if not path.is_file():  # tables of scores without maps
         return {"role": role(settings)}
     used = read_settings(path).get("experiment", settings)  # with the options that were chosen
-    forward, backward = passes({**settings, **used}, matrix(read_table(path, ["relevance"])[:1], "relevance").shape[1])
+    forward, backward = passes({**settings, **used}, patches)
     residual = None
     if RESIDUAL in pq.read_schema(path).names:
         residual = float(np.abs(read_table(path, [RESIDUAL])[RESIDUAL].to_numpy()).mean())
     return {"role": role(settings), "forward_passes": forward, "backward_passes": backward, RESIDUAL: residual}
+
+
+def patches_of_maps(place: Path, name: str) -> int:
+    """The number of patches in the maps of an experiment; 0 if there are none."""
+    path = place / "attributions" / f"{name}.parquet"
+    return matrix(read_table(path, ["relevance"])[:1], "relevance").shape[1] if path.is_file() else 0
 
 
 def passes(settings: Mapping[str, Any], patches: int) -> tuple[int | None, int | None]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from fgg.attribution.registry import find_method
-from fgg.catalogue import EXTERNAL
 from fgg.comparison.compared import Compared
 from fgg.comparison.strata import VERDICTS
 from fgg.experiments import role
@@ -43,4 +42,4 @@ def judged(own: Compared) -> Iterator[Row]:
 
 
 def _is_reference(settings: dict) -> bool:
-    return settings["method"] != EXTERNAL and role(settings) == "reference" and not settings.get("control")
+    return role(settings) == "reference" and not settings.get("control")

@@ -20,6 +20,7 @@ from fgg.data.load import load_split
 from fgg.errors import FggError
 from fgg.faithfulness.checks import probability
 from fgg.faithfulness.order_curves import OrderCurves
+from fgg.faithfulness.responses import filled_probability
 from fgg.faithfulness.srg import srg_scores
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
@@ -101,8 +102,7 @@ def _scores(engine: Perturber, relevance: torch.Tensor, target: torch.Tensor) ->
 
 def _drop(engine: Perturber, target: torch.Tensor) -> torch.Tensor:
     """How much the class's probability falls when everything is filled, float64 (B,)."""
-    everything = torch.ones(len(engine.images), 1, engine.patches, dtype=torch.bool, device=engine.images.device)
-    return (probability(engine.clean[:, None], target) - probability(engine.logits(everything), target))[:, 0]
+    return probability(engine.clean[:, None], target)[:, 0] - filled_probability(engine, engine, target)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,24 @@ def at_rest(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+@contextlib.contextmanager
+def unfused(module: Any) -> Iterator[None]:
+    """Inside the block, a module with attention forms the attention matrix, which the fused kernel never does."""
+    if not hasattr(module, "fused_attn"):
+        yield
+        return
+    before, module.fused_attn = module.fused_attn, False
+    try:
+        yield
+    finally:
+        module.fused_attn = before
+
+
+def usable(images: Tensor) -> Tensor:
+    """The images without their graph; a copy if they were made in inference mode, since only that can enter a graph."""
+    return images.clone() if images.is_inference() else images.detach()
+
+
 def attention_module(block: nn.Module) -> Any:
     """The module of a block that has the attention's dropout, after which the attention can be read."""
     for module in (getattr(block, "attn", None), block):
@@ -115,8 +133,7 @@ def capture(
     """
     check_images(model, images)
     with torch.inference_mode(False):
-        # A tensor made in inference mode cannot enter a graph; a copy of it can.
-        images = images.clone() if images.is_inference() else images.detach()
+        images = usable(images)
         if input_gradient:
             images = images.clone().requires_grad_()
     wanted = tuple(layers) if gradients is None else tuple(gradients)
@@ -174,10 +191,7 @@ def capture(
         for index, block in enumerate(model.blocks):
             module = attention_module(block)
             if cams or attention or last_attention or (backward and index == 0):
-                if hasattr(module, "fused_attn"):
-                    # The fused kernel never forms the attention matrix.
-                    stack.callback(setattr, module, "fused_attn", module.fused_attn)
-                    module.fused_attn = False
+                stack.enter_context(unfused(module))
                 handle = module.attn_drop.register_forward_hook(read_attention(index))
                 stack.callback(handle.remove)
             if weigh is not None:

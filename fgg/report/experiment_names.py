@@ -99,8 +99,11 @@ def _options(cells: Mapping[str, Any]) -> str:
 
 def _spaced(word: str) -> str:
     """Part of an id in words: ``layers1.2`` becomes ``layers 1+2``, ``samples400`` becomes ``samples 400``."""
-    text, number = OPTION.fullmatch(word).groups() if OPTION.fullmatch(word) else (word, "")
-    return f"{text} {number.replace('.', '+') if text == 'layers' else number}".strip()
+    found = OPTION.fullmatch(word)
+    if found is None:
+        return word
+    name, value = found.groups()
+    return f"{name} {value.replace('.', '+') if name == 'layers' else value}"
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:

@@ -13,7 +13,6 @@ from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import GROUPS, group, kind, label, partner_title, place, varies
 from fgg.report.figures import style
 from fgg.report.metrics_shown import measures_in, rows_of
-from fgg.statistics.bootstrap import LEVEL
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
 
@@ -51,15 +50,13 @@ def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str 
         frame: the rows of the metric on measurable images.
         measures: the metric with its fills.
     """
-    from scipy import stats
-
     metric, shown = measures[0].metric, list(measures)[:MOST_FILLS]
     per_fill = [rows_of(frame, measure) for measure in shown]
     rows, first = per_fill[0], per_fill[0].iloc[0]
     baseline = rows[rows["experiment"] == first["baseline"]].iloc[0]
     lines = arrange(sections(rows))
     with style.figure(len(lines) * style.ROW + 1.5, ncols=1 + len(shown), sharey=True) as (fig, (left, *others)):
-        half = rows["sem"] * stats.t.ppf((1 + LEVEL) / 2, (rows["n"] - 1).clip(lower=1))
+        half = style.half_widths(rows)
         left.set_xlim(*style.limits(rows["mean"], rows["mean"] - half, rows["mean"] + half))
         ticks((left, *others), lines)
         left.axvline(baseline["mean"], color=style.BLACK, linewidth=0.8, linestyle=":", zorder=1)

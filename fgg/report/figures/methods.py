@@ -14,7 +14,6 @@ from fgg.report.experiment_names import group, kind, label, place, varies
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import arrange, ticks
 from fgg.report.metrics_shown import first_fills, measures_in, rows_of
-from fgg.statistics.bootstrap import LEVEL
 
 BACKWARD = 2  # a backward pass takes about as long as two forward passes
 HEADINGS = {"Baselines": "Methods, cheapest first", "Gated": "Gated, cheapest first", "Bounds": "Bounds and known maps"}
@@ -28,8 +27,6 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
     Args:
         frame: the comparison's rows on measurable images.
     """
-    from scipy import stats
-
     first, strength = frame.iloc[0], varies(frame)
     measures = first_fills(measures_in(frame, known))
     rows = rows_of(frame, next(iter(measures.values())))
@@ -51,7 +48,7 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
                 left.plot([row["cost"]], [y], marker, color=colour)
         for axis, measure in zip(others, measures.values(), strict=True):
             own = rows_of(frame, measure).set_index("experiment")
-            half = own["sem"] * stats.t.ppf((1 + LEVEL) / 2, (own["n"] - 1).clip(lower=1))
+            half = style.half_widths(own)
             shown = own["mean"][own.index.isin(rows["experiment"])]
             axis.set_xlim(*style.limits(shown, margin=0.12))
             axis.locator_params(axis="x", nbins=2)

@@ -13,7 +13,6 @@ from fgg.report.experiment_names import place, varies
 from fgg.report.figures import style
 from fgg.report.figures.pixel_flipping_curves import combined
 from fgg.report.metrics_shown import first_fills, measures_in, rows_of
-from fgg.statistics.bootstrap import LEVEL
 
 POWER = "power"  # the control
 
@@ -24,8 +23,6 @@ def powers_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, M
     Args:
         frame: the comparison's rows on measurable images.
     """
-    from scipy import stats
-
     first, strength = frame.iloc[0], varies(frame)
     measures = first_fills(measures_in(frame, known))
     with style.figure(2.7, ncols=len(measures), squeeze=False) as (fig, (axes,)):
@@ -35,7 +32,7 @@ def powers_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, M
             at = np.array([_power(name) for name in powers["experiment"]])
             order = np.argsort(at)
             powers, at = powers.iloc[order], at[order]
-            half = powers["sem"] * stats.t.ppf((1 + LEVEL) / 2, (powers["n"] - 1).clip(lower=1))
+            half = style.half_widths(powers)
             axis.fill_between(
                 at, powers["mean"] - half, powers["mean"] + half, color=style.BLACK, alpha=0.15, linewidth=0
             )

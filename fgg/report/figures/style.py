@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import atomic
 
 WIDTH = 7.0  # inches
@@ -117,6 +118,13 @@ def interval(
         color=colour,
         fontsize=7.5,
     )
+
+
+def half_widths(rows: Any) -> Any:
+    """Half the width of the t interval of each row's mean, from its columns ``sem`` and ``n``."""
+    from scipy import stats
+
+    return rows["sem"] * stats.t.ppf((1 + LEVEL) / 2, (rows["n"] - 1).clip(lower=1))
 
 
 def limits(*values, margin: float = 0.06) -> tuple[float, float]:
