@@ -56,7 +56,14 @@ def run(job: Job) -> None:
         started()
         return Attributor({own.key: jobs[own.key] for own in tasks})
 
-    shared_work.fulfil(task, job.group, companions, worker)
+    def twins() -> list[Task]:
+        """The same experiment of other seeds, where it does not depend on the seed."""
+        same = [
+            other for other in planned("attribution", parse) if other.experiment == job.experiment and _there(other)
+        ]
+        return [other.task for other in same if other.group == job.group and other.task.key == task.key]
+
+    shared_work.fulfil(task, job.group, companions, worker, twins)
 
 
 def _there(job: Job) -> bool:

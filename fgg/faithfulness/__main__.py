@@ -44,7 +44,14 @@ def run(job: Job) -> None:
         started()
         return Scorer({own.key: jobs[own.key] for own in tasks})
 
-    shared_work.fulfil(task, job.group, companions, worker)
+    def twins() -> list[Task]:
+        """The same maps of other seeds, where they do not depend on the seed."""
+        same = [other for other in planned("faithfulness", parse) if other.attributions.name == job.attributions.name]
+        return [
+            other.task for other in same if _there(other) and other.group == job.group and other.task.key == task.key
+        ]
+
+    shared_work.fulfil(task, job.group, companions, worker, twins)
 
 
 def _there(job: Job) -> bool:

@@ -91,7 +91,11 @@ class Worker(Protocol):
 
 
 def fulfil(
-    own: Task, group: str, companions: Callable[[], Sequence[Task]], worker: Callable[[Sequence[Task]], Worker]
+    own: Task,
+    group: str,
+    companions: Callable[[], Sequence[Task]],
+    worker: Callable[[Sequence[Task]], Worker],
+    twins: Callable[[], Sequence[Task]] = lambda: (),
 ) -> None:
     """Compute a task's tables, together with the jobs that share its images, and write them.
 
@@ -99,6 +103,8 @@ def fulfil(
         group: equal for tasks with the same model, images, batches and shard.
         companions: returns the other tasks of the group that this job should compute as well.
         worker: creates the worker for the given tasks, the first of which is this job's own.
+        twins: returns the tasks that make the same numbers for other tables, such as TransMM's of every SAE seed; the
+            last of them to be done removes the pieces.
     """
     shared = os.environ.get(FOLDER)
     shelf: _Memory | _Shelf = _Shelf(Path(shared) / group) if shared else _Memory()
@@ -112,7 +118,8 @@ def fulfil(
             continue
         table = join_tables([shelf.get(own.key, piece, name) for piece in pieces])
         write_table(path, table, own.settings, {**own.made_from, "key": own.key})
-    shelf.discard(own.key)
+    if all(twin.done for twin in twins()):
+        shelf.discard(own.key)
 
 
 def _work(own: Task, tasks: Sequence[Task], worker: Worker, shelf: _Memory | _Shelf) -> list[slice]:

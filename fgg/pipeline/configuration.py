@@ -52,7 +52,7 @@ def check(config: Mapping[str, Any], schema: str | Path) -> Config:
 
 def _with_planted(config: Any) -> Any:
     """The configuration, in which datasets of planted images have a block ``planted``, so that its defaults are filled in."""
-    datasets = config.get("datasets")
+    datasets = config.get("datasets") if isinstance(config, dict) else None
     for own in datasets.values() if isinstance(datasets, dict) else ():
         if isinstance(own, dict) and own.get("source") == PLANTED and own.get(PLANTED) is None:
             own[PLANTED] = {}

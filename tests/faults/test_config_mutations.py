@@ -121,7 +121,7 @@ LEAVES = [way for way in PLACES if not isinstance(parent(FULL, way)[way[-1]], di
 
 @pytest.mark.parametrize("way", LEAVES, ids=spelt)
 def test_a_value_of_no_allowed_kind_is_told_with_its_key_and_what_is_allowed(way):
-    """An empty mapping fits no leaf; where a mapping is allowed, it lacks a key."""
+    """An empty mapping fits no leaf; where a mapping is allowed, it lacks a key or does not belong here."""
     config = copy.deepcopy(FULL)
     parent(config, way)[way[-1]] = {}
     message = verdict(config)
@@ -130,7 +130,11 @@ def test_a_value_of_no_allowed_kind_is_told_with_its_key_and_what_is_allowed(way
     lines = [line for line in message.splitlines() if line.startswith(f"  {spelt(way)}")]
     assert lines
     for line in lines:
-        assert "is missing" in line or ("{}" in line and ("allowed: " in line or "choose from: " in line))
+        assert (
+            "is missing" in line
+            or "or leave the block out" in line
+            or ("{}" in line and ("allowed: " in line or "choose from: " in line))
+        )
 
 
 @pytest.mark.parametrize("config", [[], None, 3, "text", {}, {"run": None}])

@@ -93,6 +93,22 @@ def test_one_job_computes_for_all_and_the_others_only_put_together(alone, shared
     assert not [place for place in (shared.parent / "shared" / "group").iterdir() if place.is_dir()], "pieces go"
 
 
+def test_pieces_stay_until_all_tasks_of_the_same_numbers_are_done(alone, shared):
+    """Such as TransMM's maps for every seed of the SAE: the first job must not take the pieces from the others."""
+    first = task(shared, 1)
+    second = Task(
+        first.what, {name: shared / f"second-{name}" for name in first.outputs}, first.settings, first.made_from
+    )
+    assert first.key == second.key
+    for own, computes in ((first, True), (second, False)):
+        before = len(notes(shared)) if (shared / "notes").exists() else 0
+        fulfil(own, "group", tuple, lambda tasks: Worker(shared / "notes", tasks), lambda: [first, second])
+        assert (len(notes(shared)) > before) == computes
+        left = [place for place in (shared.parent / "shared" / "group").iterdir() if place.is_dir()]
+        assert bool(left) == (own is first)
+    assert (shared / "second-table").read_bytes() == alone[1]
+
+
 def test_what_others_cannot_compute_is_left_to_its_own_job(alone, shared):
     run(shared, 1, (2, 3), fail="task2")
     assert {name for name, _, _ in notes(shared)} == {"task1", "task3"}
