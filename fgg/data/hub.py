@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fgg.data.locations import OPTIONAL
 from fgg.data.transfer import BUSY, Interrupted, check_disk, persist
 from fgg.errors import FggError
 from fgg.progress import Progress
@@ -85,18 +86,18 @@ def select(paths: Sequence[str], patterns: Sequence[str], repository: Repository
     """The paths that match a pattern part by part; weights as safetensors replace the same weights as .bin.
 
     Raises:
-        FggError: a pattern matches nothing.
+        FggError: a pattern matches nothing, and is not marked as optional.
     """
     chosen: set[str] = set()
     for pattern in patterns:
-        parts = PurePosixPath(pattern).parts
+        parts = PurePosixPath(pattern.removeprefix(OPTIONAL)).parts
         matching = [
             path
             for path in paths
             if len(own := PurePosixPath(path).parts) == len(parts)
             and all(fnmatchcase(name, part) for name, part in zip(own, parts, strict=True))
         ]
-        if not matching:
+        if not matching and not pattern.startswith(OPTIONAL):
             near = ", ".join(sorted(paths)[:8]) or "nothing"
             raise FggError(f"{repository.page} has no file {pattern}; it holds {near}")
         chosen |= set(matching)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fgg.data.pretrained_saes import LENS_SCHEME, hub_address
 from fgg.data.sources.registry import masks_folder
 from fgg.errors import FggError
 
@@ -25,6 +26,9 @@ RESERVED = (HUB, "parts", "records")  # folders beside those of the sources
 KINDS = ("http", "drive", "hub")
 UNPACK = ("no", "yes")
 LAYER = "{layer}"
+LENS_FILES = ("cfg.json", "sae_weights.safetensors")
+SETTINGS_BESIDE = ("config.json", "config.yaml")  # of other SAEs' weights; some formats need none
+OPTIONAL = "optional:"  # before a pattern of files that a repository may lack
 OPEN_CLIP = ("open_clip_config.json", "open_clip_*model.*")
 
 
@@ -34,7 +38,8 @@ class Row:
 
     ``address``: a URL (http); the id of a file, or a URL (drive); or OWNER/REPOSITORY, for a dataset
     datasets/OWNER/REPOSITORY, both with an optional @REVISION (hub). ``files``: the name under which a single file is
-    stored, or the repository's files to fetch, with * and ?, separated by spaces. ``size``: approximate bytes.
+    stored, or the repository's files to fetch, with * and ?, separated by spaces, and with ``optional:`` in front if they may
+    be absent (hub). ``size``: approximate bytes.
     """
 
     name: str
@@ -123,6 +128,9 @@ def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     own = copy.deepcopy(dict(settings))
     model, sae = own["model"], own["sae"]
+    if LENS_SCHEME in str(sae["weights"]):
+        with _named("sae.weights"):
+            sae["weights"] = resolved(sae["weights"], sae["layers"])
     for key in ("path", "masks"):
         if (own.get(key) or "").startswith("~"):
             own[key] = str(Path(own[key]).expanduser())
@@ -140,6 +148,16 @@ def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         else:
             sae["weights"] = {layer: local(address) for layer, address in weights.items()}
     return own
+
+
+def resolved(weights: str | Mapping[str, str], layers: Sequence[Any]) -> dict[str, str]:
+    """A ``sae.weights`` setting per layer, with ``sae-lens://RELEASE/SAE_ID`` replaced by its address on the hub.
+
+    Raises:
+        FggError: sae-lens knows no such release or id, or fgg cannot read its files.
+    """
+    chosen = {str(layer): of_layer(weights, layer).replace(LAYER, str(layer)) for layer in layers}
+    return {layer: hub_address(own) if own.startswith(LENS_SCHEME) else own for layer, own in chosen.items()}
 
 
 @contextlib.contextmanager
@@ -189,10 +207,12 @@ def wanted(key: str, path: str) -> list[str]:
     if key == "model.zero_shot.open_clip":
         return list(OPEN_CLIP)
     if key == "sae.weights":
-        beside = {".pt": "config.json", ".safetensors": "cfg.json"}.get(own.suffix)
         if not own.suffix:  # a sae-lens folder
-            return [str(own / name) for name in ("cfg.json", "sae_weights.safetensors")]
-        return [str(own), *([str(own.parent / beside)] if beside else [])]
+            return [str(own / name) for name in LENS_FILES]
+        if own.name == LENS_FILES[1]:
+            return [str(own), str(own.with_name(LENS_FILES[0]))]
+        beside = SETTINGS_BESIDE if own.suffix in (".pt", ".pth", ".safetensors") else ()
+        return [str(own), *(OPTIONAL + str(own.with_name(name)) for name in beside)]
     return [str(own)]
 
 

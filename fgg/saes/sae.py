@@ -20,6 +20,8 @@ SAE_FILES = ("cfg.json", "sae_weights.safetensors")
 TENSORS = {
     "standard": ("W_enc", "W_dec", "b_enc", "b_dec"),
     "gated": ("W_enc", "W_dec", "b_gate", "r_mag", "b_mag", "b_dec"),
+    "jumprelu": ("W_enc", "W_dec", "b_enc", "b_dec", "threshold"),
+    "matching_pursuit": ("W_dec", "b_dec"),
 }
 
 
@@ -107,30 +109,36 @@ def build_sae(
     normalize: str = "none",
     k: int | None = None,
     architecture: str = "standard",
+    subtract_b_dec: bool = True,
 ) -> Any:
     """Build a sae-lens SAE from weights.
 
-    With x the normalised input minus b_dec, a standard SAE's codes are act(x W_enc + b_enc). A gated one (Rajamanoharan
-    et al. 2024) has codes of max(x (W_enc * exp(r_mag)) + b_mag, 0) where x W_enc + b_gate is above 0, and 0 elsewhere.
+    With x the normalised input minus b_dec, a standard SAE's codes are act(x W_enc + b_enc). A JumpReLU one keeps those
+    of relu(x W_enc + b_enc) that lie above the feature's threshold. A gated one (Rajamanoharan et al. 2024) has codes of
+    max(x (W_enc * exp(r_mag)) + b_mag, 0) where x W_enc + b_gate is above 0, and 0 elsewhere. Matching pursuit takes k
+    times the feature with the largest product with what is left of x, and subtracts it.
 
     Args:
-        tensors: ``W_enc`` (D, F), ``W_dec`` (F, D), ``b_dec`` (D,), and ``b_enc`` (F,), or for a gated SAE ``b_gate``,
-            ``r_mag`` and ``b_mag`` (F,).
-        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``; for a gated SAE ``relu``.
+        tensors: ``W_enc`` (D, F), ``W_dec`` (F, D), ``b_dec`` (D,), and ``b_enc`` (F,), for a JumpReLU SAE ``threshold``
+            (F,) too; for a gated SAE ``b_gate``, ``r_mag`` and ``b_mag`` (F,) in place of ``b_enc``; for matching pursuit
+            ``W_dec`` and ``b_dec`` alone.
+        activation: ``relu``, ``topk`` (with k), or ``tanh-relu``; of a standard SAE only, others have ``relu``.
         normalize: ``none``, ``layer_norm`` or ``constant_norm_rescale``, applied to the input.
-        architecture: ``standard`` or ``gated``.
+        k: of top-k, and the number of steps of matching pursuit.
+        architecture: ``standard``, ``gated``, ``jumprelu`` or ``matching_pursuit``.
+        subtract_b_dec: whether x is the input minus b_dec, or the input itself.
 
     Raises:
         FggError: an unknown architecture, activation or normalisation, a missing tensor, shapes that do not fit, no feature, or k > F.
     """
-    from sae_lens import GatedSAE, GatedSAEConfig, StandardSAE, StandardSAEConfig, TopKSAE, TopKSAEConfig
+    import sae_lens
 
     if architecture not in TENSORS:
         raise FggError(f"the SAE's architecture {architecture!r} is unknown; choose {' or '.join(TENSORS)}")
     missing = [name for name in TENSORS[architecture] if name not in tensors]
     if missing:
         raise FggError(f"the SAE lacks the tensors {', '.join(missing)}")
-    width, features = tensors["W_enc"].shape
+    features, width = tensors["W_dec"].shape if "W_enc" not in tensors else tensors["W_enc"].T.shape
     shapes = {"W_enc": (width, features), "W_dec": (features, width), "b_dec": (width,)}
     for name in TENSORS[architecture]:
         shape = shapes.get(name, (features,))
@@ -140,21 +148,28 @@ def build_sae(
         raise FggError(f"the SAE has {features} features of width {width}; an SAE needs at least one of both")
     if normalize not in ("none", "layer_norm", "constant_norm_rescale"):
         raise FggError(f"the SAE's normalisation {normalize!r} is unknown")
-    common: dict[str, Any] = {"d_in": width, "d_sae": features, "normalize_activations": normalize}
-    if architecture == "gated":
-        if activation != "relu":
-            raise FggError(f"a gated SAE has the activation relu, not {activation!r}")
-        sae: Any = GatedSAE(GatedSAEConfig(**common))
-    elif activation == "topk":
-        if not k:
-            raise FggError("a top-k SAE needs k")
-        if k > features:
-            raise FggError(f"a top-k SAE with k = {k} needs more than its {features} features")
-        sae = TopKSAE(TopKSAEConfig(**common, k=k, rescale_acts_by_decoder_norm=False))
-    elif activation in ("relu", "tanh-relu"):
-        sae = StandardSAE(StandardSAEConfig(**common))
-    else:
+    if activation not in ("relu", "topk", "tanh-relu"):
         raise FggError(f"the SAE's activation {activation!r} is unknown; choose relu, topk or tanh-relu")
+    if architecture != "standard" and activation != "relu":
+        raise FggError(f"a {architecture} SAE has the activation relu, not {activation!r}")
+    common: dict[str, Any] = {"d_in": width, "d_sae": features, "normalize_activations": normalize}
+    common["apply_b_dec_to_input"] = subtract_b_dec
+    if activation == "topk" or architecture == "matching_pursuit":
+        if not k:
+            raise FggError("a top-k SAE needs k" if activation == "topk" else "matching pursuit needs k")
+        if k > features and activation == "topk":
+            raise FggError(f"a top-k SAE with k = {k} needs more than its {features} features")
+    if architecture == "gated":
+        sae: Any = sae_lens.GatedSAE(sae_lens.GatedSAEConfig(**common))
+    elif architecture == "jumprelu":
+        sae = sae_lens.JumpReLUSAE(sae_lens.JumpReLUSAEConfig(**common))
+    elif architecture == "matching_pursuit":
+        stopping = {"max_iterations": k, "residual_threshold": 0.0, "stop_on_duplicate_support": False}
+        sae = sae_lens.MatchingPursuitSAE(sae_lens.MatchingPursuitSAEConfig(**common, **stopping))
+    elif activation == "topk":
+        sae = sae_lens.TopKSAE(sae_lens.TopKSAEConfig(**common, k=k, rescale_acts_by_decoder_norm=False))
+    else:
+        sae = sae_lens.StandardSAE(sae_lens.StandardSAEConfig(**common))
     sae.load_state_dict({name: tensors[name].detach().float().clone() for name in TENSORS[architecture]})
     if activation == "tanh-relu":
         sae.activation_fn = nn.Sequential(nn.ReLU(), nn.Tanh())

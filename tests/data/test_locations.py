@@ -114,7 +114,7 @@ def test_what_a_repository_must_bring():
     rows = hub_rows([local_settings(own)])
     assert {name: row.files for name, row in rows.items()} == {
         "hub/laion/clip": "open_clip_*model.* open_clip_config.json",
-        "hub/p/sae-1": "*.pt config.json",
+        "hub/p/sae-1": "*.pt optional:config.json optional:config.yaml",
         "hub/p/lens": "layer_2/cfg.json layer_2/sae_weights.safetensors",
     }
     assert rows["hub/p/sae-1"].address == "p/sae-1" and rows["hub/p/sae-1"].kind == "hub"

@@ -1,27 +1,22 @@
 """Read Prisma's SAE checkpoints as sae-lens SAEs, without Prisma and without running code from the files.
 
 There are two formats. A folder: ``config.json`` and one ``.pt`` file of tensors. One file, ``n_images_*.pt``: a pickle
-of ``{"cfg": an object of a vit_prisma class, "state_dict": tensors}``. A pickle can call the functions that it names.
-Therefore the second format is read by an unpickler that accepts only what tensors need and refuses all other names.
+of ``{"cfg": an object of a vit_prisma class, "state_dict": tensors}``, which `fgg.saes.formats.torch_files` reads.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import pickle
-from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.models.checkpoints import ZIP_START, damaged_part
 from fgg.saes.formats.registry import sae_format
+from fgg.saes.formats.torch_files import Record as _Record
+from fgg.saes.formats.torch_files import read_settings, read_torch
 from fgg.saes.sae import TENSORS, build_sae
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.pt"
@@ -43,7 +38,7 @@ CHOICES = {
 }
 # Prisma's gated SAEs have an encoder bias that is never used.
 UNREAD = {"standard": (), "gated": ("b_enc",)}
-TORCHSCRIPT_MARK = b"constants.pkl"
+PACKAGE = "vit_prisma"
 
 
 @sae_format(
@@ -67,15 +62,15 @@ def load_prisma(path: str | Path) -> Any:
     path = Path(path)
     file = _weights_in(path) if path.is_dir() else path
     try:
-        content = _read_weights(file)
+        content = read_torch(file.read_bytes(), (PACKAGE,))
         if not isinstance(content, Mapping):
             raise FggError("it does not hold a dictionary of tensors")
         if path.is_dir() and (path / CONFIG_FILE).is_file():
-            config: Any = _read_config(path / CONFIG_FILE)
+            config: Any = read_settings(path / CONFIG_FILE)
         elif "cfg" in content:
             config = _fields(content["cfg"])
         elif (file.parent / CONFIG_FILE).is_file():
-            config = _read_config(file.parent / CONFIG_FILE)
+            config = read_settings(file.parent / CONFIG_FILE)
         else:
             raise FggError(f"it holds no config, and there is no {CONFIG_FILE} beside it")
         return _build(config, content.get("state_dict", content))
@@ -159,100 +154,6 @@ def _weights_in(folder: Path) -> Path:
         raise FggError(f"sae.weights: {folder} holds no .pt file with weights")
     names = ", ".join(file.name for file in found)
     raise FggError(f"sae.weights: {folder} holds several .pt files ({names}); rename the right one to {WEIGHTS_FILE}")
-
-
-def _read_config(file: Path) -> Mapping[str, Any]:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested too deeply
-        raise FggError(f"{file.name} is not valid JSON ({error})") from None
-    if not isinstance(config, dict):
-        raise FggError(f"{file.name} must hold a JSON object with settings")
-    return config
-
-
-def _read_weights(file: Path) -> Any:
-    """The content of a .pt file, read by torch as plain tensors, or else by the restricted unpickler."""
-    data = file.read_bytes()
-    if not data:
-        raise FggError("the file is empty")
-    # Other formats that torch.load accepts (tar, bare pickles, TorchScript programs) take other code paths in it.
-    # Search the bytes, not the zip's list of names: a forged zip can show different lists to different readers.
-    if not data.startswith(ZIP_START) or TORCHSCRIPT_MARK in data:
-        raise FggError("this is not a file of tensors that torch.save wrote, or it is damaged")
-    try:
-        broken = damaged_part(io.BytesIO(data))
-        if broken:
-            raise FggError(f"the file is damaged (at {broken}); fetch it again")
-        try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=_PICKLE)
-    except FggError:
-        raise
-    except Exception as error:  # noqa: BLE001 - a damaged file can fail at any step, with any error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise FggError(f"the file is damaged or incomplete ({reason})") from None
-
-
-class _Record:
-    """Stand-in for any object of a vit_prisma class: stores what the pickle passes and does nothing with it.
-
-    A pickle can act on an object only by calling its class (`__new__`), by BUILD (`__setstate__`), or by the
-    methods of lists, sets and dictionaries (`append`, `extend`, `add`, `__setitem__`). Here the first two store
-    their arguments in two slots, and the others do not exist. With slots there is no `__dict__` in which a pickle could
-    plant a method. Since `__setstate__` is defined, BUILD sets no attribute, neither on an object nor on the class.
-    """
-
-    __slots__ = ("args", "fields")
-    args: tuple[Any, ...]
-    fields: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Record:
-        record = object.__new__(cls)
-        record.args, record.fields = args, dict(kwargs)
-        return record
-
-    def __setstate__(self, state: Any) -> None:
-        for part in state if isinstance(state, tuple) else (state,):  # (fields, slots), or fields
-            self.fields.update(part or {})
-
-
-class _Rebuild:
-    """Makes a tensor from a storage; an object without attributes, so that BUILD cannot alter torch's function."""
-
-    __slots__ = ()
-
-    def __call__(self, storage: Any, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-        if not isinstance(storage, torch.storage.TypedStorage):
-            raise pickle.UnpicklingError("a tensor without a storage")
-        return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
-
-
-# Storages are not listed: torch.load turns any name that contains "Storage" into a dtype label before it asks here.
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Rebuild(),
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-    **{("torch", name): kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)},
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    """Accepts what tensors need, replaces vit_prisma classes by records without importing them, refuses the rest."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module == "vit_prisma" or module.startswith("vit_prisma."):
-            return _Record
-        if (module, name) in _ALLOWED:
-            return _ALLOWED[module, name]
-        raise FggError(
-            f"its pickle asks for {module}.{name}, which no SAE needs; it was refused, do not trust this file"
-        )
-
-
-_PICKLE = SimpleNamespace(Unpickler=_Unpickler, __name__=__name__)  # what torch.load takes in place of `pickle`
 
 
 def _fields(config: Any) -> Mapping[str, Any]:

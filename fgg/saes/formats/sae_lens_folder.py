@@ -32,17 +32,23 @@ ACTIVATIONS = {
     "topk": ("relu", "topk"),
     **dict.fromkeys(BATCH_TOP_K, ("relu", "topk", "batchtopk")),
 }
+# What no place of the residual stream can have, and why.
+REFUSED = {
+    "temporal": "its codes of a token depend on the tokens before it, and its decoder leaves out what they predict",
+}
 HOOK_KEYS = ("hook_name", "hook_point")
 LAYER_KEYS = ("hook_layer", "hook_point_layer")
 
 
 @sae_format(name="sae-lens folder", files="cfg.json and sae_weights.safetensors", place=1)
 def sae_lens_folder(path: Path) -> Any | None:
-    """Load the SAE of a sae-lens folder.
+    """Load the SAE of a sae-lens folder, or of the file of weights in it.
 
     Raises:
         FggError: its files are damaged, it holds a transcoder, or something that sae-lens does not know or would drop.
     """
+    if path.name == SAE_FILES[1] and path.is_file():
+        path = path.parent
     if not all((path / name).is_file() for name in SAE_FILES):
         return None
     try:
@@ -80,6 +86,8 @@ def _kind(config: Mapping[str, Any]) -> tuple[str, str]:
         raise TypeError("cfg.json holds no settings")
     architecture = str(config.get("architecture") or "standard")
     _check_transcoder(config, architecture)
+    if architecture in REFUSED:
+        raise FggError(f"an SAE of the architecture {architecture!r} cannot be used here: {REFUSED[architecture]}")
     activation = config.get("activation_fn") or config.get("activation_fn_str")
     name = activation.lower().replace("_", "-") if isinstance(activation, str) else ""
     k = _k(config)
