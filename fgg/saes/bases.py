@@ -6,6 +6,7 @@ code is never negative; with all of them the reconstruction is exact.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,20 +19,27 @@ CANCELS = "the features come in pairs of opposite sign, whose gradients cancel: 
 CHUNK = 65536  # rows in float64 at once
 
 
-def pca(rows: Tensor) -> Any:
-    """The SAE of the principal directions of rows (n, D), the strongest first.
+def pca(rows: Tensor | Iterable[Tensor]) -> Any:
+    """The SAE of the principal directions of rows (n, D), given at once or in parts; the strongest first.
 
     Feature 2i is the positive part of component i, feature 2i + 1 its negative part; b_dec is the mean of the rows.
     """
-    mean = sum(part.double().sum(0) for part in rows.split(CHUNK)) / len(rows)
-    covariance = torch.zeros(rows.shape[1], rows.shape[1], dtype=torch.float64, device=rows.device)
-    for part in rows.split(CHUNK):
-        centred = part.double() - mean
-        covariance += centred.T @ centred
+    count, start, total, products = 0, None, None, None
+    for part in [rows] if isinstance(rows, Tensor) else rows:
+        for chunk in part.split(CHUNK):
+            if start is None:  # sums of differences from a row near the mean lose no digits
+                start = chunk.double().mean(0)
+                total, products = torch.zeros_like(start), torch.zeros_like(start.outer(start))
+            centred = chunk.double() - start
+            count += len(chunk)
+            total += centred.sum(0)
+            products += centred.T @ centred
+    assert start is not None and total is not None and products is not None
+    mean, covariance = start + total / count, products - total.outer(total) / count
     directions = torch.linalg.eigh(covariance.cpu()).eigenvectors.T.flip(0)
     # The sign of an eigenvector is arbitrary: make its largest entry positive.
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-    return _signed(directions * largest.sign(), mean.cpu()).to(rows.device)
+    return _signed(directions * largest.sign(), mean.cpu()).to(start.device)
 
 
 def identity(width: int) -> Any:

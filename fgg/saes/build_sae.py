@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
 
+from fgg import __version__
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
-from fgg.models.capture import capture
-from fgg.models.device import JOB_THREADS, images_per_batch, resolve
+from fgg.models.device import JOB_THREADS, resolve
 from fgg.models.vit import check_layers
-from fgg.progress import batches
 from fgg.saes import bases, normalisation, provenance
+from fgg.saes.activations import BUFFER_FLOATS, Residuals
+from fgg.saes.checkpoint import Checkpoint
 from fgg.saes.downstream import downstream
+from fgg.saes.held_out import measure_held_out
 from fgg.saes.measures import faults, finite, measure
 from fgg.saes.place import CHECKED, in_words
 from fgg.saes.sae import SAE_FILES, check_sae, load_sae, read_sae
@@ -31,10 +36,13 @@ from fgg.saes.saving import save_inference
 from fgg.saes.training import TRAINED, train
 from fgg.tables import atomic, read_json, write_json
 
-# Residuals are kept in memory: 2**28 floats are a gigabyte.
-MOST_FLOATS = 2**28
 MEASURED_IMAGES = 500
+WATCHED_IMAGES = 64  # for a point of the learning curve
 SPLIT = "train"  # what SAEs learn from
+STATE = "training.pt"  # the state of a training that runs, or was killed
+# What the block ``sae.train`` may leave out.
+DEFAULTS: dict[str, Any] = {"l0": 1.0, "class_token": False, "augment": None, "buffer_tokens": None, "seed": None}
+CURVE = ("explained_variance", "l0", "dead_share", "same_prediction", "loss_recovered")
 
 
 @command
@@ -57,6 +65,57 @@ def main(argv: list[str] | None = None) -> None:
     build(arguments.model, arguments.data, arguments.layer, arguments.settings, arguments.output)
 
 
+@dataclass
+class Layer:
+    """A layer of a model, whose SAE is made on a dataset.
+
+    Attributes:
+        model, preprocess: the model, on its device, and what makes its inputs.
+        identity: `fgg.saes.provenance.model_record` of the model.
+        data: folder of the prepared images.
+        layer: the block at whose end the SAE reads.
+        settings: see `build`, with the defaults filled in.
+    """
+
+    model: VisionTransformer
+    preprocess: Preprocess
+    identity: dict[str, str]
+    data: Path
+    layer: int
+    settings: dict[str, Any]
+    device: torch.device
+    seed: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        own = self.settings["train"]["seed"]
+        self.seed = self.settings["seed"] if own is None else own
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return read_json(self.data / "dataset.json")["dataset"]
+
+    def rows(self, split: str = SPLIT, max_images: int | None = None, **options: Any) -> Residuals:
+        """Residuals of a split's images."""
+        file = self.data / f"{split}.parquet"
+        return Residuals(
+            self.model, self.preprocess, file, self.layer, self.device, self.seed, max_images=max_images, **options
+        )
+
+    def learnt_from(self) -> Residuals:
+        """What the SAE is trained on."""
+        own = self.settings["train"]
+        floats = own["buffer_tokens"] * self.model.embed_dim if own["buffer_tokens"] else BUFFER_FLOATS
+        return self.rows(prefix=own["class_token"], augmentation=own["augment"], floats=floats)
+
+    def key(self) -> str:
+        """Names all that a training depends on, but the code of this package."""
+        versions = [__version__, torch.__version__, version("sae-lens"), version("timm")]
+        files = [provenance.file_hash(self.data / f"{split}.parquet") for split in (SPLIT, "val")]
+        text = json.dumps([self.settings, self.identity, self.layer, files, versions], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
 def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     """Train, load or make the SAE of a layer, measure it on held-out images, and write its folder.
 
@@ -66,7 +125,8 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
         layer: the block at whose end the SAE reads.
         settings: ``weights``, ``train``, ``seed`` and ``device``; ``kind`` (default ``trained``) and ``place`` (default
             ``checked``).
-        output: the folder to write: the SAE as sae-lens stores it, and ``metrics.json``.
+        output: the folder to write: the SAE as sae-lens stores it, and ``metrics.json``. While an SAE is trained, the state
+            of the training is there too, from which a killed training goes on.
 
     Returns:
         What ``metrics.json`` holds, without the layer.
@@ -78,45 +138,30 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
     model, preprocess, record = model_files.load(model_folder, device)
     check_layers(model, (layer,))
     identity = provenance.model_record(record["architecture"], model_folder)
-    seed, dataset = settings["seed"], read_json(data / "dataset.json")["dataset"]
-
-    def learnt_from() -> Tensor:
-        return residuals(model, preprocess, data / f"{SPLIT}.parquet", layer, device, seed)
-
-    notes: list[str | None] = []
-    place, factor = CHECKED, None
+    filled = {**settings, "train": DEFAULTS | settings["train"]}
+    own = Layer(model, preprocess, identity, data, layer, filled, device)
+    curve: list[dict[str, Any]] = []
+    extra: dict[str, Any] = {}
     if settings["weights"] == "train":
-        sae, training = _make(learnt_from, model.embed_dim, layer, settings)
-        notes += [bases.CANCELS] * (training["kind"] in (bases.PCA, bases.IDENTITY))
-        provenance.stamp(sae, layer, place, identity, training | {"dataset": dataset, "split": SPLIT, "seed": seed})
+        sae, notes, curve = _made(own, output)
+        place = CHECKED
     else:
-        sae = read_sae(settings["weights"].replace("{layer}", str(layer)))
-        place = check_sae(sae, model, layer, identity, settings.get("place", CHECKED), folded=False)
-        metadata = provenance.metadata_of(sae)
-        notes += [in_words(metadata, layer, place), provenance.other_dataset(metadata, dataset)]
-        if normalisation.unfolded(sae) == normalisation.SCALED:
-            factor = normalisation.fold_estimated(sae, learnt_from(), settings["train"]["batch_size"])
-            notes.append(
-                f"the SAE's activations are scaled by {factor:.6g}, estimated on the training images and folded in"
-            )
-        normalisation.check_folded(sae, f"sae.weights: the SAE for layer {layer}")
-        provenance.stamp(sae, layer, place, identity)
-    held_out = residuals(model, preprocess, data / "val.parquet", layer, device, seed, MEASURED_IMAGES)
+        sae, notes, place, extra = _loaded(own)
     with tempfile.TemporaryDirectory() as folder:
         # Measure the saved SAE, since the gates will use what is read back.
         save_inference(sae, Path(folder))
         saved = load_sae(folder).to(device)
-        measured = measure(saved, held_out)
-        validation = load_split(data / "val.parquet", MEASURED_IMAGES, seed)
-        measured |= finite(downstream(model, preprocess, saved, layer, validation, held_out.mean(0)))
-        measured |= {"kind": sae.cfg.metadata.kind, "place": place, "warnings": list(faults(measured))}
-        if factor is not None:
-            measured["scaling_factor"] = factor
+        held_out = load_split(data / "val.parquet", MEASURED_IMAGES, own.seed)
+        measured = measure_held_out(model, preprocess, saved, layer, held_out, own.seed)
+        measured |= {"kind": sae.cfg.metadata.kind, "place": place, "warnings": list(faults(measured)), **extra}
+        if curve:
+            last = {"tokens": sae.cfg.metadata.tokens_seen, **{name: measured[name] for name in CURVE}}
+            measured["learning_curve"] = [*curve, last]
         for note in filter(None, notes):
             print(f"note: layer {layer}: {note}")
         print(
             f"layer {layer}: explained variance {measured['explained_variance']:.3f}, L0 {measured['l0']:.1f} of "
-            f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {len(held_out)} held-out tokens; "
+            f"{measured['features']} features, {measured['dead_share']:.1%} dead, on {measured['tokens']} held-out tokens; "
             f"{measured['same_prediction']:.1%} of predictions stay with the reconstruction in place"
         )
         for fault in measured["warnings"]:
@@ -125,41 +170,81 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
             with atomic(output / name) as temporary:
                 shutil.copyfile(Path(folder) / name, temporary)
     write_json(output / "metrics.json", {"layer": layer, **measured}, settings)
+    (output / STATE).unlink(missing_ok=True)
     return measured
 
 
-def _make(learnt_from: Any, width: int, layer: int, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """An SAE of the wanted kind, and what its provenance says of its training; ``learnt_from`` gives the residuals."""
-    kind = settings.get("kind", TRAINED)
-    training: dict[str, Any] = {"kind": kind, "normalisation": "none", "tokens_seen": 0}
+class Measuring:
+    """Measures SAEs of a layer on some validation images, at their patches."""
+
+    def __init__(self, own: Layer, images: int) -> None:
+        self._own = own
+        self._rows = torch.cat([part.clone() for part in own.rows("val", images).parts()])
+        self._split = load_split(own.data / "val.parquet", images, own.seed)
+
+    def __call__(self, sae: Any) -> dict[str, Any]:
+        """What JSON holds of an SAE's measurements."""
+        own = self._own
+        found = measure(sae, self._rows)
+        found |= downstream(own.model, own.preprocess, sae, own.layer, self._split, self._rows.mean(0))
+        return finite(found)
+
+
+def _made(own: Layer, output: Path) -> tuple[Any, list[str | None], list[dict[str, Any]]]:
+    """An SAE of the wanted kind with its provenance; what the log says of it; and its learning curve."""
+    kind = own.settings.get("kind", TRAINED)
+    training: dict[str, Any] = {"kind": kind, "normalisation": "none", "tokens_seen": 0, "class_token": False}
+    notes: list[str | None] = [bases.CANCELS] * (kind in (bases.PCA, bases.IDENTITY))
+    curve: list[dict[str, Any]] = []
     if kind == bases.IDENTITY:
-        return bases.identity(width), training
-    rows = learnt_from()
-    if kind == bases.PCA:
-        return bases.pca(rows), training | {"tokens_seen": len(rows)}
-    sae = train(rows, settings["train"], settings["seed"] + layer, kind)
-    found = sae.cfg.metadata
-    return sae, training | {"normalisation": found.normalisation, "tokens_seen": found.tokens_seen}
+        sae = bases.identity(own.model.embed_dim)
+    elif kind == bases.PCA:
+        rows = own.learnt_from()
+        sae = bases.pca(rows.parts()).to(own.device)
+        training |= {"tokens_seen": len(rows), "class_token": own.settings["train"]["class_token"]}
+    else:
+        checkpoint = Checkpoint(output / STATE, own.key())
+        measuring = Measuring(own, WATCHED_IMAGES)
+
+        def watch(sae: Any) -> dict[str, Any]:
+            found = measuring(sae)
+            return {name: found[name] for name in CURVE}
+
+        sae = train(own.learnt_from(), own.settings["train"], own.seed + own.layer, kind, checkpoint, watch)
+        found = sae.cfg.metadata
+        training |= {"normalisation": found.normalisation, "tokens_seen": found.tokens_seen}
+        training |= {"class_token": own.settings["train"]["class_token"]}
+        curve = [{key: value for key, value in point.items() if key != "step"} for point in checkpoint.points]
+    training |= {"dataset": own.dataset, "split": SPLIT, "seed": own.seed}
+    provenance.stamp(sae, own.layer, CHECKED, own.identity, training)
+    return sae, notes, curve
 
 
-def residuals(
-    model: VisionTransformer,
-    preprocess: Preprocess,
-    images: Path,
-    layer: int,
-    device: torch.device,
-    seed: int,
-    max_images: int | None = None,
-) -> Tensor:
-    """The residual stream at the patches after a layer, float32 (images x N, D), of as many images as memory allows."""
-    tokens = model.patch_embed.num_patches
-    fitting = max(1, MOST_FLOATS // (tokens * model.embed_dim))
-    split = load_split(images, min(fitting, max_images or fitting), seed)
-    found = []
-    for part in batches(len(split), images_per_batch(model), f"residuals of layer {layer}"):
-        seen = capture(model, split.tensors(preprocess, part).to(device), layers=[layer], gradients=[])
-        found.append(seen.residuals[layer][:, model.num_prefix_tokens :].flatten(0, 1))
-    return torch.cat(found)
+def _loaded(own: Layer) -> tuple[Any, list[str | None], str, dict[str, Any]]:
+    """The SAE that the settings name; what the log says of it; whether its place is known; more for metrics.json."""
+    layer, settings = own.layer, own.settings
+    sae = read_sae(settings["weights"].replace("{layer}", str(layer)))
+    place = check_sae(sae, own.model, layer, own.identity, settings.get("place", CHECKED), folded=False)
+    metadata = provenance.metadata_of(sae)
+    notes = [in_words(metadata, layer, place), provenance.other_dataset(metadata, own.dataset)]
+    extra = {}
+    if normalisation.unfolded(sae) == normalisation.SCALED:
+        extra["scaling_factor"] = normalisation.fold_estimated(
+            sae, own.learnt_from().parts(), settings["train"]["batch_size"]
+        )
+        factor = extra["scaling_factor"]
+        notes.append(
+            f"the SAE's activations are scaled by {factor:.6g}, estimated on the training images and folded in"
+        )
+    elif normalisation.unfolded(sae) in normalisation.CENTRINGS:
+        scale = normalisation.fold_centring(sae, own.learnt_from().parts)
+        extra["scaling_factor"] = 1 / scale
+        notes.append(
+            f"the SAE's activations are centred and divided by {scale:.6g}, estimated on the training images and folded in"
+        )
+    normalisation.check_folded(sae, f"sae.weights: the SAE for layer {layer}")
+    provenance.stamp(sae, layer, place, own.identity)
+    return sae, notes, place, extra
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from fgg.saes.place import RESIDUAL, UNCHECKED
 
 VERSION_KEY = "fgg_version"
 # What a folder that fgg writes says of the training; None where the SAE comes from elsewhere and does not say it.
-TRAINING_KEYS = ("dataset", "split", "normalisation", "tokens_seen", "seed", "kind", VERSION_KEY)
+TRAINING_KEYS = ("dataset", "split", "normalisation", "tokens_seen", "seed", "kind", "class_token", VERSION_KEY)
 LOADED = "loaded"  # the kind of an SAE of another origin
 SHOWN = 12  # hexadecimal digits of a hash
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.progress import Progress, progress
+from fgg.progress import progress
+from fgg.saes.activations import InMemory, Rows
+from fgg.saes.checkpoint import Checkpoint
+from fgg.saes.initial import freeze, initial, unit_again
 from fgg.saes.normalisation import SCALED, WHITENED, without_bar
 
 TRAINED, FROZEN_DECODER, UNTRAINED = "trained", "frozen_decoder", "untrained"
@@ -17,18 +20,31 @@ DECAY = 1 / 2  # share of the steps, at the end, with a falling learning rate
 WARMUP = 1 / 12
 DEAD_AFTER = 1 / 20  # share of the steps without an activation after which a feature is revived
 NORM_BATCHES = 50  # from which sae-lens estimates the normalisation
+WATCHED = 10  # points of the learning curve, before the last one
+
+Watch = Callable[[Any], dict[str, Any]]
 
 
-def train(rows: Tensor, settings: dict[str, Any], seed: int, kind: str = TRAINED) -> Any:
+def train(
+    rows: Tensor | Rows,
+    settings: dict[str, Any],
+    seed: int,
+    kind: str = TRAINED,
+    checkpoint: Checkpoint | None = None,
+    watch: Watch | None = None,
+) -> Any:
     """Train a sae-lens SAE on rows (n, D); normalisation by a constant is folded into its weights.
 
     Args:
-        rows: the residuals, float32.
+        rows: the residuals, float32, or a source of batches of them.
         settings: the block ``sae.train``.
         seed: of the initial weights and of the order of the rows.
         kind: ``trained``. Or ``frozen_decoder``: the rows of W_dec are random unit vectors (`unit_decoder`) of the residual
             stream and stay so, while the rest is trained (arXiv 2602.14111). Or ``untrained``: the SAE with which the
             training starts, with its normalisation, and no step of the training.
+        checkpoint: where the state is kept while the training runs; a state that is there is resumed.
+        watch: measures the SAE at some points of the training. It gets an object with ``encode``, ``decode`` and ``W_dec``
+            on rows that are not normalised. The measurements are ``checkpoint.points``, each with ``step`` and ``tokens``.
 
     Returns:
         The SAE in eval mode; ``cfg.metadata`` has ``tokens_seen`` and ``normalisation``.
@@ -36,51 +52,56 @@ def train(rows: Tensor, settings: dict[str, Any], seed: int, kind: str = TRAINED
     Raises:
         FggError: there are fewer rows than one batch, k is larger than the number of features, or the training diverged.
     """
-    from sae_lens import LoggingConfig, SAETrainer
-    from sae_lens.config import SAETrainerConfig
+    from sae_lens import SAETrainer
 
+    rows = InMemory(rows) if isinstance(rows, Tensor) else rows
     batch = min(settings["batch_size"], len(rows))
     settings = settings | {"normalize": normalisation(settings["normalize"], kind)}
     steps = max(1, settings["tokens"] // batch)
-    warmup = int(WARMUP * steps)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[rows.device] if rows.is_cuda else []):
+    with torch.random.fork_rng(devices=[rows.device] if rows.device.type == "cuda" else []):
         torch.manual_seed(seed)  # sae-lens draws its initial weights from the global generator
-        sae = _initial(rows, settings, warmup, kind == FROZEN_DECODER)
+        sae = initial(rows, settings, int(WARMUP * steps), kind == FROZEN_DECODER)
         if kind == FROZEN_DECODER:
-            _freeze(sae, seed)
-        trainer = SAETrainer(
-            cfg=SAETrainerConfig(
-                total_training_samples=steps * batch,
-                train_batch_size_samples=batch,
-                lr=settings["learning_rate"],
-                lr_end=settings["learning_rate"] / 100,
-                lr_warm_up_steps=warmup,
-                lr_decay_steps=int(DECAY * steps),
-                device=str(rows.device),
-                dead_feature_window=max(1, int(DEAD_AFTER * steps)),
-                feature_sampling_window=steps,
-                n_batches_for_norm_estimate=NORM_BATCHES,
-                logger=LoggingConfig(log_to_wandb=False),
-            ),
-            sae=sae,
-            data_provider=shuffled(rows, batch, generator),
-        )
+            freeze(sae, seed)
+        trainer = SAETrainer(cfg=_configuration(settings, steps, batch, rows.device), sae=sae, data_provider=iter(()))
         if kind == UNTRAINED:
             trainer.n_training_samples = steps * batch  # the training is over: only the normalisation is folded in
+            trainer.data_provider = rows.shuffled(batch, seed)
             with without_bar():
                 trained = trainer.fit().eval()
         else:
-            with progress([], steps * batch, "SAE training", "token") as bar, without_bar():
-                trainer.data_provider = _counted(trainer.data_provider, bar)
+            if checkpoint is not None and checkpoint.restore(trainer):
+                print(f"note: the training goes on after {trainer.n_training_samples} tokens, where it was killed")
+            trainer.data_provider = _provided(trainer, rows, batch, seed, steps, checkpoint, watch)
+            with without_bar():
                 trained = trainer.fit().eval()
     if kind == FROZEN_DECODER:
-        _unit_again(trained, seed)
+        unit_again(trained, seed)
     if not all(tensor.isfinite().all() for tensor in trained.state_dict().values()):
         raise FggError("SAE training diverged; lower sae.train.learning_rate")
     trained.cfg.metadata.tokens_seen = 0 if kind == UNTRAINED else steps * batch
     trained.cfg.metadata.normalisation = settings["normalize"]
     return trained
+
+
+def _configuration(settings: dict[str, Any], steps: int, batch: int, device: torch.device) -> Any:
+    from sae_lens import LoggingConfig
+    from sae_lens.config import SAETrainerConfig
+
+    return SAETrainerConfig(
+        total_training_samples=steps * batch,
+        train_batch_size_samples=batch,
+        lr=settings["learning_rate"],
+        lr_end=settings["learning_rate"] / 100,
+        lr_warm_up_steps=int(WARMUP * steps),
+        lr_decay_steps=int(DECAY * steps),
+        device=str(device),
+        dead_feature_window=max(1, int(DEAD_AFTER * steps)),
+        # Longer than the training: sae-lens would otherwise build a histogram for wandb at its end.
+        feature_sampling_window=steps + 1,
+        n_batches_for_norm_estimate=NORM_BATCHES,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
 
 
 def normalisation(wanted: str, kind: str) -> str:
@@ -92,65 +113,42 @@ def normalisation(wanted: str, kind: str) -> str:
     return SCALED if kind == FROZEN_DECODER and wanted == WHITENED else wanted
 
 
-def unit_decoder(features: int, width: int, seed: int) -> Tensor:
-    """Random directions, float32 (F, D): rows of length 1, drawn from the seed."""
-    drawn = torch.randn(features, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (drawn / drawn.norm(dim=1, keepdim=True)).float()
+def _provided(
+    trainer: Any, rows: Rows, batch: int, seed: int, steps: int, checkpoint: Checkpoint | None, watch: Watch | None
+) -> Iterator[Tensor]:
+    """The batches of a training, from where it stands; between steps the SAE is measured, and the state is saved.
+
+    The first `NORM_BATCHES` serve sae-lens' estimate of the normalisation, if there is one.
+    """
+    estimate = NORM_BATCHES if trainer.sae.cfg.normalize_activations in (SCALED, WHITENED) else 0
+    done = trainer.n_training_steps
+    drawn = estimate + done if done else 0
+    watched = {steps * number // WATCHED for number in range(WATCHED)} if watch and checkpoint else set()
+    with progress([], steps * batch, "SAE training", "token") as bar:
+        bar.update(done * batch)
+        for number, part in enumerate(rows.shuffled(batch, seed, drawn), drawn - estimate):
+            if number > done:
+                bar.update(batch)
+            if number >= 0 and checkpoint is not None:
+                if watch and number in watched and number not in {point["step"] for point in checkpoint.points}:
+                    found = watch(Unscaled(trainer))
+                    checkpoint.points.append({"step": number, "tokens": number * batch, **found})
+                if number > done and checkpoint.due:
+                    checkpoint.save(trainer)
+            yield part
 
 
-def _initial(rows: Tensor, settings: dict[str, Any], warmup: int, frozen: bool) -> Any:
-    """The SAE as sae-lens draws it; without whitening its b_dec is the rows' mean, which the features need not explain."""
-    from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig, TopKTrainingSAE, TopKTrainingSAEConfig
+class Unscaled:
+    """An SAE in training, for rows that are not normalised: sae-lens normalises them outside the SAE until it has ended."""
 
-    width = rows.shape[1]
-    common = {
-        "d_in": width,
-        "d_sae": width * settings["expansion"],
-        "normalize_activations": settings["normalize"],
-        "device": str(rows.device),
-        "dtype": "float32",
-    }
-    if settings["architecture"] == "topk":
-        if settings["k"] > common["d_sae"]:
-            raise FggError(f"sae.train.k: {settings['k']} is more than the {common['d_sae']} features")
-        scale = {"rescale_acts_by_decoder_norm": False} if frozen else {}  # every row has length 1
-        sae: Any = TopKTrainingSAE(TopKTrainingSAEConfig(**common, k=settings["k"], **scale))
-    else:
-        sae = StandardTrainingSAE(
-            StandardTrainingSAEConfig(**common, l1_coefficient=settings["l1"], l1_warm_up_steps=warmup)
-        )
-    if settings["normalize"] in ("none", SCALED):
-        norm = rows.norm(dim=1).mean() / width**0.5 if settings["normalize"] != "none" else 1.0
-        sae.b_dec.data.copy_(rows.mean(0) / norm)
-    return sae
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.W_dec = trainer.sae.W_dec
 
+    def encode(self, rows: Tensor) -> Tensor:
+        """Codes (n, F) of rows (n, D)."""
+        return self._trainer.sae.encode(self._trainer.activation_scaler.scale(rows))
 
-@torch.no_grad()
-def _freeze(sae: Any, seed: int) -> None:
-    """Give an SAE a random decoder of unit vectors that no optimiser changes; the encoder starts at its transpose."""
-    sae.W_dec.copy_(unit_decoder(len(sae.W_dec), sae.W_dec.shape[1], seed))
-    sae.W_enc.copy_(sae.W_dec.T)
-    sae.W_dec.requires_grad_(False)
-
-
-@torch.no_grad()
-def _unit_again(sae: Any, seed: int) -> None:
-    """Move the scale that was folded into a frozen decoder to the codes: the same reconstruction, with unit vectors."""
-    scale = sae.W_dec.norm(dim=1).mean()
-    sae.W_enc.mul_(scale)
-    sae.b_enc.mul_(scale)
-    sae.W_dec.copy_(unit_decoder(len(sae.W_dec), sae.W_dec.shape[1], seed))
-
-
-def shuffled(rows: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless batches of rows, reshuffled each epoch; an incomplete last batch is left out."""
-    while True:
-        order = torch.randperm(len(rows), generator=generator)
-        for index in order[: len(rows) // batch * batch].split(batch):
-            yield rows[index.to(rows.device)]
-
-
-def _counted(rows: Iterator[Tensor], bar: Progress) -> Iterator[Tensor]:
-    for part in rows:
-        bar.update(min(len(part), bar.total - bar.done))  # sae-lens draws extra batches to estimate the norm
-        yield part
+    def decode(self, codes: Tensor) -> Tensor:
+        """Rows (n, D) of codes (n, F)."""
+        return self._trainer.activation_scaler.unscale(self._trainer.sae.decode(codes))

@@ -16,6 +16,8 @@ from fgg.models import model_files
 from fgg.pipeline.configuration import check, schema_rules
 from fgg.pipeline.parameters import Parameters
 from fgg.saes import bases, build_sae, training
+from fgg.saes import initial as start
+from fgg.saes.activations import InMemory
 from fgg.saes.sae import check_sae, load_sae
 
 LAYER, WIDTH, SEED = 1, 24, 0
@@ -190,7 +192,7 @@ def initial(rows, settings):
     """The SAE with which the training starts, drawn with sae-lens from the seed as the training does."""
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        return training._initial(rows, settings, 0, frozen=False)
+        return start.initial(InMemory(rows), settings, 0, frozen=False)
 
 
 @pytest.mark.parametrize("architecture", ["topk", "standard"])
@@ -209,7 +211,7 @@ def test_untrained_is_what_sae_lens_draws(architecture):
 def test_untrained_reads_whitened_residuals_as_the_trained_one_does():
     rows = rows_of()
     drawn, found = initial(rows, TRAIN), training.train(rows, TRAIN, SEED, "untrained")
-    batches = training.shuffled(rows, 128, torch.Generator().manual_seed(SEED))
+    batches = InMemory(rows).shuffled(128, SEED)
     seen = torch.cat([next(batches) for _ in range(training.NORM_BATCHES)]).double()
     values, vectors = torch.linalg.eigh(seen.T.cov())
     white = ((rows.double() - seen.mean(0)) @ (vectors / (values + 1e-3).sqrt())).float()
@@ -226,7 +228,7 @@ def test_untrained_reads_whitened_residuals_as_the_trained_one_does():
 def test_a_frozen_decoder_stays_and_its_encoder_learns(architecture, normalize, tmp_path):
     rows = rows_of()
     settings = {**TRAIN, "architecture": architecture, "normalize": normalize, "expansion": 4, "learning_rate": 3e-3}
-    decoder = training.unit_decoder(4 * WIDTH, WIDTH, SEED)
+    decoder = start.unit_decoder(4 * WIDTH, WIDTH, SEED)
     sae = training.train(rows, settings, SEED, "frozen_decoder")
     build_sae.save_inference(sae, tmp_path)
     saved = load_sae(tmp_path)
@@ -242,7 +244,7 @@ def test_a_frozen_decoder_stays_and_its_encoder_learns(architecture, normalize, 
 def test_moving_the_scale_of_a_frozen_decoder_keeps_its_reconstruction(normalize, monkeypatch):
     rows, settings = rows_of(), {**TRAIN, "normalize": normalize, "tokens": 4096}
     moved = training.train(rows, settings, SEED, "frozen_decoder")
-    monkeypatch.setattr(training, "_unit_again", lambda sae, seed: None)
+    monkeypatch.setattr(training, "unit_again", lambda sae, seed: None)
     before = training.train(rows, settings, SEED, "frozen_decoder")
     assert torch.allclose(moved.decode(moved.encode(rows)), before.decode(before.encode(rows)), atol=1e-3)
 
@@ -254,7 +256,7 @@ def test_a_frozen_decoder_beats_no_training_and_not_learning(made, sae_folder):
 
 
 def test_directions_of_a_random_decoder_are_uniform():
-    found = training.unit_decoder(20000, 8, 0)
+    found = start.unit_decoder(20000, 8, 0)
     assert found.mean(0).abs().max() < 0.01
     assert torch.allclose(found.T @ found / len(found), torch.eye(8) / 8, atol=0.01)
-    assert not torch.equal(found, training.unit_decoder(20000, 8, 1))
+    assert not torch.equal(found, start.unit_decoder(20000, 8, 1))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from fgg.errors import FggError
 from fgg.saes import build_sae, normalisation
+from fgg.saes.activations import Residuals
 from fgg.saes.sae import build_sae as make_sae
 from fgg.saes.sae import check_sae, load_sae, read_sae
 
@@ -290,7 +291,7 @@ def test_the_workflow_estimates_and_folds_it(changes, folder, data, model_folder
     settings = {**sae_settings, "weights": str(place)}
     measured = build_sae.build(model_folder, data, LAYER, settings, tmp_path / "out")
     model, preprocess, _ = model_files.load(model_folder, torch.device("cpu"))
-    rows = build_sae.residuals(model, preprocess, data / "train.parquet", LAYER, torch.device("cpu"), 0)
+    rows = Residuals(model, preprocess, data / "train.parquet", LAYER, torch.device("cpu"), 0).first()
     factor = scaled(rows)
     assert measured["scaling_factor"] == pytest.approx(float(factor), rel=1e-5)
     assert (
@@ -310,7 +311,7 @@ def test_the_estimate_is_that_of_sae_lens():
     theirs.estimate_scaling_factor(WIDTH, iter([rows]), 1)
     sae = make_sae(tensors())
     sae.cfg.normalize_activations = "expected_average_only_in"
-    assert normalisation.fold_estimated(sae, rows, 64) == pytest.approx(theirs.scaling_factor, rel=1e-6)
+    assert normalisation.fold_estimated(sae, rows.split(50), 16) == pytest.approx(theirs.scaling_factor, rel=1e-6)
     assert normalisation.unfolded(sae) is None
 
 
