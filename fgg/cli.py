@@ -18,6 +18,7 @@ from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
 from fgg.faithfulness.registry import metrics
 from fgg.jobs.command import command
+from fgg.share.command import add_share, share
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if arguments.part == "explain":
             explain(arguments)
+        elif arguments.part == "share":
+            share(arguments)
         else:
             print("\n".join(LISTS[arguments.part]()))
         sys.stdout.flush()
@@ -70,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="explain images: prediction, SAE features, and a picture of the maps", description=ABOUT,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    add_share(parts)
     parts.add_parser("methods", help="list the attribution methods", description="List the attribution methods.")
     parts.add_parser("metrics", help="list the faithfulness metrics", description="List the faithfulness metrics.")
     part.add_argument(
@@ -93,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
                      help="size, crop, channels, interpolation, mean, std, where they differ from timm's")  # fmt: skip
     own.add_argument("--classes", metavar="FILE", help="text file with a class name per line, in the model's order")
     own.add_argument("--sae", action="append", default=[], metavar="LAYER=PATH",
-                     help="SAE of the output of a block (from 0): a sae-lens folder or a Prisma checkpoint; repeatable")  # fmt: skip
+                     help="SAE of the output of a block (from 0): in any form of docs/own-data.md; repeatable")  # fmt: skip
 
     what = part.add_argument_group("what is computed")
     what.add_argument(
@@ -158,7 +162,7 @@ def explain(arguments: argparse.Namespace) -> None:
     subject = _subject(arguments, resolve(arguments.device))
     target = source.class_index(subject, arguments.target)
     pictures = [source.read_picture(subject, name) for name in arguments.images]
-    method, gate, saes = arguments.method, None, {}
+    method, gate, saes, weak = arguments.method, None, {}, []
     if method == GATED:
         method = "transmm"
         layers = arguments.layers or tuple(sorted(subject.saes))
@@ -169,14 +173,15 @@ def explain(arguments: argparse.Namespace) -> None:
         gate = Gate(layers, arguments.construction, arguments.clamp_max, arguments.alpha)
         saes = source.load_saes(subject, layers) if CONSTRUCTIONS[gate.construction].needs_sae else {}
         remark = source.degenerate(subject, gate.construction, layers, torch.cat([each.tensor for each in pictures]))
-        if remark:
-            print(f"warning: {remark}", file=sys.stderr)
+        weak = source.weak_saes(subject, layers) if saes else []
+        for warning in filter(None, [remark, *weak]):
+            print(f"warning: {warning}", file=sys.stderr)
     elif arguments.layers:
         raise FggError(f"--layers belongs to --method {GATED}; {method} has no gate")
     options = (method, gate, saes, target, arguments.features, arguments.seed)
     found = [room.explain(subject, picture, *options) for picture in pictures]
     title, names = room.headline(method, gate)
-    room.draw(found, subject, arguments.output, title, names, arguments.smooth)
+    room.draw(found, subject, arguments.output, title, names, arguments.smooth, weak)
     for each in found:
         print(room.words(each, subject.classes))
     print(f"picture: {arguments.output}")
