@@ -10,11 +10,12 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -24,7 +25,9 @@ from fgg.cases import case_tables, choice
 from fgg.cases.drawing import Album, Prototypes, draw_cases, draw_features
 from fgg.cases.features import dominant_in_batch, join, most_changed, seen_relevance
 from fgg.cases.pictures import Names
+from fgg.cases.shares import sizes_of_terms, with_shares
 from fgg.catalogue import CONSTRUCTIONS
+from fgg.comparison.quality import LEVELS, folder_warning
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.data.load import explained_split, load_split
 from fgg.errors import FggError
@@ -39,7 +42,8 @@ from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
 from fgg.progress import batches
 from fgg.report.experiment_names import label
-from fgg.saes.sae import load_sae
+from fgg.saes.provenance import model_record
+from fgg.saes.sae import check_sae, load_sae
 from fgg.tables import write_csv, write_json
 
 
@@ -111,12 +115,18 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     selection = choice.select(composites, settings["per_category"], settings["seed"])
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
-    explained = explain(arguments, model, preprocess, split, record["classes"], device)
+    identity = model_record(record["architecture"], arguments.model)
+    explained = explain(arguments, model, preprocess, split, record["classes"], device, identity)
 
     cases = case_tables.case_table(explained, selection, gains, composites, columns)
+    cases = with_shares(cases, sizes(arguments, model, preprocess, split, explained, cases["image_id"], device))
     features = case_tables.feature_table(explained, cases, columns)
     write_csv(folder / "cases.csv", cases)
     write_csv(folder / "features.csv", features)
+    levels = {**LEVELS, **settings.get("quality", {})}
+    warnings = {layer: folder_warning(place, layer, levels) for layer, place in sae_folders(arguments).items()}
+    for warning in filter(None, warnings.values()):
+        print(f"warning: {warning}")
     counts = {
         "n_images": len(gains),
         "n_ranked": len(gains) - len(selection.unranked),
@@ -126,10 +136,12 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
         "n_without_feature": int(cases["feature"].isna().sum()),
     }
     selected = {"chosen": selection.chosen, "unranked": selection.unranked, "gains": choice.spread(ranked)}
-    write_json(folder / "cases.json", {**columns, "baseline": arguments.baseline, **counts, **selected}, settings)
+    said = {"baseline": arguments.baseline, "warnings": list(filter(None, warnings.values()))}
+    write_json(folder / "cases.json", {**columns, **said, **counts, **selected}, settings)
 
     titles = {name: metric.short or metric.title for name, metric in metrics.items()}
-    names = Names(label(flat(arguments.experiment)), title(arguments.baseline), arguments.prototype_images.stem, titles)
+    split_name = arguments.prototype_images.stem
+    names = Names(label(flat(arguments.experiment)), title(arguments.baseline), split_name, titles, warnings)
     album = Album(split, preprocess)
     others = Album(load_split(arguments.prototype_images), preprocess)
     wanted = {(layer, feature) for layer, feature in cases[["layer", "feature"]].dropna().itertuples(index=False)}
@@ -154,15 +166,29 @@ def read_gains(
     return choice.gains(scores[experiment], scores[baseline], metrics)
 
 
+def sae_folders(arguments: argparse.Namespace) -> dict[int, Path]:
+    """Layer -> folder of its SAE, from the options ``--sae``."""
+    return {int(layer): Path(folder) for layer, folder in (entry.split("=", 1) for entry in arguments.sae)}
+
+
 def title(baseline: str) -> str:
     """The readable name of the baseline."""
     return methods()[baseline].title if baseline in methods() else baseline
 
 
 def explain(
-    arguments: argparse.Namespace, model: Any, preprocess: Any, split: Any, classes: list[str], device: torch.device
+    arguments: argparse.Namespace,
+    model: Any,
+    preprocess: Any,
+    split: Any,
+    classes: list[str],
+    device: torch.device,
+    identity: Mapping[str, str],
 ) -> case_tables.Explained:
-    """Maps, gates and dominant features of all explained images; maps and gates are read from the tables."""
+    """Maps, gates and dominant features of all explained images; maps and gates are read from the tables.
+
+    ``identity`` is the `fgg.saes.provenance.model_record` of the model, to which the SAEs must belong.
+    """
     settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
     maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
     gated = case_tables.read_rows(
@@ -176,8 +202,9 @@ def explain(
     before = seen_relevance(torch.from_numpy(vanilla), grid, size)
     after = seen_relevance(torch.from_numpy(gated["relevance"]), grid, size)
     change = after - before
-    folders = dict(entry.split("=", 1) for entry in arguments.sae)
-    saes = {int(layer): load_sae(folder).to(device) for layer, folder in folders.items()}
+    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders(arguments).items()}
+    for layer, sae in saes.items():
+        check_sae(sae, model, layer, identity)
     target = torch.from_numpy(gated["target"])
     parts = []
     with arithmetic(settings["precision"], device):
@@ -206,6 +233,29 @@ def explain(
         grid=grid,
         classes=classes,
     )
+
+
+def sizes(
+    arguments: argparse.Namespace,
+    model: Any,
+    preprocess: Any,
+    split: Any,
+    explained: case_tables.Explained,
+    image_ids: Iterable[str],
+    device: torch.device,
+) -> dict[tuple[int, str], np.ndarray]:
+    """Layer and image -> the sums of `sizes_of_terms` (N,), for some of the images."""
+    gate = Gate(**arguments.experiment["gate"])
+    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders(arguments).items()}
+    found = {}
+    with arithmetic(arguments.settings["precision"], device):
+        for image_id in dict.fromkeys(image_ids):
+            place = explained.image_ids.index(image_id)
+            inputs = split.tensors(preprocess, [place]).to(device)
+            target = torch.from_numpy(explained.target[[place]]).to(device)
+            for layer, own in sizes_of_terms(model, inputs, gate, saes, target).items():
+                found[layer, image_id] = own[0].cpu().numpy()
+    return found
 
 
 if __name__ == "__main__":

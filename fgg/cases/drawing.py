@@ -21,6 +21,7 @@ from fgg.progress import progress
 from fgg.tables import read_table
 
 MOST_TILES = 7  # cases shown on a feature's page
+MOST_PROTOTYPES = 5  # that fit a line of a picture
 
 
 @dataclass
@@ -90,9 +91,8 @@ def draw_cases(
     for name, rows in _with_progress(cases, "picture"):
         image_id, category = rows[0]["image_id"], rows[0]["category"]
         i = places[image_id]
-        changes = [
-            Change(row, prototypes(row["layer"], row["feature"], image_id) if row["direction"] else ()) for row in rows
-        ]
+        own = [prototypes(row["layer"], row["feature"], image_id) if row["direction"] else () for row in rows]
+        changes = [Change(row, found[:MOST_PROTOTYPES]) for row, found in zip(rows, own, strict=True)]
         case = Case(album(image_id), explained.vanilla_map[i], explained.gated_map[i], explained.grid, changes)
         pictures.case_picture(case, names, sizes[category], _made(folder / name))
 
@@ -114,7 +114,8 @@ def draw_features(
         counts = class_counts(events[layer], feature, explained.classes)
         tiles = [_tile(case, album, explained.grid) for case in own.to_dict("records")]
         page = _made(folder / name)
-        pictures.feature_page(row, names, counts, prototypes(layer, feature), tiles, page)
+        shown = prototypes(layer, feature)[:MOST_PROTOTYPES]
+        pictures.feature_page(row, names, counts, shown, tiles, page)
 
 
 def class_counts(events: pd.DataFrame, feature: int, classes: list[str]) -> dict[str, dict[str, int]]:
@@ -129,7 +130,9 @@ def class_counts(events: pd.DataFrame, feature: int, classes: list[str]) -> dict
 
 def _tile(case: dict, album: Album, grid: tuple[int, int]) -> Patch:
     change = f"{case['direction']} {case['change']:+.2f}".replace("-", "−")
-    return Patch(album(case["image_id"]), case["patch"], grid, (change, case["image_id"], case["predicted_class"]))
+    share = f"{100 * case['share']:.0f} % of score"
+    lines = (change, share, case["image_id"], case["predicted_class"])
+    return Patch(album(case["image_id"]), case["patch"], grid, lines)
 
 
 def _with_progress(frame: pd.DataFrame, column: str) -> Iterable[tuple[str, list[dict]]]:

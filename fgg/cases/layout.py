@@ -23,6 +23,7 @@ from fgg.report.figures import style
 DPI = 150
 STEP = 5  # of colour values, from 0 to 255
 LEFT = 0.12  # margin, in inches
+WARNING = 0.16  # height of a line of the head, in inches
 CONTEXT = 2  # patches shown on each side of a patch
 RC: Any = {**style.RC, "text.parse_math": False}  # a $ in a name is printed as it is
 
@@ -74,11 +75,14 @@ def say(fig: Any, left: float, top: float, text: str, **look: Any) -> None:
     fig.text(_x(left), 1 - top / height, text, va="center", **look)
 
 
-def head(fig: Any, title: str, *lines: str) -> None:
-    """Write a title and lines below it."""
+def head(fig: Any, title: str, *lines: str, warning: str = "") -> None:
+    """Write a title and lines below it; and last a warning, if there is one, for which the head needs `WARNING` inches more."""
     say(fig, LEFT, 0.13, title, weight="bold", fontsize=9.5)
     for number, text in enumerate(lines):
-        say(fig, LEFT, 0.31 + 0.16 * number, text, color=style.BLACK if number else style.GREY)
+        say(fig, LEFT, 0.31 + WARNING * number, text, color=style.BLACK if number else style.GREY)
+    if warning:
+        text = start_of(f"Warning: {warning}", 118)
+        say(fig, LEFT, 0.31 + WARNING * len(lines), text, color=style.VERMILION, weight="bold", fontsize=7)
 
 
 def tile(axis: Any, own: Patch, colour: str) -> None:

@@ -13,7 +13,7 @@ from matplotlib import patheffects
 
 from fgg import plot
 from fgg.cases.features import BOOST, SUPPRESS
-from fgg.cases.layout import LEFT, Patch, end_of, figure, head, save, say, start_of, tile
+from fgg.cases.layout import LEFT, WARNING, Patch, end_of, figure, head, save, say, start_of, tile
 from fgg.report.figures import style
 
 LARGE = 6  # patches across the image; with more, a patch is too small to hold a number
@@ -25,12 +25,20 @@ TITLES = {"improved": "most improved", "degraded": "most degraded", "random": "d
 
 @dataclass(frozen=True)
 class Names:
-    """Readable names of the experiment and its baseline, the prototypes' split, and the short titles of the metrics."""
+    """Names that are shown.
+
+    Attributes:
+        experiment, baseline: readable names.
+        split: the prototypes' split.
+        metrics: metric -> its short title.
+        warnings: layer -> the warning about its SAE; empty for a sound one.
+    """
 
     experiment: str
     baseline: str
     split: str
     metrics: Mapping[str, str]
+    warnings: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
         of: number of images in its category.
     """
     first = case.changes[0].row
-    side, top, line = 1.36, 0.98, 1.16
+    warning = names.warnings.get(first["layer"], "")
+    side, top, line = 1.36, 0.98 + WARNING * bool(warning), 1.16
     below = top + side + 0.5
     with figure(below + len(case.changes) * line) as (fig, place):
         head(
@@ -68,6 +77,7 @@ def case_picture(case: Case, names: Names, of: int, path: Path) -> None:
             f"{names.experiment}; features of layer {first['layer']}",
             _about(first),
             f"gain over {names.baseline}: {_gains(first, names.metrics)} (positive is better)",
+            warning=warning,
         )
         axes = [place(LEFT + x, top, side, side) for x in (0.0, 1.43, 2.86, 4.86)]
         plot.show(case.picture, axes[0])
@@ -108,7 +118,8 @@ def feature_page(
     across = 7
     rows = -(-len(cases) // across)
     side = (style.WIDTH - 2 * LEFT - 0.08 * (across - 1)) / across
-    top, tall = 0.85, 1.15
+    warning = names.warnings.get(feature["layer"], "")
+    top, tall = 0.85 + WARNING * bool(warning), 1.15
     below = top + tall + 0.62
     with figure(below + rows * (side + 0.48)) as (fig, place):
         head(
@@ -118,6 +129,7 @@ def feature_page(
             f"Dominant in {feature['boosts'] + feature['suppresses']} patches of {feature['images']} explained images: "
             f"boosts {feature['boosts']}, suppresses {feature['suppresses']}; mean contribution "
             f"{_three(feature['mean_contribution'])}",
+            warning=warning,
         )
         say(fig, LEFT, top - 0.14, "patches by explained class", weight="bold")
         _classes(place(LEFT + 0.95, top, 1.15, tall - 0.1), counts)
@@ -146,6 +158,12 @@ def _about(row: Mapping[str, Any]) -> str:
 def _gains(row: dict[str, Any], metrics: Mapping[str, str]) -> str:
     parts = [f"{title} {_two(row[f'gain_{name}'])}" for name, title in metrics.items()]
     return ", ".join(parts) + f"; composite {_two(row['composite'])}"
+
+
+def share_of_score(share: float) -> str:
+    """A feature's share of a patch's score (see `fgg.cases.shares`) in words."""
+    percent = f"{100 * share:.0f} %" if share >= 0.005 or share == 0 else "less than 1 %"
+    return f"{percent} of the patch's score"
 
 
 def _two(value: float) -> str:
@@ -196,7 +214,7 @@ def _change(fig: Any, place: Any, top: float, number: int, case: Case, change: C
         lines[1] += " (against the change)"
     if direction:
         lines += [f"activation {row['activation']:.2f}", f"feature gradient {_three(row['feature_gradient'])}"]
-        lines += [f"contribution {_three(row['contribution'])}"]
+        lines += [f"contribution {_three(row['contribution'])}", share_of_score(row["share"])]
     say(fig, LEFT, top + 0.07, title, weight="bold", color=INK[direction])
     for at, text in enumerate(lines, start=1):
         say(fig, LEFT, top + 0.09 + 0.145 * at, text, fontsize=7.5)

@@ -24,6 +24,7 @@ from fgg.models import model_files
 from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
+from fgg.saes.provenance import model_record
 from fgg.saes.sae import check_sae, load_sae
 from fgg.tables import write_table
 
@@ -117,9 +118,9 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(JOB_THREADS)
     settings = arguments.settings
     device = resolve(settings["device"])
-    model, preprocess, _ = model_files.load(arguments.model, device)
+    model, preprocess, record = model_files.load(arguments.model, device)
     sae = load_sae(arguments.sae).to(device)
-    check_sae(sae, model, arguments.layer)
+    check_sae(sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
     split = load_split(arguments.images, settings["prototype_images"], settings["seed"])
     parts = batches(len(split), images_per_batch(model, settings["batch_size"]), "prototypes")
     with arithmetic(settings["precision"], device):

@@ -154,6 +154,9 @@ def test_rows_hold_what_the_tables_hold(study):
             assert row["contribution"] == pytest.approx(row["activation"] * row["feature_gradient"])
             assert row["direction"] == ("BOOST" if row["contribution"] > 0 else "SUPPRESS")
             assert np.sign(row["contribution"]) == np.sign(row["change"])
+            assert 0 < row["share"] <= 1
+        else:
+            assert np.isnan(row["share"])
     largest = study.cases.groupby(["layer", "image_id"])["change"].apply(lambda own: own.abs().is_monotonic_decreasing)
     assert largest.all()
 

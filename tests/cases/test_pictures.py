@@ -19,7 +19,7 @@ ROW = {
     "explained_class": "$\\frac$",
     "confidence": 0.5, "composite": math.nan, "gain_saco": math.nan, "gain_faithfulness_correlation": -0.1,
     "gain_pixel_flipping": 0.2, "vanilla_map": 0.1, "gated_map": 0.5, "gate": 2.0, "activation": 1.25,
-    "feature_gradient": -1e-6, "contribution": -1.25e-6,
+    "feature_gradient": -1e-6, "contribution": -1.25e-6, "share": 0.325,
 }  # fmt: skip
 
 
