@@ -37,6 +37,13 @@ CONTROLS: dict[str, str] = {
     "gate_values": "values",  # the gated map's sorted values, laid in TransMM's order
     "gate_order": "order",  # TransMM's sorted values, laid in the gated map's order
 }
+# Controls of the dictionary: the same gate, made of features that were not learnt. Name -> end of the id, and `sae.kind`.
+DICTIONARIES: dict[str, tuple[str, str]] = {
+    "frozen_sae": ("frozen", "frozen_decoder"),
+    "untrained_sae": ("untrained", "untrained"),
+    "pca_sae": ("pca", "pca"),
+    "identity_sae": ("identity", "identity"),
+}
 POWERS = "powers"  # the control that is no single experiment: TransMM to each of `experiments.powers`
 
 # Sanity checks (Adebayo et al. 2018): a map that survives the loss of what was learnt explains nothing learnt.

@@ -11,7 +11,7 @@ from typing import Any
 
 from fgg.attribution.options import option_faults
 from fgg.attribution.registry import Method, find_method, methods
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, EXTERNAL, POWERS, SANITY
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, DICTIONARIES, EXTERNAL, POWERS, SANITY
 from fgg.errors import FggError
 
 Config = dict[str, Any]
@@ -35,7 +35,7 @@ def experiments(config: Config, dataset: str) -> dict[str, Config]:
 
     Settings are ``{"method": NAME}`` for a baseline, with ``options`` and ``choose`` where the configuration has them;
     ``{"method": "external", "maps": FILE}`` for maps that are given; ``{"method": "transmm", "control": "power",
-    "power": P}`` for TransMM to a power; else ``{"method": NAME, "gate": {...}, "control": None | one of CONTROLS}``. An
+    "power": P}`` for TransMM to a power; else ``{"method": NAME, "gate": {...}, "control": None | one of CONTROLS or DICTIONARIES}``. An
     id holds only what enters the numbers. A gated method's map without the gate is added where the baselines lack it.
 
     Raises:
@@ -209,7 +209,7 @@ def experiment_id(gate: Mapping[str, Any], control: str | None = None, method: s
     if gate.get("shuffle_decoder"):
         parts.append("shuffled")
     if control:
-        parts.append(CONTROLS[control])
+        parts.append(DICTIONARIES[control][0] if control in DICTIONARIES else CONTROLS[control])
     return "-".join(parts)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 import fgg
 from fgg.attribution.registry import methods
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS, SANITY
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, DICTIONARIES, SANITY
 from fgg.faithfulness.registry import SPECIAL, defaults, metrics
 from fgg.jobs.command import ARGUMENTS
 from fgg.pipeline.configuration import schema_rules
@@ -197,7 +197,7 @@ def test_the_catalogue_and_the_schema_agree():
     assert named == {"type": "string", "registry": "attribution methods"}
     assert with_options["properties"]["method"]["registry"] == "attribution methods"
     assert gated["methods"]["items"] == named
-    assert set(grid["controls"]["items"]["enum"]) == {*CONTROLS, "powers"}
+    assert set(grid["controls"]["items"]["enum"]) == {*CONTROLS, *DICTIONARIES, "powers"}
     assert set(grid["sanity"]["items"]["enum"]) == set(SANITY)
     assert set(gated["construction"]["items"]["enum"]) == set(CONSTRUCTIONS)
     assert set(SCHEMA["$defs"]["metrics"]["properties"]) == {*metrics(), *SPECIAL}
@@ -241,7 +241,7 @@ def test_no_absolute_path():
 
 def test_no_error_is_swallowed_unseen():
     # Readers of damaged bytes, which raise anything; both turn it into an FggError or a reason.
-    allowed = {"fgg/saes/formats/prisma.py": 1, "fgg/data/images.py": 1}
+    allowed = {"fgg/saes/formats/torch_files.py": 1, "fgg/data/images.py": 1}
     found = {}
     for path in MODULES:
         for node in ast.walk(tree(path)):
@@ -291,6 +291,7 @@ def test_dependence_runs_one_way():
         "perturbation",
         "attribution",
         "faithfulness",
+        "features",
         "comparison",
         "report",
         "cases",

@@ -1,4 +1,4 @@
-"""Compare all experiments with the baseline: comparison, hypotheses, decomposition and agreement.
+"""Compare all experiments with the baseline: comparison, hypotheses, decomposition and agreement; tabulate the SAEs.
 
 python -m fgg.comparison --settings JSON --results results --data data --output results
 """
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fgg.comparison import quality
+from fgg.comparison.sae_table import read_measures, sae_table
 from fgg.comparison.summary import readable
 from fgg.comparison.tables import comparison
 from fgg.degeneracy import measured, note
 from fgg.errors import FggError
-from fgg.experiments import needs_sae
 from fgg.jobs.command import command
 from fgg.tables import read_json, write_csv, write_table
 
@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     tables = comparison(arguments.results, settings.get("runs", list(settings["experiments"])), settings)
     for name, table in tables._asdict().items():
         write_csv(arguments.output / f"{name}.csv", table.to_pandas())
+    write_csv(arguments.output / "sae_quality.csv", sae_table(settings, arguments.data))
     write_table(arguments.output / "comparison.parquet", tables.comparison, settings)
     print("\n".join(readable(tables.comparison.to_pandas(), settings)))
 
@@ -78,8 +79,7 @@ def read(text: str, data: Path | None = None) -> dict[str, Any]:
         }
         images = read_json(data / "prepared" / own["prepared"] / "dataset.json")
         model = read_json(data / "models" / own["model"] / "model.json")
-        layers = {layer for settings in grid.values() if needs_sae(settings) for layer in settings["gate"]["layers"]}
-        saes = {n: read_json(data / "saes" / own["sae"] / f"layer_{n}" / "metrics.json") for n in sorted(layers)}
+        saes = read_measures(data, own["sae"], grid)
         status = measured(model["layers"])
         found = {}
         for experiment, each in grid.items():

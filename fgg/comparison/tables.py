@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fgg.attribution.registry import find_method
+from fgg.catalogue import DICTIONARIES
 from fgg.comparison import decomposition
 from fgg.comparison.agreement import agreement
 from fgg.comparison.columns import AGREEMENT, COMPARISON, DECOMPOSITION, HYPOTHESES, JUDGED, NUMBERS
@@ -40,6 +41,7 @@ BY_GATE = (
     "no_sae",
     "activation_only",
     "gradient_only",
+    *(against for against, _ in DICTIONARIES.values()),
 )
 
 
@@ -116,6 +118,7 @@ def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
         ungated = "transmm" if base == TRANSMM else UNGATED
         partners = {ungated: ungated_id(settings["method"], gate["layers"])}
         partners |= {"shuffled": experiment_id({**gate, "shuffle_decoder": True}, None, base)}
+        controls |= {against: control for control, (against, _) in DICTIONARIES.items()}
         partners |= {against: experiment_id(gate, control, base) for against, control in controls.items()}
         partners |= {
             other: experiment_id({**gate, "construction": other}, None, base)

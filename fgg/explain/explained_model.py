@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg import degeneracy
+from fgg.comparison.quality import LEVELS, folder_warning
 from fgg.data.images import decode
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
@@ -23,6 +24,7 @@ from fgg.models.checkpoints import read
 from fgg.models.device import images_per_batch
 from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import check_layers, load_model
+from fgg.saes.provenance import model_record
 from fgg.saes.sae import check_sae, load_sae
 
 MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
@@ -40,6 +42,7 @@ class Subject:
         saes: layer -> folder of its SAE.
         status: layer -> what is known about residual x gradient there; empty where it has not been measured.
         prepared: folder of the dataset's images, if there is one.
+        identity: `fgg.saes.provenance.model_record` of the model; None if it is not in a folder of fgg's.
     """
 
     model: VisionTransformer
@@ -48,6 +51,7 @@ class Subject:
     saes: dict[int, Path]
     status: dict[int, str]
     prepared: Path | None = None
+    identity: dict[str, str] | None = None
 
 
 @dataclass
@@ -79,7 +83,9 @@ def from_dataset(name: str | None, directory: Path, device: torch.device) -> Sub
     model, preprocess, record = model_files.load(directory / MODELS / name, device)
     saes = {int(path.name.removeprefix("layer_")): path for path in (directory / SAES / name).glob("layer_*")}
     prepared = directory / PREPARED / name
-    return Subject(model, preprocess, record["classes"], saes, degeneracy.measured(record["layers"]), prepared)
+    identity = model_record(record["architecture"], directory / MODELS / name)
+    status = degeneracy.measured(record["layers"])
+    return Subject(model, preprocess, record["classes"], saes, status, prepared, identity)
 
 
 def from_files(
@@ -107,7 +113,9 @@ def from_files(
     found = dict(saes or {})
     if (Path(model) / "model.json").is_file():
         loaded, made, record = model_files.load(model, device)
-        return Subject(loaded, made, list(classes or record["classes"]), found, degeneracy.measured(record["layers"]))
+        identity = model_record(record["architecture"], Path(model))
+        status = degeneracy.measured(record["layers"])
+        return Subject(loaded, made, list(classes or record["classes"]), found, status, identity=identity)
     if architecture is None:
         raise FggError(
             f"--model {model} is no folder with a model.json; for a file of weights, or `pretrained`, say what model "
@@ -141,7 +149,11 @@ def _preprocess(model: VisionTransformer, settings: Mapping[str, Any]) -> Prepro
 
 
 def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
-    """Load the SAEs of these layers on the model's device. Raises FggError if one is missing or has another width."""
+    """Load the SAEs of these layers on the model's device.
+
+    Raises:
+        FggError: one is missing, or it was made for another place, width, or model.
+    """
     check_layers(subject.model, tuple(layers))
     found = {}
     for layer in layers:
@@ -151,8 +163,14 @@ def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
                 f"no SAE for layer {layer} (there are: {have}); choose other --layers, or give --sae {layer}=PATH"
             )
         found[layer] = load_sae(subject.saes[layer]).to(next(subject.model.parameters()).device)
-        check_sae(found[layer], subject.model, layer)
+        check_sae(found[layer], subject.model, layer, subject.identity)
     return found
+
+
+def weak_saes(subject: Subject, layers: Sequence[int]) -> list[str]:
+    """Warnings about the SAEs of these layers, if they were measured, by the default levels of ``quality``."""
+    found = (folder_warning(subject.saes[layer], layer, LEVELS) for layer in layers if layer in subject.saes)
+    return [warning for warning in found if warning]
 
 
 def read_picture(subject: Subject, name: str) -> Picture:

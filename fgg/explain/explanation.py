@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ SIDE, ROW, BESIDE = 1.6, 2.15, 0.6  # inches: a panel, a row of panels, the spac
 BARS = 0.9  # width of the bars, in panels
 MOST_ROWS = 40
 MOST_LETTERS = 28  # in a line beside a row
+LETTERS = 14  # of a warning, per inch
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def draw(
     title: str,
     names: tuple[str, str],
     smooth: bool,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write one picture with a row per image.
 
@@ -187,6 +190,7 @@ def draw(
         title: title of the whole picture.
         names: names of the map without a gate and of the gated map.
         smooth: interpolate between patches.
+        warnings: about the SAEs, written below the rows.
 
     Raises:
         FggError: there are too many images for one picture, or matplotlib does not know the file format.
@@ -206,6 +210,9 @@ def draw(
         for axes, each in zip(rows, explanations, strict=True):
             _row(axes, each, subject, names, bars, smooth)
         figure.suptitle(f"{title} (outlined: strongest patch of the first feature)" if bars else title)
+        if warnings:
+            text = "\n".join(textwrap.fill(f"Warning: {warning}", int(width * LETTERS)) for warning in warnings)
+            figure.supxlabel(text, fontsize=8, color=BOOST_COLOUR)
         with atomic(output) as temporary:
             figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=200)
 

@@ -30,7 +30,7 @@ def allows_tokens(model: VisionTransformer) -> bool:
     return plain and proj.groups == 1
 
 
-def _standard(block: nn.Module) -> bool:
+def is_standard(block: nn.Module) -> bool:
     """Whether a block is timm's pre-norm block, whose parts this module calls one by one."""
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
 
@@ -44,8 +44,8 @@ class Tokens:
 
     def __init__(self, model: VisionTransformer, images: Tensor, exact: bool) -> None:
         self.model = model
-        self.first = _standard(model.blocks[0])
-        self.last = _standard(model.blocks[-1]) and reads_class_token(model) and len(model.blocks) > 1
+        self.first = is_standard(model.blocks[0])
+        self.last = is_standard(model.blocks[-1]) and reads_class_token(model) and len(model.blocks) > 1
         self.prefix = model.num_prefix_tokens
         self.reads_prefix = reads_class_token(model) or (model.pool_include_prefix and self.prefix > 0)
         self.embedded = self._normed(model.patch_embed.proj(images)) if exact else model.patch_embed(images)
@@ -114,7 +114,7 @@ class Tokens:
         for block in blocks[: -1 if self.last else None]:
             x = block(x)
         if self.last:
-            x = _class_row(model.blocks[-1], x)
+            x = class_row(model.blocks[-1], x)
         return model.forward_head(model.norm(x))
 
     def _normed(self, features: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Te
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
-def _class_row(block: Block, x: Tensor) -> Tensor:
+def class_row(block: Block, x: Tensor) -> Tensor:
     """The class-token row of a block's output, (B, 1, D), from the keys and values of all tokens and one query."""
     attn = block.attn
     normed = block.norm1(x)

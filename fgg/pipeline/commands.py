@@ -49,7 +49,7 @@ def attribution_command(
     wildcards = SimpleNamespace(dataset=dataset, experiment=experiment, shard=shard)
     settings = study.grid[dataset][experiment]
     folder = f"results/{dataset}/{place}{shard}"
-    saes = [f"{layer}=data/saes/{dataset}/layer_{layer}" for layer in study.gate_layers(wildcards)]
+    saes = [f"{layer}={folder}" for layer, folder in study.gate_saes(wildcards).items()]
     return [
         *("--model", inputs.model_folder(wildcards), "--images", _images(inputs, wildcards, place)),
         *(word for sae in saes for word in ("--sae", sae)),

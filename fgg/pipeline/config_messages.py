@@ -95,7 +95,8 @@ def explain(error: ValidationError, where: str = "") -> str:
     if error.validator == "type":
         what = "nothing is given (null)" if found is None else f"{shown(found)} is {_type(found)}"
         return f"{place}: {what}; allowed: {allowed_by(error.schema)}{_hint(found)}"
-    return f"{place}: {shown(found)} does not fit; allowed: {allowed_by(error.schema)}"
+    options = [option for each in error.schema.get("anyOf", ()) for option in each.get("enum", ())]
+    return f"{place}: {shown(found)} does not fit{near(found, options)}; allowed: {allowed_by(error.schema)}"
 
 
 def near(found: Any, allowed: Iterable[Any]) -> str:

@@ -8,16 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fgg.catalogue import EXTERNAL, SANITY
+from fgg.catalogue import DICTIONARIES, EXTERNAL, SANITY
 from fgg.data.locations import contents, fetched
 from fgg.data.sources.registry import sources
-from fgg.experiments import candidates, case_experiments, has_gates, prototype_split, role
+from fgg.experiments import candidates, has_gates, prototype_split, role
+from fgg.pipeline.deletion_inputs import DeletionInputs
+from fgg.pipeline.feature_inputs import FeatureInputs
 from fgg.pipeline.study import Study
 from fgg.pipeline.user_files import own_files
 from fgg.report.contents import figures, pages
 
 
-class Inputs:
+class Inputs(DeletionInputs, FeatureInputs):
     """The files of a study."""
 
     def __init__(self, study: Study) -> None:
@@ -86,8 +88,26 @@ class Inputs:
 
     def gate_saes(self, wildcards: Any) -> list[str]:
         """The weights of the SAEs that an experiment reads."""
-        place = f"data/saes/{wildcards.dataset}"
-        return [f"{place}/layer_{layer}/sae_weights.safetensors" for layer in self._study.gate_layers(wildcards)]
+        return [f"{folder}/sae_weights.safetensors" for folder in self._study.gate_saes(wildcards).values()]
+
+    def sae_candidates(self, wildcards: Any) -> list[str]:
+        """The measurements of the SAEs of a layer's sweep."""
+        names = self._study.sweep(wildcards.dataset)
+        return [f"data/saes/{wildcards.dataset}/sweep/{name}/layer_{wildcards.layer}/metrics.json" for name in names]
+
+    def sweep_tables(self, wildcards: Any) -> list[str]:
+        """The tables of a dataset's sweep, one per layer."""
+        layers = self._study.sae_layers(wildcards.dataset) if self._study.sweep(wildcards.dataset) else []
+        return [f"results/{wildcards.dataset}/sae_sweep/layer_{layer}.csv" for layer in layers]
+
+    def sweep_arguments(self, wildcards: Any) -> list[str]:
+        """The option that names these tables."""
+        found = self.sweep_tables(wildcards)
+        return ["--sweep", *found] if found else []
+
+    def gate_sae_measures(self, wildcards: Any) -> list[str]:
+        """The measurements of the SAEs that an experiment reads."""
+        return [f"{Path(path).parent}/metrics.json" for path in self.gate_saes(wildcards)]
 
     def gate_prototypes(self, wildcards: Any) -> list[str]:
         """The prototypes of the features of the SAEs that an experiment reads."""
@@ -207,6 +227,17 @@ class Inputs:
             for n in self._study.sae_layers(name)
         ]
 
+    def dictionary_measures(self, wildcards: Any = None) -> list[str]:
+        """The measurements of the SAEs that controls of the dictionary read, of all datasets."""
+        found = [
+            f"data/saes/{dataset}/{DICTIONARIES[own['control']][1]}/layer_{layer}/metrics.json"
+            for dataset, grid in self._study.grid.items()
+            for own in grid.values()
+            if own.get("control") in DICTIONARIES
+            for layer in own["gate"]["layers"]
+        ]
+        return list(dict.fromkeys(found))
+
     def checked_attributions(self, wildcards: Any = None) -> list[str]:
         """The maps of the sanity checks, and the maps that they check."""
         return [
@@ -215,14 +246,6 @@ class Inputs:
             for checked, own in grid.items()
             if own.get("control") in SANITY
             for name in (checked, checked.removesuffix(f"-{SANITY[own['control']]}"))
-        ]
-
-    def case_studies(self, wildcards: Any = None) -> list[str]:
-        """The folders of all case studies."""
-        return [
-            f"results/{dataset}/cases/{name}"
-            for dataset in self._study.shown
-            for name in case_experiments(self._study.config, dataset)
         ]
 
     def pooled_table(self, wildcards: Any = None) -> list[str]:
@@ -238,7 +261,7 @@ class Inputs:
     def extra_tables(self, wildcards: Any = None) -> list[str]:
         """Tables that are switched on in the configuration."""
         checks = ["results/sanity.csv"] * bool(self.checked_attributions())
-        checks += self.pooled_table()
+        checks += self.pooled_table() + self.deletion_summary()
         checks += ["results/thesis_statistics.csv"] * (self._study.config["protocol"] == "thesis")
         return checks + ["results/selection.csv"] * self._study.config["select"]["enabled"]
 
@@ -248,7 +271,9 @@ class Inputs:
         found: dict[str, str] = {}
         for own in names:
             powers = any(settings.get("power") for settings in self._study.grid[own].values())
-            found |= figures(self._study.metrics[own], powers)
+            found |= figures(
+                self._study.metrics[own], powers, bool(self.deletion_summary()), bool(self._study.sweep(own))
+            )
         return found
 
     def caption(self, figure: str) -> str:
@@ -268,4 +293,6 @@ class Inputs:
         reference = any(role(own) == "reference" for grid in self._study.grid.values() for own in grid.values())
         left_out += ["judged"] * (not reference)
         left_out += ["pooled"] * (len(self._study.datasets) < 2)
+        left_out += ["feature_deletion"] * (not self.deletion_summary())
+        left_out += ["sae_quality"] * (not self.all_sae_measures())
         return {name: own for name, own in pages().items() if name not in left_out}

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fgg.attribution.registry import find_method
+from fgg.cases.feature_names import read_feature_names
 from fgg.catalogue import EXTERNAL
 from fgg.data.locations import of_layer
 from fgg.data.sources.registry import masks_folder, sources
@@ -23,6 +24,7 @@ from fgg.pipeline.study import PACKAGE, Study
 from fgg.pipeline.user_files import folder_digest
 from fgg.registry import Declaration
 from fgg.saes.formats.registry import sae_formats
+from fgg.saes.sweep import first
 
 RUN_KEYS = ("seed", "device", "precision", "batch_size")
 EXPLAINED_KEYS = ("sample", "target")  # what is explained, apart from the limit on the number of images
@@ -50,11 +52,23 @@ class Parameters:
         return as_json({**own, "seed": settings["seeds"]["model"]})
 
     def sae_settings(self, wildcards: Any) -> str:
-        """The settings of one layer's SAE."""
+        """The settings of one layer's SAE, of one of a sweep, or of a control of the dictionary."""
         settings = self._study.settings[wildcards.dataset]
         own = pick(self._study.config, settings, ("sae.weights", "sae.kind", "sae.place", "sae.train", "device"))
-        weights = of_layer(own["weights"], wildcards.layer)
-        return as_json({**own, "seed": settings["seeds"]["sae"], "weights": weights})
+        own["weights"] = of_layer(own["weights"], wildcards.layer)
+        variant = getattr(wildcards, "variant", "")
+        if variant.startswith("sweep/"):
+            own["train"] = self._study.sweep(wildcards.dataset)[variant.removeprefix("sweep/")]
+        else:
+            own["train"] = first(own["train"])
+        if variant and "/" not in variant:
+            own |= {"kind": variant, "weights": "train"}
+        return as_json({**own, "seed": settings["seeds"]["sae"]})
+
+    def choice_settings(self, wildcards: Any) -> str:
+        """The settings of the choice among the SAEs of a sweep."""
+        own = self._study.settings[wildcards.dataset]["sae"]["select"]
+        return as_json({"candidates": self._study.sweep(wildcards.dataset), "select": own})
 
     def score_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
         """A param: the settings of a scoring job for this package's metrics, or for the one that the wildcard names."""
@@ -113,8 +127,7 @@ class Parameters:
 
     def sae_arguments(self, wildcards: Any) -> list[str]:
         """The options that name an experiment's SAEs."""
-        layers = self._study.gate_layers(wildcards)
-        return [f"--sae {layer}=data/saes/{wildcards.dataset}/layer_{layer}" for layer in layers]
+        return [f"--sae {layer}={folder}" for layer, folder in self._study.gate_saes(wildcards).items()]
 
     def comparison_settings(self) -> str:
         """The settings of the comparison. Grids are lists, to keep the order of the rows; JSON objects are sorted."""
@@ -129,6 +142,23 @@ class Parameters:
         return as_json(
             {**own, "runs": runs, "experiments": self._grids(), "metrics": self._fills(), "instances": parts}
         )
+
+    def deletion_settings(self, wildcards: Any) -> str:
+        """The settings of a job that deletes features. ``max_images`` is the smaller of the two limits, ``limit`` its own."""
+        keys = ("feature_deletion.counts", "feature_deletion.draws", *EXPLAINED_KEYS, *RUN_KEYS, "max_images")
+        own = pick(self._study.config, self._study.settings[wildcards.dataset], keys)
+        own["limit"] = self._study.config["feature_deletion"]["max_images"]
+        limits = [limit for limit in (own["max_images"], own["limit"]) if limit is not None]
+        own["max_images"] = min(limits, default=None)
+        return as_json(own)
+
+    def deletion_summary_settings(self) -> str:
+        """The settings of the summary of deleted features."""
+        parts = [
+            [name, {"dataset": own.dataset, "seed": own.label, "layers": self._study.sae_layers(name)}]
+            for name, own in self._study.instances.items()
+        ]
+        return as_json({"seed": self._study.config["seed"], "instances": parts})
 
     def selection_settings(self) -> str:
         """The settings of the selection."""
@@ -172,6 +202,16 @@ class Parameters:
         return as_json({key: settings["metrics"]["measurable"][key] for key in keys})
 
     # ---- code
+
+    def feature_names(self, wildcards: Any) -> str:
+        """The user's names of a dataset's features, and what was left out, so that a changed name redraws the pages."""
+        given = read_feature_names()
+        own = sorted(entry for entry in given.names.items() if entry[0][0] == wildcards.dataset)
+        return as_json([own, given.remarks])
+
+    def feature_page_code(self, wildcards: Any = None) -> str:
+        """The code that writes the pages of features, with their templates."""
+        return self.code("fgg.cases.feature_pages") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
 
     def code(self, *modules: str) -> str:
         """A hash of modules and all that they import, so that a change of code reruns the affected jobs."""

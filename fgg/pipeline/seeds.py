@@ -41,18 +41,34 @@ def instances(config: Mapping[str, Any]) -> dict[str, Instance]:
     """The instances of the configured datasets by name; each dataset starts with the instance of its first seeds.
 
     Raises:
-        FggError: the name of a dataset is also the name of a folder of another dataset's instance.
+        FggError: the name of a dataset is also the name of a folder of another dataset's instance, or the seeds of its SAEs
+            are given twice.
     """
     wanted = config.get("seeds")
     found: dict[str, Instance] = {}
     for dataset in config["run"]:
-        for own in _of(dataset, config["seed"] if wanted is None else wanted, config["seed"]):
+        own_saes = config.get("datasets", {}).get(dataset, {}).get("sae", {}).get("seeds")
+        for own in _of(dataset, _with_saes(dataset, wanted, own_saes, config["seed"]), config["seed"]):
             if own.name in found:
                 raise FggError(
                     f"run: the dataset {dataset!r} needs the folder {own.name!r} of {found[own.name].dataset!r}; rename one"
                 )
             found[own.name] = own
     return found
+
+
+def _with_saes(dataset: str, wanted: Any, saes: Sequence[int] | None, seed: int) -> Any:
+    """The seeds of a dataset: those of the run, with the dataset's own for its SAEs."""
+    if saes is None:
+        return seed if wanted is None else wanted
+    if wanted is None:
+        wanted = {}
+    if not isinstance(wanted, Mapping):
+        raise FggError(
+            f"datasets.{dataset}.sae.seeds: `seeds` already repeats the SAEs; write seeds: {{split: […], model: […]}}, or "
+            "leave sae.seeds out"
+        )
+    return {**wanted, "sae": saes}
 
 
 def _of(dataset: str, wanted: int | Sequence[int] | Mapping[str, Sequence[int]], seed: int) -> list[Instance]:

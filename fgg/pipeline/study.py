@@ -16,11 +16,13 @@ import yaml
 
 from fgg import degeneracy
 from fgg.attribution.registry import find_method
-from fgg.catalogue import EXTERNAL
+from fgg.cases.feature_names import NAMES_FILE, read_feature_names
+from fgg.catalogue import DICTIONARIES, EXTERNAL
 from fgg.data.locations import hub_rows, local_settings, read_sources
 from fgg.errors import FggError
 from fgg.experiments import (
     Config,
+    case_experiments,
     dataset_config,
     experiments,
     has_gates,
@@ -35,6 +37,7 @@ from fgg.pipeline.environment import add_to_path
 from fgg.pipeline.seeds import Instance, instances
 from fgg.pipeline.user_files import missing_files
 from fgg.registry import Declaration
+from fgg.saes.sweep import combinations, is_sweep
 
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 PACKAGE = Path(__file__).parents[2]
@@ -144,12 +147,40 @@ class Study:
 
     def gate_layers(self, wildcards: Any) -> list[int]:
         """Layers whose SAEs an experiment reads."""
+        return list(self.gate_saes(wildcards))
+
+    def gate_saes(self, wildcards: Any) -> dict[int, str]:
+        """Layer -> folder of the SAEs that an experiment reads; controls of the dictionary have their own."""
         own = self.grid[wildcards.dataset].get(wildcards.experiment)
-        return own["gate"]["layers"] if own and needs_sae(own) else []
+        if not own or not needs_sae(own):
+            return {}
+        kind = DICTIONARIES.get(own["control"], ("", ""))[1]
+        place = f"data/saes/{wildcards.dataset}" + (f"/{kind}" if kind else "")
+        return {layer: f"{place}/layer_{layer}" for layer in own["gate"]["layers"]}
+
+    def sweep(self, dataset: str) -> dict[str, Config]:
+        """The SAEs of a dataset's sweep: name -> the settings of its training; empty where one SAE is trained."""
+        own = self.settings[dataset]["sae"]
+        return combinations(own["train"]) if own["weights"] == "train" and is_sweep(own["train"]) else {}
+
+    def swept(self, yes: bool = True) -> str:
+        """A wildcard constraint: the datasets with a sweep, or those without."""
+        names = [name for name in self.settings if bool(self.sweep(name)) == yes]
+        return "|".join(map(re.escape, names)) or NEVER
+
+    def sae_variants(self) -> str:
+        """A wildcard constraint: the folders of SAEs beside a dataset's own - those of a sweep, and of other kinds."""
+        names = {f"sweep/{name}" for dataset in self.settings for name in self.sweep(dataset)}
+        return "|".join(map(re.escape, sorted(names | {kind for _, kind in DICTIONARIES.values()})))
 
     def sae_layers(self, dataset: str) -> list[int]:
         """The layers whose SAEs a dataset's experiments read."""
         return sorted({n for own in self.grid[dataset].values() if needs_sae(own) for n in own["gate"]["layers"]})
+
+    def page_layers(self, dataset: str) -> list[int]:
+        """The layers whose features get pages: those of the gates of a dataset's case studies."""
+        own = case_experiments(self.config, self.instances[dataset].dataset)
+        return sorted({layer for name in own for layer in self.grid[dataset][name]["gate"]["layers"]})
 
     # ---- before jobs run
 
@@ -159,6 +190,11 @@ class Study:
             depth = known_depth(self.settings[dataset]["model"])
             layers = known_layers(folder / "data/models" / self.instances[dataset].model, depth)
             warn_degenerate(dataset, self.grid[dataset], layers)
+        if self.config["cases"]["enabled"]:
+            given = read_feature_names(folder / NAMES_FILE)
+            known = {dataset: self.page_layers(dataset) for dataset in self.shown}
+            for remark in [*given.remarks, *given.unknown(known, self.config["datasets"])]:
+                print(f"warning: {remark}", file=sys.stderr)
 
 
 def known_layers(folder: Path, depth: int | None) -> dict[int, str]:

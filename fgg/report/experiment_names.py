@@ -22,6 +22,10 @@ CONTROL_TITLES = {
     "power": "to a power",
     "randomized_model": "randomised model",
     "randomized_sae": "randomised SAE",
+    "frozen_sae": "random decoder",
+    "untrained_sae": "untrained SAE",
+    "pca_sae": "principal components",
+    "identity_sae": "residual dimensions",
 }
 PARTNER_TITLES = {
     "transmm": "TransMM",
@@ -31,6 +35,10 @@ PARTNER_TITLES = {
     "sharpened": "sharpened TransMM",
     "values": "gate's values, TransMM's order",
     "order": "gate's order, TransMM's values",
+    "frozen": "SAE with a random decoder",
+    "untrained": "untrained SAE",
+    "pca": "principal components instead of an SAE",
+    "identity": "residual dimensions instead of an SAE",
 } | {name: entry.title.replace(" x ", " × ") for name, entry in CONSTRUCTIONS.items()}
 OPTION = re.compile(r"([a-z_]+?)([0-9.]+)")
 GROUPS = ("Baselines", "Gated", "Controls", "Bounds")
@@ -107,12 +115,16 @@ def _spaced(word: str) -> str:
 
 
 def place(cells: Mapping[str, Any], with_strength: bool = False) -> str:
-    """The layers that an experiment gates, such as ``layers 1+2``, optionally with strength; empty for a baseline."""
+    """The layers that an experiment gates, such as ``layers 1+2``, optionally with strength; empty for a baseline.
+
+    A cell ``weak_sae`` that is true adds a warning: the SAE of one of these layers breaks a level of ``quality``.
+    """
     if not cells["construction"]:
         return ""
     strength = f", clamp {cells['clamp_max']:g}, alpha {cells['alpha']:g}" if with_strength else ""
     base = "" if cells.get("method", TRANSMM) == TRANSMM else f"{_method_title(cells)}, "
-    return f"{base}layer{'s' if '+' in cells['layers'] else ''} {cells['layers']}{strength}"
+    weak = " (weak SAE)" if cells.get("weak_sae") else ""
+    return f"{base}layer{'s' if '+' in cells['layers'] else ''} {cells['layers']}{strength}{weak}"
 
 
 def label(cells: Mapping[str, Any], with_strength: bool = False) -> str:

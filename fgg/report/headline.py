@@ -18,6 +18,7 @@ from fgg.comparison.verdicts import BETTER, IDENTICAL, UNGATED, UNTESTABLE, WORS
 from fgg.errors import FggError
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command
+from fgg.report.dictionary_words import dictionary_words
 from fgg.report.insertion import insert
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.report.verdict_tables import pooled_table, verdict_table
@@ -103,6 +104,7 @@ def _dataset(
     yield from _measurable(runs, seeds)
     yield from _sentences(frame, measures)
     yield from _other_methods(frame, measures)
+    yield from dictionary_words(frame, measures)
     yield ""
     yield from _power(runs)
     yield from _warnings(runs)

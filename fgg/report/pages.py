@@ -28,6 +28,7 @@ from fgg.comparison.summary import SETTINGS, summary
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import pages
 from fgg.report.html import markdown, render, table_page, text_page
+from fgg.report.table_texts import ABOUT, COLUMNS
 from fgg.tables import atomic, read_csv, read_table
 
 TEXTS = (
@@ -46,117 +47,6 @@ TEXTS = (
     "predicted_class",
 )
 FOLDED = ("cases", "features")  # tables that are joined from one per folder of case studies
-ABOUT = {
-    "summary": (
-        "A row per dataset, seed, experiment, metric and fill, on the measurable images and on all (`stratum`). `difference` is "
-        "experiment minus baseline on the same images, in the metric's own direction; `improvement_pct` and `effect_size` are "
-        "positive if the experiment is better. Orange: significantly better; purple: significantly worse."
-    ),
-    "hypotheses": (
-        "Every gate by activation × gradient (`experiment`) against what could explain its effect (`against`), with a "
-        "verdict in words. *p* from the paired t-test; Holm over the metrics and these rows together (`family`), within a "
-        "dataset, seed, stratum and fill."
-    ),
-    "methods": (
-        "A row per experiment: its passes per image, and its mean by every metric on the measurable images. A `ceiling` is built "
-        "from what a metric measures; the `floor` is random; a `reference` is a map of known content. `completeness_residual` is "
-        "what the attributions of a method that should add up to a difference of logits lack to it (mean absolute value)."
-    ),
-    "judged": (
-        "Planted images: how often a metric gives the map that points at the cue a better score than the map that points at the "
-        "decoy, on images on which the model uses the cue. 1: always right; 0.5: a guess."
-    ),
-    "decomposition": (
-        "What the order of the patches and the spread of the values give to each gate's gain over TransMM: the gate's order with "
-        "TransMM's values, and TransMM's order with the gate's values. `order` and `values` are Shapley values, each the mean of "
-        "the change made first and last; positive is better."
-    ),
-    "agreement": (
-        "Spearman correlation of two metrics over the experiments (`over_methods`, of their means) and over the images "
-        "(`over_images`, of the gains over the baseline, mean over experiments). 1: they rank alike; 0: they have nothing to do "
-        "with each other."
-    ),
-    "pooled": (
-        "Differences pooled over seeds, and over datasets in the rows of (all): random effects with Hartung and Knapp's interval. "
-        "`mean` is the improvement, positive is better; a further run's true value lies between `prediction_low` and "
-        "`prediction_high`; `share_between` is the share of the variance that lies between runs."
-    ),
-    "comparison": "All statistics, also by class, and for the correctly and wrongly classified images (`stratum`).",
-    "selection": (
-        "The gate with the largest mean effect size on the validation split, reported once on the explained one. There was "
-        "one choice, and it did not see these images, so Holm runs over the metrics only."
-    ),
-    "selection_ranking": "All candidates on the validation split, best first.",
-    "sanity": (
-        "Rank similarity of the maps before and after the model or the SAE was randomised: near 0 the map depends on what "
-        "was learnt, near 1 it does not."
-    ),
-    "cases": (
-        "A row per image, patch and feature of the case studies: the images that a gate improved and degraded most, and "
-        "some drawn at random; their most changed patches; the feature with the strongest contribution in that direction."
-    ),
-    "features": (
-        "The features that dominate patches of the explained images: how often each boosts and suppresses, in which "
-        "classes, and in how many of the case studies it is named."
-    ),
-}
-COLUMNS = {
-    "dataset": "the dataset of the configuration",
-    "experiment": "id of the experiment; it tells the settings",
-    "method": "attribution method; gates act on TransMM",
-    "layers": "gated blocks, from 0",
-    "construction": "what the gate's score is made of",
-    "clamp_max": "gates lie between 1/clamp_max and clamp_max",
-    "alpha": "steepness of the gate",
-    "shuffle_decoder": "control: gradients through a shuffled decoder",
-    "control": "what the experiment is a control by",
-    "metric": "faithfulness metric",
-    "higher_is_better": "direction of the metric",
-    "fill": "what replaces a patch; empty if the metric perturbs nothing",
-    "seed": "the seed, or the seeds of the split, the model and the SAEs",
-    "stratum": "measurable images, all, those whose class the model got right or wrong, or those of a class",
-    "n_measurable": "of these, images whose probability falls when everything is filled",
-    "smallest_detectable": "effect size d_z that so many images find with a power of 80 %, before Holm",
-    "equivalence_p": "test that the effect is below the margin (TOST)",
-    "order_difference": "difference with the baseline's values laid in the map's order: what the order alone gains",
-    "median": "median score",
-    "minimum": "smallest score",
-    "maximum": "largest score",
-    "difference_se": "standard error of the difference",
-    "n": "images the row's numbers rest on",
-    "n_images": "images of the stratum",
-    "n_undefined": "images whose score is undefined",
-    "n_left_out": "images that the pair lacks",
-    "n_skipped": "files of the dataset that could not be used",
-    "mean": "mean score over the images",
-    "sd": "standard deviation over the images",
-    "sem": "standard error of the mean",
-    "monte_carlo_se": "Faithfulness Correlation: the mean's error from drawing subsets",
-    "n_with_ties": "images on which patches share a relevance",
-    "baseline_mean": "mean of the baseline on the same images",
-    "partner_mean": "mean of the partner on the same images",
-    "difference": "experiment minus baseline (or partner), image by image",
-    "ci_low": "95 % BCa bootstrap interval of the difference, lower end",
-    "ci_high": "95 % BCa bootstrap interval of the difference, upper end",
-    "improvement": "the difference, positive when better",
-    "improvement_pct": "in % of the absolute mean of the baseline (or partner), positive when better",
-    "effect_size": "d_z: mean difference over its standard deviation, positive when better",
-    "p_value": "paired t-test",
-    "p_adjusted": "after Holm",
-    "significant": "p_adjusted below 0.05",
-    "wilcoxon_p": "signed-rank test",
-    "share_improved": "share of images that improved; ties do not count",
-    "reason": "why a statistic is missing",
-    "note": "what is degenerate about the experiment",
-    "against": "what the gate is held against",
-    "verdict": "the test's result in words",
-    "composite": "mean of the standardised gains on all metrics",
-    "change": "change of the patch's relevance, of maps scaled from 0 to 1",
-    "contribution": "the feature's term of the gate's score",
-    "direction": "whether the feature boosts or suppresses the patch",
-    "boosts": "patches of all explained images where the feature dominates and relevance rose",
-    "suppresses": "patches of all explained images where the feature dominates and relevance fell",
-}
 
 
 @command

@@ -18,10 +18,12 @@ import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.comparison.compared import measures_of
+from fgg.comparison.quality import weak_saes
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import figures
+from fgg.report.deletion_words import deletion_words
 from fgg.report.figures.sae_quality import quality
 from fgg.report.headline import TEXTS, words
 from fgg.report.metrics_shown import measures_in, rows_of
@@ -51,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--hypotheses", required=True, help="results/hypotheses.csv")
     parser.add_argument("--decomposition", help="results/decomposition.csv")
     parser.add_argument("--pooled", help="results/pooled.csv, if there are several runs")
+    parser.add_argument("--deletion", help="results/feature_deletion.csv, if SAE features were deleted")
     parser.add_argument("--data", required=True, type=Path, help="folder with prepared/, models/ and saes/")
     parser.add_argument("--splits", required=True, type=json_object, help="JSON {dataset: explained split}")
     parser.add_argument("--output", required=True, type=Path, help="results/README.md")
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     comparison = read_table(arguments.comparison).to_pandas()
     tables = {
         name: read_csv(path, texts=TEXTS)
-        for name in ("hypotheses", "decomposition", "pooled")
+        for name in ("hypotheses", "decomposition", "pooled", "deletion")
         if (path := getattr(arguments, name)) is not None
     }
     settings = read_settings(arguments.comparison)
@@ -79,7 +82,7 @@ def readme(
 
     Args:
         comparison: the table of all runs; the runs with each dataset's first seeds are described.
-        tables: the table ``hypotheses``, and perhaps ``decomposition`` and ``pooled``.
+        tables: the table ``hypotheses``, and perhaps ``decomposition``, ``pooled`` and ``deletion``.
         data: the folder with prepared/, models/ and saes/.
         splits: dataset -> the split that is explained.
         measures: dataset -> name -> measure; None takes them from the table.
@@ -102,6 +105,8 @@ def readme(
     yield ""
     if "decomposition" in tables:
         yield from order_and_values(tables["decomposition"], known)
+    if "deletion" in tables:
+        yield from deletion_words(tables["deletion"])
     yield from random_check(every)
     yield from ("## What was run", "")
     for dataset, rows in frame.groupby("dataset", sort=False):
@@ -112,7 +117,7 @@ def readme(
         own, split = origins[str(dataset)], splits[str(dataset)]
         yield from _missing(str(dataset), rows, own, split, measures[str(dataset)])
     yield from ("", "## Where to look", "")
-    yield from _where(measures, frame)
+    yield from _where(measures, frame, "deletion" in tables)
 
 
 def _best(rows: pd.DataFrame, measures: Mapping[str, Measure]) -> str:
@@ -148,16 +153,30 @@ def _run(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterat
         f"{len(classes)} classes ({', '.join(classes[:8])}{', …' if len(classes) > 8 else ''})"
     )
     yield f"- model: {record['architecture']}, weights: {_weights(record)}; {_accuracy(record, split)}"
+    weak = weak_saes(rows["note"])
     for layer, own in origin.saes.items():
         yield (
             f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
             f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %, on {own['tokens']} held-out patches"
+            + _interpretable(own)
+            + (f". **Warning:** {weak[layer]}" if layer in weak else "")
         )
     yield (
         f"- experiments: {first['n_experiments_tried'] + 1}, compared with {first['baseline']}; protocol "
         f"{first['protocol']}, precision {first['precision']}"
         + (" (bf16 is for exploration)" if first["precision"] == "bf16" else "")
     )
+
+
+def _interpretable(measured: Mapping[str, Any]) -> str:
+    """How interpretable an SAE's features are, each measure with that of random ones; what was not measured is left out."""
+    titles = {"morans_i": "Moran's I of the features' maps", "monosemanticity": "monosemanticity"}
+    parts = [
+        f"{title} {_number(measured[key])} (random {_number(measured[f'{key}_random'])})"
+        for key, title in titles.items()
+        if measured.get(key) is not None and measured.get(f"{key}_random") is not None
+    ]
+    return "".join(f"; {part}" for part in parts)
 
 
 def _weights(record: Mapping[str, Any]) -> str:
@@ -238,12 +257,15 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
             )
 
 
-def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame) -> Iterator[str]:
+def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame, deletion: bool) -> Iterator[str]:
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment, metric and fill; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
     yield "- [methods.csv](methods.csv): all experiments with their cost in passes and their mean by every metric"
     yield "- [decomposition.csv](decomposition.csv): what order and values give to the gates' gains"
     yield "- [agreement.csv](agreement.csv): how far the metrics agree, over experiments and over images"
+    if deletion:
+        yield "- [feature_deletion.csv](feature_deletion.csv): what deleting SAE features does to the logit, by their scores"
+    yield "- [sae_quality.csv](sae_quality.csv): everything measured of the SAEs, and which levels of quality they keep"
     yield "- [comparison.csv](comparison.csv): all statistics, also by class and for correctly and wrongly classified images"
     yield "- `DATASET/images.parquet`: which images are measurable; `DATASET/curves/`: the probability, step by step"
     cases = ", ".join(f"`{dataset}/cases/`" for dataset in measures)
@@ -252,7 +274,8 @@ def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame) -
     for dataset, measured in measures.items():
         own = {measure.metric.name: measure.metric for measure in measured.values()}
         powers = bool((frame.loc[frame["dataset"] == dataset, "control"] == "power").any())
-        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in figures(own, powers).items())
+        drawn = figures(own, powers, deletion)
+        links = ", ".join(f"[{title}](figures/{dataset}_{name}.png)" for name, title in drawn.items())
         yield f"- figures of `{dataset}`: {links}"
 
 

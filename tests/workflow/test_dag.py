@@ -22,6 +22,7 @@ from fgg.report.contents import figures, pages
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
 METRICS = chosen(defaults())
+PAGES = {"feature_statistics": 1, "feature_pages": 1}
 FILLS = ("mean", "removal")
 pytestmark = pytest.mark.dag
 
@@ -131,7 +132,7 @@ def test_models_saes_and_figures_are_there(finished):
     assert set(record["accuracy"]) == {"train", "val", "test"}
     measured = json.loads((finished / "data/saes/tiny/layer_1/metrics.json").read_text())
     assert measured["l0"] <= 4
-    for figure in figures(METRICS, powers=True):
+    for figure in figures(METRICS, powers=True, deletion=True):
         for suffix in ("png", "svg"):
             assert (finished / f"results/figures/tiny_{figure}.{suffix}").stat().st_size > 5000
     sanity = pd.read_csv(finished / "results/sanity.csv")
@@ -174,6 +175,7 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
         "validation_gated_attribution": 1,
         "validation_faithfulness": 1,
         "cases": 1,
+        **PAGES,
         "comparison": 1,
         "figures": 1,
         "sanity": 1,
@@ -201,11 +203,32 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
 
 def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
     last = {"pages": 1, "summary": 1}  # a page shows the configuration
-    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **last}
-    assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **last}
+    assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **PAGES, **last}
+    assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **PAGES, **last}
+    assert planned(finished, changed(tmp_path, cases__pages=1)) == {**PAGES, **last}
     assert planned(finished, changed(tmp_path, cases__enabled=False)) == last
     named = changed(tmp_path, cases__experiments=["gated-l1-combined-c10-a1-shuffled"])
-    assert planned(finished, named) == {"cases": 1, **last}
+    assert planned(finished, named) == {"cases": 1, **PAGES, **last}
+
+
+def test_a_changed_name_of_a_feature_redraws_the_pages_only(finished):
+    names = finished / "feature_names.csv"
+    names.write_text("dataset,layer,feature,name\nother,1,2,x\n")
+    try:
+        assert planned(finished) == {}, "a name of another dataset"
+        names.write_text("dataset,layer,feature,name\ntiny,1,2,x\n")
+        assert planned(finished) == {"feature_pages": 1, "summary": 1}
+    finally:
+        names.unlink()
+
+
+def test_the_pages_of_features_are_there(finished):
+    folder = finished / "results/tiny/features"
+    cases = pd.read_csv(finished / "results/tiny/cases/gated-l1-combined-c10-a1/cases.csv")
+    for feature in cases["feature"].dropna().astype(int):
+        assert (folder / f"layer_1/feature_{feature}.html").is_file()
+    assert len(list((folder / "layer_1").glob("feature_*.html"))) >= 12
+    assert "layer_1/index.html" in (folder / "index.html").read_text(encoding="utf-8")
 
 
 def test_shards_are_spread_after_model_and_sae(finished, tmp_path):
@@ -332,7 +355,11 @@ def test_the_report_is_one_offline_file(report):
     assert "Case studies" in text
     for kind in ("improved", "degraded", "random", "feature page"):
         assert f'"kind": "{kind}"' in text, kind
-    for name in (*figures(METRICS, powers=True), *(set(pages()) - {"pooled", "judged"})):  # one run, and no cues
+    assert '"page": "list"' in text and '"page": "feature ' in text
+    for name in (
+        *figures(METRICS, powers=True, deletion=True),
+        *(set(pages()) - {"pooled", "judged"}),
+    ):  # one run, and no cues
         assert f"results/figures/tiny_{name}.svg" in text or f"results/{name}.html" in text, name
 
 

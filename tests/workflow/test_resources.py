@@ -23,7 +23,8 @@ def test_every_rule_takes_memory_and_time_from_the_table():
     assert len(RULES) > 10
     asked = {name: re.findall(r'\*\*parameters\.needs\("(\w+)"\)', body) for name, body in RULES.items()}
     shared = {"merge_gated": ["merge"], "foreign_metric": ["faithfulness"], "thesis_statistics": ["comparison"]}
-    shared |= {"pooled": ["sanity"], "option_choice": ["attribution"]}
+    shared |= {"pooled": ["sanity"], "option_choice": ["attribution"], "feature_deletion_summary": ["sanity"]}
+    shared |= {"chosen_sae": ["measurable"]}
     assert asked == {name: shared.get(name, [name]) for name in RULES}
     assert {row for rows in asked.values() for row in rows} == set(TABLE), "no row without a rule"
 

@@ -48,6 +48,7 @@ wildcard_constraints:
 # may lack internet access.
 localrules:
     download,
+    chosen_sae,
     merge,
     merge_gated,
     figures,
@@ -55,6 +56,7 @@ localrules:
     pooled,
     sanity,
     thesis_statistics,
+    feature_deletion_summary,
     readme,
     pages,
     summary,
@@ -72,6 +74,15 @@ def case_names(wildcards):
         "layer": wildcards.get("layer", "all"),
         "kind": {"features": "feature page"}.get(kind, kind),
         "name": wildcards.name.replace("_", " "),
+    }
+
+
+def feature_page_names(wildcards):
+    """Labels of a feature page in the report's list."""
+    own = wildcards.name.replace("_", " ")
+    return {
+        "layer": wildcards.get("layer", "all"),
+        "page": "list" if own == "index" else own,
     }
 
 

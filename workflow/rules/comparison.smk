@@ -5,6 +5,7 @@ rule comparison:
         attributions=inputs.all_maps,
         records=inputs.records,
         saes=inputs.all_sae_measures,
+        controls=inputs.dictionary_measures,
     output:
         table="results/comparison.parquet",
         csv="results/comparison.csv",
@@ -13,6 +14,7 @@ rule comparison:
         agreement="results/agreement.csv",
         methods="results/methods.csv",
         judged="results/judged.csv",
+        saes="results/sae_quality.csv",
     log:
         "logs/comparison.log",
     conda:
@@ -101,6 +103,7 @@ rule summary:
         figures=expand("results/figures/{dataset}_hypotheses.png", dataset=study.shown),
         extra=inputs.extra_tables,
         cases=inputs.case_studies,
+        features=inputs.feature_pages,
         readme="results/README.md",
         pages=[f"results/{name}.html" for name in inputs.pages()],
     output:

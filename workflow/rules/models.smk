@@ -39,6 +39,8 @@ rule sae:
         "logs/sae/{dataset}/layer_{layer}.log",
     benchmark:
         "benchmarks/sae/{dataset}/layer_{layer}.tsv"
+    wildcard_constraints:
+        dataset=study.swept(False),
     priority: 3  # before the maps, so that all experiments share the model's passes over the images
     conda:
         "../../envs/fgg.yaml"
@@ -50,9 +52,55 @@ rule sae:
         data=inputs.prepared_folder,
         settings=parameters.sae_settings,
         code=parameters.sae_code,
+        output=subpath(output.config, parent=True),
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
         "python -m fgg.saes.build_sae --model {params.model}"
         " --data {params.data} --layer {wildcards.layer} --settings {params.settings:q}"
+        " --output {params.output} > {log} 2>&1"
+
+
+# The SAEs of a sweep, and those whose features were not learnt (controls of the dictionary).
+use rule sae as sae_variant with:
+    output:
+        config="data/saes/{dataset}/{variant}/layer_{layer}/cfg.json",
+        weights="data/saes/{dataset}/{variant}/layer_{layer}/sae_weights.safetensors",
+        metrics="data/saes/{dataset}/{variant}/layer_{layer}/metrics.json",
+    log:
+        "logs/sae/{dataset}/{variant}/layer_{layer}.log",
+    benchmark:
+        "benchmarks/sae/{dataset}/{variant}/layer_{layer}.tsv"
+    wildcard_constraints:
+        variant=study.sae_variants(),
+        dataset="|".join(map(re.escape, study.settings)),
+    message:
+        "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}: {wildcards.variant}"
+
+
+rule chosen_sae:
+    input:
+        candidates=inputs.sae_candidates,
+    output:
+        config="data/saes/{dataset}/layer_{layer}/cfg.json",
+        weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
+        metrics="data/saes/{dataset}/layer_{layer}/metrics.json",
+        table="results/{dataset}/sae_sweep/layer_{layer}.csv",
+    log:
+        "logs/sae/{dataset}/layer_{layer}.log",
+    wildcard_constraints:
+        dataset=study.swept(),
+    priority: 3
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **parameters.needs("measurable"),
+    params:
+        settings=parameters.choice_settings,
+        code=parameters.code("fgg.saes.choose_sae"),
+    message:
+        "Choosing the SAE of layer {wildcards.layer} of {wildcards.dataset}"
+    shell:
+        "python -m fgg.saes.choose_sae --layer {wildcards.layer} --settings {params.settings:q}"
+        " --folder data/saes/{wildcards.dataset}/sweep --table {output.table}"
         " --output data/saes/{wildcards.dataset}/layer_{wildcards.layer} > {log} 2>&1"

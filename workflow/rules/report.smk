@@ -11,6 +11,8 @@ rule figures:
         images=inputs.explained_images,
         model=inputs.model_files,
         saes=inputs.sae_measures,
+        deletion=inputs.deletion_summary,
+        sweep=inputs.sweep_tables,
     output:
         # The report shows pictures in their original size. SVG files fit the screen.
         vectors=[
@@ -35,6 +37,8 @@ rule figures:
     params:
         model=inputs.model_folder,
         seed=parameters.seed,
+        deletion=inputs.deletion_arguments,
+        sweep=inputs.sweep_arguments,
         names=list(inputs.figures()),
         metrics=inputs.metrics_in_words,
         code=parameters.code("fgg.report.figures.__main__"),
@@ -44,7 +48,7 @@ rule figures:
         "python -m fgg.report.figures --comparison {input.table} --hypotheses {input.hypotheses}"
         " --results results --images {input.images} --model {params.model}"
         " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
-        " --figures {params.names}"
+        " --figures {params.names} {params.deletion} {params.sweep}"
         " --output results/figures > {log} 2>&1"
 
 
@@ -56,6 +60,7 @@ rule readme:
         pooled=inputs.pooled_table,
         records=inputs.records,
         saes=inputs.all_sae_measures,
+        deletion=inputs.deletion_summary,
     output:
         text="results/README.md",
     log:
@@ -67,12 +72,13 @@ rule readme:
     params:
         splits=parameters.splits(),
         pooled=inputs.pooled_arguments,
+        deletion=inputs.deletion_arguments,
         code=parameters.code("fgg.report.results_readme"),
     message:
         "Writing the results in words"
     shell:
         "python -m fgg.report.results_readme --comparison {input.table} --hypotheses {input.hypotheses}"
-        " --decomposition {input.decomposition} {params.pooled}"
+        " --decomposition {input.decomposition} {params.pooled} {params.deletion}"
         " --data data --splits {params.splits:q} --output {output.text} > {log} 2>&1"
 
 

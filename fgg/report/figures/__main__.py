@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.comparison.compared import measures_of
+from fgg.comparison.quality import LEVELS, weak_saes
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.errors import FggError
 from fgg.jobs.command import command
 from fgg.report.contents import CURVED, figures
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
+from fgg.report.figures.feature_deletion import deletion_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
 from fgg.report.figures.map_overview import overview_figure
@@ -32,6 +35,7 @@ from fgg.report.figures.paired_differences import pairs_figure
 from fgg.report.figures.pixel_flipping_curves import curves_figure
 from fgg.report.figures.powers import POWER, powers_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
+from fgg.report.figures.sae_training import sweep_figure, training_figure
 from fgg.report.figures.sampling_error import sampling_figure
 from fgg.report.metrics_shown import for_panels, rows_of, uncrowded
 from fgg.tables import read_csv, read_settings, read_table
@@ -52,6 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--figures", nargs="*", default=[], metavar="NAME", help="figures that must be there in any case"
     )
+    parser.add_argument("--deletion", help="results/feature_deletion.csv, if SAE features were deleted")
+    parser.add_argument("--sweep", nargs="*", default=[], help="tables of a sweep of SAEs, one per layer")
     parser.add_argument("--output", required=True, help="folder for the figures")
     arguments = parser.parse_args(argv)
     dataset, results, output = arguments.dataset, arguments.results, arguments.output
@@ -62,6 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     everything = read_rows(arguments.comparison, dataset, seed, ALL)
     frame = read_rows(arguments.comparison, dataset, seed, MEASURABLE)
     hypotheses = read_csv(arguments.hypotheses, texts=("layers", "dataset", "seed"))
+    hypotheses = marked(hypotheses, weak_saes(everything["note"]))
     own = (hypotheses["dataset"] == dataset) & (hypotheses["seed"] == seed) & (hypotheses["stratum"] == MEASURABLE)
     metrics = {measure.metric.name: measure.metric for measure in measures.values()}
     per_experiment = rows_of(everything, next(iter(measures.values())))  # one row per experiment
@@ -86,7 +93,14 @@ def main(argv: list[str] | None = None) -> None:
         sampling_figure(rows_of(everything, measures["faithfulness_correlation"]), results, output)
     methods_figure(some, output, measures)
     gates_figure(per_experiment, results, output)
-    quality_figure(dataset, quality(arguments.saes, sae_layers(frame)), output)
+    levels = {**LEVELS, **settings.get("quality", {})}
+    measured = quality(arguments.saes, sae_layers(frame))
+    quality_figure(dataset, measured, output, levels)
+    training_figure(dataset, measured, output)
+    if arguments.sweep:
+        sweep_figure(dataset, [read_csv(path) for path in arguments.sweep], output)
+    if arguments.deletion:
+        deletion_figure(read_csv(arguments.deletion, texts=("dataset", "seed")), dataset, seed, output)
     overview_figure(
         uncrowded(per_experiment, next(iter(measures.values()))),
         results,
@@ -95,7 +109,9 @@ def main(argv: list[str] | None = None) -> None:
         arguments.seed,
         output,
     )
-    for name in set(arguments.figures) - set(figures(metrics, with_powers)):
+    for name in set(arguments.figures) - set(
+        figures(metrics, with_powers, bool(arguments.deletion), bool(arguments.sweep))
+    ):
         title = f"{dataset}: {name.replace('_', ' ')} was not computed"
         style.remark(
             output, f"{dataset}_{name}", title, "Another dataset of this run has the metric; this one does not."
@@ -110,7 +126,13 @@ def read_rows(path: str | Path, dataset: str, seed: str, stratum: str) -> pd.Dat
     frame = table[(table["dataset"] == dataset) & (table["seed"] == seed) & (table["stratum"] == stratum)]
     if frame.empty:
         raise FggError(f"{path} has no dataset {dataset!r}; run the comparison with it")
-    return frame
+    return marked(frame, weak_saes(frame["note"]))
+
+
+def marked(frame: pd.DataFrame, weak: Collection[int]) -> pd.DataFrame:
+    """The rows with a column ``weak_sae``: whether the SAE of one of the gated layers is among the weak ones."""
+    named = [layers.split("+") if isinstance(layers, str) else [] for layers in frame["layers"]]
+    return frame.assign(weak_sae=[any(int(layer) in weak for layer in own) for own in named])
 
 
 def sae_layers(frame: pd.DataFrame) -> list[int]:

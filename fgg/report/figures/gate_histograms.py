@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
+from fgg.comparison.quality import weak_saes
 from fgg.report.experiment_names import PARTNER_TITLES, varies
 from fgg.report.figures import style
 from fgg.tables import matrix, read_table
@@ -32,7 +33,7 @@ def gates_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
         text = "The grid of experiments holds no gate."
         style.remark(folder, name, f"{first['dataset']}: no gates to count", text)
         return
-    strength, columns = varies(frame), min(COLUMNS, len(panels))
+    strength, columns, weak = varies(frame), min(COLUMNS, len(panels)), weak_saes(frame["note"])
     rows = math.ceil(len(panels) / columns)
     with style.figure(1.75 * rows + 1.0, nrows=rows, ncols=columns, sharey=True, squeeze=False) as (fig, axes):
         for axis in axes.flat[len(panels) :]:
@@ -44,7 +45,8 @@ def gates_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
                 share, _ = np.histogram(values.clip(bins[0], bins[-1]), bins)
                 axis.stairs(100 * share / max(len(values), 1), bins, label=kind, **_look(kind))
             axis.axvline(1, color=style.GREY, linewidth=0.8, linestyle=":", zorder=1)
-            axis.set_title(f"layer {layer}" + (f", clamp {clamp:g}, alpha {alpha:g}" if strength else ""))
+            title = f"layer {layer}" + (f", clamp {clamp:g}, alpha {alpha:g}" if strength else "")
+            axis.set_title(f"{title} (weak SAE)" if layer in weak else title)
             axis.set(xscale="log", xlim=(bins[0], bins[-1]))
             axis.set_xticks([1 / edge, 1, edge], [f"{1 / edge:.2g}", "1", f"{edge:g}"])
             axis.minorticks_off()

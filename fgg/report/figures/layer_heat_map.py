@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fgg.catalogue import CONSTRUCTIONS, CONTROLS
+from fgg.catalogue import CONSTRUCTIONS, CONTROLS, DICTIONARIES
 from fgg.comparison.verdicts import BETTER, WORSE
 from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
@@ -18,7 +18,7 @@ from fgg.report.metrics_shown import first_fills, measures_in, rows_of
 
 COLUMNS = (
     *(PARTNER_TITLES[name] for name in CONSTRUCTIONS),
-    *("shuffled decoder", *(CONTROL_TITLES[name] for name in CONTROLS)),
+    *("shuffled decoder", *(CONTROL_TITLES[name] for name in (*CONTROLS, *DICTIONARIES))),
 )
 MAP = "PuOr_r"  # diverging and safe for the colour-blind; orange is better
 

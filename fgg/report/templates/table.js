@@ -30,8 +30,10 @@ field.addEventListener("input", () => {
 });
 document.querySelector("#save").addEventListener("click", () => {
   const quote = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  // An apostrophe keeps a spreadsheet from computing a text as a formula.
+  const safe = (text, i) => !heads[i].classList.contains("n") && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
   const lines = [heads.map(head => head.dataset.name), ...[...body.rows].filter(row => !row.hidden)
-    .map(row => heads.map((_, i) => value(row, i)))].map(cells => cells.map(quote).join(","));
+    .map(row => heads.map((_, i) => safe(value(row, i), i)))].map(cells => cells.map(quote).join(","));
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }));
   link.download = document.querySelector("#save").dataset.name;
