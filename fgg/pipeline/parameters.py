@@ -68,7 +68,8 @@ class Parameters:
     def choice_settings(self, wildcards: Any) -> str:
         """The settings of the choice among the SAEs of a sweep."""
         own = self._study.settings[wildcards.dataset]["sae"]["select"]
-        return as_json({"candidates": self._study.sweep(wildcards.dataset), "select": own})
+        # A list keeps the order of the table's rows; JSON objects are sorted.
+        return as_json({"candidates": list(self._study.sweep(wildcards.dataset).items()), "select": own})
 
     def score_settings(self, limit: str = "max_images") -> Callable[[Any], str]:
         """A param: the settings of a scoring job for this package's metrics, or for the one that the wildcard names."""

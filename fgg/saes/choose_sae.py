@@ -31,12 +31,12 @@ MEASURED = (
 def main(argv: list[str] | None = None) -> None:
     """Choose among the candidates of a layer."""
     parser = argparse.ArgumentParser(prog="python -m fgg.saes.choose_sae", description=__doc__.split("\n")[0])
-    add_arguments(parser, "layer", settings="JSON: candidates {name: train}, select", output="folder to write")
+    add_arguments(parser, "layer", settings="JSON: candidates [[name, train], …], select", output="folder to write")
     parser.add_argument("--folder", type=Path, required=True, help="folder with a folder per candidate")
     parser.add_argument("--table", type=Path, required=True, help="CSV to write")
     arguments = parser.parse_args(argv)
     settings = arguments.settings
-    frame = candidates(arguments.folder, arguments.layer, settings["candidates"], settings["select"])
+    frame = candidates(arguments.folder, arguments.layer, dict(settings["candidates"]), settings["select"])
     chosen = frame.loc[frame["chosen"], "name"].item()
     for name in FILES:
         with atomic(arguments.output / name) as temporary:

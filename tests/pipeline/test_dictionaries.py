@@ -100,7 +100,7 @@ def test_a_sweep_makes_all_candidates_and_a_choice():
     control = json.loads(Parameters(own).sae_settings(at(layer="1", variant="frozen_decoder")))
     assert (control["train"]["architecture"], control["train"]["k"]) == ("topk", 8), "the first values"
     choice = json.loads(Parameters(own).choice_settings(at()))
-    assert choice["select"]["most_l0"] == 20 and sorted(choice["candidates"]) == sorted(names)
+    assert choice["select"]["most_l0"] == 20 and [name for name, _ in choice["candidates"]] == names
     assert "sae_sweep" in Inputs(own).figures() and "sae_sweep" not in Inputs(study()).figures()
     assert study().sweep("elpv") == {} and study().swept() == "(?!)"
 

@@ -135,7 +135,7 @@ def test_a_lone_baseline_can_be_drawn_and_what_cannot_be_drawn_is_said(results, 
     said = {}
     monkeypatch.setattr(style, "remark", lambda _, name, title, text: said.update({name: text}))
     assert draw(folder, tmp_path / "figures") == 0
-    reasons = ("hypotheses", "paired_differences", "heat_map", "gates", "sae_quality", "sampling_error")
+    reasons = ("hypotheses", "paired_differences", "heat_map", "gates", "sae_quality", "sae_training", "sampling_error")
     assert set(said) == {f"toy_{name}" for name in reasons}
     assert all(len(text) > 30 for text in said.values())
     written = {path.stem for path in (tmp_path / "figures").iterdir()}

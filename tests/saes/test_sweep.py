@@ -119,7 +119,7 @@ def test_the_job_writes_the_chosen_folder_and_the_table(swept, tmp_path, capsys)
     for name in trained:
         for file in ("cfg.json", "sae_weights.safetensors"):
             (folder / name / "layer_1" / file).write_text(name)
-    settings = json.dumps({"candidates": trained, "select": SELECT})
+    settings = json.dumps({"candidates": list(trained.items()), "select": SELECT})
     arguments = ["--layer", "1", "--settings", settings, "--folder", str(folder), "--table", str(tmp_path / "t.csv")]
     assert choose_sae.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "of 4 SAEs k32 is taken (largest explained variance)" in capsys.readouterr().out
