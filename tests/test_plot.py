@@ -174,7 +174,7 @@ def test_small_numbers_have_their_power_in_the_label():
     axis = plot.overlay(RAMP, MAP / MAP.max() * 3e-6)
     axis.figure.canvas.draw()
     (bar,) = [each for each in axis.figure.axes if each is not axis]
-    assert bar.get_ylabel() == r"relevance ($\times10^{-6}$)"
+    assert bar.get_ylabel() == "relevance (×10⁻⁶)"
     assert bar.get_yticklabels()[0].get_text() == "0"
     assert max(float(text.get_text()) for text in bar.get_yticklabels()) <= 3.5
 

@@ -25,7 +25,6 @@ STEP = 5  # of colour values, from 0 to 255
 LEFT = 0.12  # margin, in inches
 WARNING = 0.16  # height of a line of the head, in inches
 CONTEXT = 2  # patches shown on each side of a patch
-RC: Any = {**style.RC, "text.parse_math": False}  # a $ in a name is printed as it is
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Patch:
 @contextmanager
 def figure(height: float) -> Iterator[tuple[Any, Any]]:
     """Yield a figure of the common width, and a function that adds axes: left, distance from the top, width, height."""
-    with matplotlib.rc_context(RC):
+    with matplotlib.rc_context(style.RC):
         fig = Figure(figsize=(style.WIDTH, height), dpi=DPI)
 
         def place(left: float, top: float, width: float, tall: float) -> Any:

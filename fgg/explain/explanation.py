@@ -31,6 +31,8 @@ BARS = 0.9  # width of the bars, in panels
 MOST_ROWS = 40
 MOST_LETTERS = 28  # in a line beside a row
 LETTERS = 14  # of a warning, per inch
+# A $ in the name of a class or a file is drawn as it is.
+RC = {"font.size": 8.5, "axes.titlesize": 9.5, "svg.hashsalt": "fgg", "text.parse_math": False}
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ def draw(
     panels = 4 if gated else 2
     ratios = [1.0] * panels + [BARS] * bars
     width = SIDE * sum(ratios) + BESIDE * (panels + 2 * bars)
-    with matplotlib.rc_context({"font.size": 8.5, "axes.titlesize": 9.5, "svg.hashsalt": "fgg"}):
+    with matplotlib.rc_context(RC):
         figure = Figure(figsize=(width, ROW * len(explanations) + 0.3), layout="constrained")
         FigureCanvasAgg(figure)
         rows = figure.subplots(len(explanations), len(ratios), squeeze=False, width_ratios=ratios)

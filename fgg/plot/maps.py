@@ -21,6 +21,7 @@ from fgg.errors import FggError
 from fgg.plot.curves import curve, gates, plain_axes
 from fgg.plot.image_arrays import input_size, picture, relevance_grid, seen_box
 
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MAP = "magma"  # perceptually uniform, and brighter with more relevance, also in greyscale
 DIFFERENCE_MAP = "RdBu_r"  # red for more relevance, blue for less; safe for the colour-blind
 ALPHA = 0.6
@@ -240,7 +241,7 @@ def _map(
     bar.locator, bar.formatter = MaxNLocator(4), FuncFormatter(lambda value, _: f"{value / 10.0**power:g}")
     bar.outline.set_visible(False)
     bar.ax.set_facecolor("0.55")  # as if over a grey image
-    bar.set_label(f"{label} ($\\times10^{{{power}}}$)" if power else label)
+    bar.set_label(f"{label} (×10{str(power).translate(RAISED)})" if power else label)
     bar.update_ticks()
 
 

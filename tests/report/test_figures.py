@@ -147,6 +147,20 @@ def test_a_remark_is_a_picture_of_its_own(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"name.png", "name.svg"}
 
 
+@pytest.mark.parametrize("name", ["cash$flow$", "a_b^{c", "$x$ and $y", "<b>x", "Größe", "=1+2"])
+def test_every_name_is_drawn_as_it_is(name, tmp_path):
+    with style.figure(2.0) as (fig, axis):
+        axis.plot([1e-5, 1e-2], [1, 1000], label=name)
+        axis.set(xscale="log", yscale="log", title=name, xlabel=name)
+        axis.legend()
+        fig.suptitle(name)
+        style.save(fig, tmp_path, "odd")
+        assert axis.get_title() == name
+        labels = [label.get_text() for label in (*axis.get_xticklabels(), *axis.get_yticklabels())]
+    assert {"0.001", "100"} <= set(labels) and not any("$" in label for label in labels)
+    assert {path.name for path in tmp_path.iterdir()} == {"odd.png", "odd.svg"}
+
+
 def test_fifty_experiments_can_be_drawn(compared, tmp_path, monkeypatch):
     grid = experiments({"datasets": {"toy": {}}, "experiments": MANY}, "toy")
     assert len(grid) == 50

@@ -20,6 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
 
 from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import atomic
@@ -57,6 +58,7 @@ RC: Any = {
     "svg.hashsalt": "fgg",
     "figure.dpi": 100,
     "savefig.dpi": 200,
+    "text.parse_math": False,  # names of classes, images and features are drawn as they are, also with $ in them
 }
 
 
@@ -73,10 +75,21 @@ def figure(height: float, **kwargs) -> Iterator[tuple[Figure, Any]]:
 
 def save(fig: Figure, folder: str | Path, name: str) -> None:
     """Write ``name.png`` and ``name.svg``; the same figure gives the same bytes."""
+    _plain_ticks(fig)
     metadata = {"png": {"Software": None}, "svg": {"Date": None}}
     for suffix, marks in metadata.items():
         with atomic(Path(folder) / f"{name}.{suffix}") as temporary:
             fig.savefig(temporary, format=suffix, metadata=marks)
+
+
+def _plain_ticks(fig: Figure) -> None:
+    """Give logarithmic axes tick labels without formulas, such as 0.01."""
+    for axes in fig.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if isinstance(axis.get_major_formatter(), LogFormatter):
+                axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            if isinstance(axis.get_minor_formatter(), LogFormatter):
+                axis.set_minor_formatter(NullFormatter())
 
 
 def beyond(axis: Axes, value: float) -> tuple[float, str] | None:
