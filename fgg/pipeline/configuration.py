@@ -23,6 +23,7 @@ from fgg.faithfulness.registry import GIVEN, chosen, metrics, switched_on
 from fgg.pipeline.config_messages import NAMES, explain, near, refuse, unfit
 from fgg.pipeline.image_checks import PLANTED, image_faults, lacking_masks
 from fgg.pipeline.metric_rules import expand, localisation_faults, metric_rules
+from fgg.pipeline.sae_checks import sae_faults
 from fgg.pipeline.seeds import instances
 from fgg.registry import is_reference
 
@@ -168,6 +169,12 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if abs(sum(own["fractions"].values()) - 1) > 1e-9:
         yield f"{place}.fractions: {own['fractions']} do not add up to 1"
     yield from (f"{place}.{key}: {why}" for key, why in image_faults(own))
+    wanted = config.get("seeds")
+    repeated = wanted if isinstance(wanted, list) else (wanted or {}).get("sae", ())
+    yield from (
+        f"{place}.sae.{key}: {why}"
+        for key, why in sae_faults(own, max(len(repeated), len(own["sae"]["seeds"] or ())) > 1)
+    )
     try:
         grid = experiments(config, name)
     except FggError as error:

@@ -14,12 +14,13 @@ from fgg.data.sources.registry import sources
 from fgg.experiments import candidates, has_gates, prototype_split, role
 from fgg.pipeline.deletion_inputs import DeletionInputs
 from fgg.pipeline.feature_inputs import FeatureInputs
+from fgg.pipeline.sae_inputs import SaeInputs
 from fgg.pipeline.study import Study
 from fgg.pipeline.user_files import own_files
 from fgg.report.contents import figures, pages
 
 
-class Inputs(DeletionInputs, FeatureInputs):
+class Inputs(DeletionInputs, FeatureInputs, SaeInputs):
     """The files of a study."""
 
     def __init__(self, study: Study) -> None:
@@ -89,21 +90,6 @@ class Inputs(DeletionInputs, FeatureInputs):
     def gate_saes(self, wildcards: Any) -> list[str]:
         """The weights of the SAEs that an experiment reads."""
         return [f"{folder}/sae_weights.safetensors" for folder in self._study.gate_saes(wildcards).values()]
-
-    def sae_candidates(self, wildcards: Any) -> list[str]:
-        """The measurements of the SAEs of a layer's sweep."""
-        names = self._study.sweep(wildcards.dataset)
-        return [f"data/saes/{wildcards.dataset}/sweep/{name}/layer_{wildcards.layer}/metrics.json" for name in names]
-
-    def sweep_tables(self, wildcards: Any) -> list[str]:
-        """The tables of a dataset's sweep, one per layer."""
-        layers = self._study.sae_layers(wildcards.dataset) if self._study.sweep(wildcards.dataset) else []
-        return [f"results/{wildcards.dataset}/sae_sweep/layer_{layer}.csv" for layer in layers]
-
-    def sweep_arguments(self, wildcards: Any) -> list[str]:
-        """The option that names these tables."""
-        found = self.sweep_tables(wildcards)
-        return ["--sweep", *found] if found else []
 
     def gate_sae_measures(self, wildcards: Any) -> list[str]:
         """The measurements of the SAEs that an experiment reads."""

@@ -20,7 +20,7 @@ from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash
 from fgg.pipeline.environment import accelerators, doubled
 from fgg.pipeline.image_checks import PLANTED
 from fgg.pipeline.job_settings import as_json, pick
-from fgg.pipeline.study import PACKAGE, Study
+from fgg.pipeline.study import PACKAGE, SWEEP, Study
 from fgg.pipeline.user_files import folder_digest
 from fgg.registry import Declaration
 from fgg.saes.formats.registry import sae_formats
@@ -53,16 +53,17 @@ class Parameters:
 
     def sae_settings(self, wildcards: Any) -> str:
         """The settings of one layer's SAE, of one of a sweep, or of a control of the dictionary."""
-        settings = self._study.settings[wildcards.dataset]
-        own = pick(self._study.config, settings, ("sae.weights", "sae.kind", "sae.place", "sae.train", "device"))
+        settings, sweep = self._study.settings[wildcards.dataset], self._study.sweep(wildcards.dataset)
+        keys = ("sae.weights", "sae.kind", "sae.place", "sae.train", "device", "batch_size")
+        own = pick(self._study.config, settings, keys)
         own["weights"] = of_layer(own["weights"], wildcards.layer)
         variant = getattr(wildcards, "variant", "")
-        if variant.startswith("sweep/"):
-            own["train"] = self._study.sweep(wildcards.dataset)[variant.removeprefix("sweep/")]
+        if variant.startswith(SWEEP):
+            own["train"] = sweep[variant.removeprefix(SWEEP)]
+        elif variant:
+            own |= {"kind": variant, "weights": "train", "train": {} if sweep else first(own["train"])}
         else:
             own["train"] = first(own["train"])
-        if variant and "/" not in variant:
-            own |= {"kind": variant, "weights": "train"}
         return as_json({**own, "seed": settings["seeds"]["sae"]})
 
     def choice_settings(self, wildcards: Any) -> str:

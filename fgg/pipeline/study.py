@@ -41,6 +41,7 @@ from fgg.saes.sweep import combinations, is_sweep
 
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 PACKAGE = Path(__file__).parents[2]
+SWEEP = "sweep/"  # folder of the SAEs of a sweep
 
 
 class Study:
@@ -170,7 +171,7 @@ class Study:
 
     def sae_variants(self) -> str:
         """A wildcard constraint: the folders of SAEs beside a dataset's own - those of a sweep, and of other kinds."""
-        names = {f"sweep/{name}" for dataset in self.settings for name in self.sweep(dataset)}
+        names = {f"{SWEEP}{name}" for dataset in self.settings for name in self.sweep(dataset)}
         return "|".join(map(re.escape, sorted(names | {kind for _, kind in DICTIONARIES.values()})))
 
     def sae_layers(self, dataset: str) -> list[int]:

@@ -159,6 +159,7 @@ def _run(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterat
             f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
             f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %, on {own['tokens']} held-out patches"
             + _interpretable(own)
+            + (f". Chosen on these images: {own['chosen']}" if own.get("chosen") else "")
             + (f". **Warning:** {weak[layer]}" if layer in weak else "")
         )
     yield (

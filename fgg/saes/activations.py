@@ -12,7 +12,7 @@ the process. Here, batch number n depends on nothing but the seed and n, so a ki
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,8 +81,10 @@ class InMemory:
         generator = torch.Generator().manual_seed(seed)
         number = 0
         while True:
-            yield from _served(self._rows, batch, generator, start - number)
-            number += len(self._rows) // batch
+            for index in _indices(len(self._rows), batch, generator):
+                if number >= start:
+                    yield self._rows[index.to(self.device)]
+                number += 1
 
 
 class Residuals:
@@ -96,8 +98,9 @@ class Residuals:
         seed: of the images' order, of augmentation, and of the subset if ``max_images`` is given.
         prefix: whether the rows of class and register tokens belong to them, or those of patches only.
         augmentation: ``flips``, ``shift`` (pixels) and ``contrast`` as in `fgg.models.training.augment`; None for none.
-        floats: size of the buffer; at least one batch of `images_per_batch` fits in any case.
+        floats: size of the buffer; in any case the images of a pass fit.
         max_images: size of a class-stratified subset; None takes all.
+        batch: images in a pass of the model; None takes what suits the model.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class Residuals:
         augmentation: Mapping[str, Any] | None = None,
         floats: int = BUFFER_FLOATS,
         max_images: int | None = None,
+        batch: int | None = None,
     ) -> None:
         self._model, self._preprocess, self._layer = model, preprocess, layer
         self._split = load_split(images, max_images, seed)
@@ -122,7 +126,7 @@ class Residuals:
         self._tokens = model.patch_embed.num_patches + model.num_prefix_tokens - self._skipped
         self._augmentation, self._seed = augmentation, seed
         self.width, self.device = model.embed_dim, device
-        self._at_once = images_per_batch(model)
+        self._at_once = images_per_batch(model, batch)
         self._room = min(len(self._split), max(self._at_once, floats // (self._tokens * self.width)))
         self._whole: Tensor | None = None
         self._buffer: Tensor | None = None
@@ -167,11 +171,12 @@ class Residuals:
         number = 0
         while True:
             for part in self._pieces(self._order(generator)):
-                own = int(torch.randint(2**62, (), generator=generator))
-                served = len(part) * self._tokens // batch
-                rows = self._fill(part, own) if number + served > start else None
-                yield from _served(rows, batch, generator, start - number, len(part) * self._tokens)
-                number += served
+                draw, rows = int(torch.randint(2**62, (), generator=generator)), None
+                for index in _indices(len(part) * self._tokens, batch, generator):
+                    if number >= start:
+                        rows = self._fill(part, draw) if rows is None else rows
+                        yield rows[index.to(self.device)]
+                    number += 1
 
     def _pieces(self, places: np.ndarray) -> list[np.ndarray]:
         """Places divided into fillings of the buffer."""
@@ -243,13 +248,8 @@ class _Reached(Exception):
     """The layer that was asked for has run."""
 
 
-def _served(
-    rows: Tensor | None, batch: int, generator: torch.Generator, skipped: int, length: int | None = None
-) -> Iterator[Tensor]:
-    """The batches of one filling from number ``skipped`` on; ``rows`` may be None if all are skipped."""
-    length = len(rows) if rows is not None else length
-    assert length is not None
-    order = torch.randperm(length, generator=generator)
-    for number, index in enumerate(order[: length // batch * batch].split(batch)):
-        if number >= skipped and rows is not None:
-            yield rows[index.to(rows.device)]
+def _indices(length: int, batch: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """Whole batches of places in random order."""
+    return (
+        torch.randperm(length, generator=generator)[: length // batch * batch].split(batch) if length >= batch else ()
+    )

@@ -18,7 +18,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from fgg import __version__
-from fgg.data.load import load_split
+from fgg.data.load import Split, load_split
 from fgg.data.preprocess import Preprocess
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
@@ -41,6 +41,8 @@ WATCHED_IMAGES = 64  # for a point of the learning curve
 SPLIT = "train"  # what SAEs learn from
 STATE = "training.pt"  # the state of a training that runs, or was killed
 # What the block ``sae.train`` may leave out.
+NO_CHANGE = {"flips": False, "shift": 0, "contrast": 0.0}
+MEASURED_SEED = 0  # draws the held-out images: the same for all SAEs of a model
 DEFAULTS: dict[str, Any] = {"l0": 1.0, "class_token": False, "augment": None, "buffer_tokens": None, "seed": None}
 CURVE = ("explained_variance", "l0", "dead_share", "same_prediction", "loss_recovered")
 
@@ -57,12 +59,16 @@ def main(argv: list[str] | None = None) -> None:
         settings="JSON: weights, kind, place, train, seed, device",
         output="folder to write",
     )
+    parser.add_argument("--like", type=Path, help="metrics.json of an SAE that this one is trained like")
     arguments = parser.parse_args(argv)
+    settings = arguments.settings
+    if arguments.like is not None:
+        settings = {**settings, "train": read_json(arguments.like)["fgg"]["settings"]["train"]}
     # sae-lens imports wandb, which must neither log nor prompt for anything.
     os.environ["WANDB_MODE"] = "disabled"
     torch.set_num_threads(JOB_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
-    build(arguments.model, arguments.data, arguments.layer, arguments.settings, arguments.output)
+    build(arguments.model, arguments.data, arguments.layer, settings, arguments.output)
 
 
 @dataclass
@@ -95,18 +101,36 @@ class Layer:
         """Name of the dataset."""
         return read_json(self.data / "dataset.json")["dataset"]
 
-    def rows(self, split: str = SPLIT, max_images: int | None = None, **options: Any) -> Residuals:
+    @property
+    def batch(self) -> int | None:
+        """Images in a pass of the model; None for what suits the model."""
+        return self.settings.get("batch_size")
+
+    def rows(self, split: str, seed: int, max_images: int | None = None, **options: Any) -> Residuals:
         """Residuals of a split's images."""
         file = self.data / f"{split}.parquet"
         return Residuals(
-            self.model, self.preprocess, file, self.layer, self.device, self.seed, max_images=max_images, **options
+            self.model,
+            self.preprocess,
+            file,
+            self.layer,
+            self.device,
+            seed,
+            max_images=max_images,
+            batch=self.batch,
+            **options,
         )
 
     def learnt_from(self) -> Residuals:
         """What the SAE is trained on."""
         own = self.settings["train"]
         floats = own["buffer_tokens"] * self.model.embed_dim if own["buffer_tokens"] else BUFFER_FLOATS
-        return self.rows(prefix=own["class_token"], augmentation=own["augment"], floats=floats)
+        changes = NO_CHANGE | own["augment"] if own["augment"] else None
+        return self.rows(SPLIT, self.seed, prefix=own["class_token"], augmentation=changes, floats=floats)
+
+    def held_out(self, images: int) -> Split:
+        """The validation images on which SAEs are measured."""
+        return load_split(self.data / "val.parquet", images, MEASURED_SEED)
 
     def key(self) -> str:
         """Names all that a training depends on, but the code of this package."""
@@ -151,8 +175,8 @@ def build(model_folder: Path, data: Path, layer: int, settings: dict[str, Any], 
         # Measure the saved SAE, since the gates will use what is read back.
         save_inference(sae, Path(folder))
         saved = load_sae(folder).to(device)
-        held_out = load_split(data / "val.parquet", MEASURED_IMAGES, own.seed)
-        measured = measure_held_out(model, preprocess, saved, layer, held_out, own.seed)
+        held_out = own.held_out(MEASURED_IMAGES)
+        measured = measure_held_out(model, preprocess, saved, layer, held_out, MEASURED_SEED, own.batch)
         measured |= {"kind": sae.cfg.metadata.kind, "place": place, "warnings": list(faults(measured)), **extra}
         if curve:
             last = {"tokens": sae.cfg.metadata.tokens_seen, **{name: measured[name] for name in CURVE}}
@@ -179,15 +203,15 @@ class Measuring:
 
     def __init__(self, own: Layer, images: int) -> None:
         self._own = own
-        self._rows = torch.cat([part.clone() for part in own.rows("val", images).parts()])
-        self._split = load_split(own.data / "val.parquet", images, own.seed)
+        self._rows = torch.cat([part.clone() for part in own.rows("val", MEASURED_SEED, images).parts()])
+        self._split = own.held_out(images)
 
     def __call__(self, sae: Any) -> dict[str, Any]:
         """What JSON holds of an SAE's measurements."""
         own = self._own
         found = measure(sae, self._rows)
-        found |= downstream(own.model, own.preprocess, sae, own.layer, self._split, self._rows.mean(0))
-        return finite(found)
+        mean = self._rows.mean(0)
+        return finite(found | downstream(own.model, own.preprocess, sae, own.layer, self._split, mean, own.batch))
 
 
 def _made(own: Layer, output: Path) -> tuple[Any, list[str | None], list[dict[str, Any]]]:
@@ -196,12 +220,13 @@ def _made(own: Layer, output: Path) -> tuple[Any, list[str | None], list[dict[st
     training: dict[str, Any] = {"kind": kind, "normalisation": "none", "tokens_seen": 0, "class_token": False}
     notes: list[str | None] = [bases.CANCELS] * (kind in (bases.PCA, bases.IDENTITY))
     curve: list[dict[str, Any]] = []
+    with_class = own.settings["train"]["class_token"]
     if kind == bases.IDENTITY:
         sae = bases.identity(own.model.embed_dim)
     elif kind == bases.PCA:
         rows = own.learnt_from()
         sae = bases.pca(rows.parts()).to(own.device)
-        training |= {"tokens_seen": len(rows), "class_token": own.settings["train"]["class_token"]}
+        training |= {"tokens_seen": len(rows), "class_token": with_class}
     else:
         checkpoint = Checkpoint(output / STATE, own.key())
         measuring = Measuring(own, WATCHED_IMAGES)
@@ -212,8 +237,7 @@ def _made(own: Layer, output: Path) -> tuple[Any, list[str | None], list[dict[st
 
         sae = train(own.learnt_from(), own.settings["train"], own.seed + own.layer, kind, checkpoint, watch)
         found = sae.cfg.metadata
-        training |= {"normalisation": found.normalisation, "tokens_seen": found.tokens_seen}
-        training |= {"class_token": own.settings["train"]["class_token"]}
+        training |= {"normalisation": found.normalisation, "tokens_seen": found.tokens_seen, "class_token": with_class}
         curve = [{key: value for key, value in point.items() if key != "step"} for point in checkpoint.points]
     training |= {"dataset": own.dataset, "split": SPLIT, "seed": own.seed}
     provenance.stamp(sae, own.layer, CHECKED, own.identity, training)
@@ -228,15 +252,14 @@ def _loaded(own: Layer) -> tuple[Any, list[str | None], str, dict[str, Any]]:
     metadata = provenance.metadata_of(sae)
     notes = [in_words(metadata, layer, place), provenance.other_dataset(metadata, own.dataset)]
     extra = {}
-    if normalisation.unfolded(sae) == normalisation.SCALED:
-        extra["scaling_factor"] = normalisation.fold_estimated(
-            sae, own.learnt_from().parts(), settings["train"]["batch_size"]
-        )
-        factor = extra["scaling_factor"]
+    unfolded = normalisation.unfolded(sae)
+    if unfolded == normalisation.SCALED:
+        batch = settings["train"]["batch_size"]
+        factor = extra["scaling_factor"] = normalisation.fold_estimated(sae, own.learnt_from().parts(), batch)
         notes.append(
             f"the SAE's activations are scaled by {factor:.6g}, estimated on the training images and folded in"
         )
-    elif normalisation.unfolded(sae) in normalisation.CENTRINGS:
+    elif unfolded in normalisation.CENTRINGS:
         scale = normalisation.fold_centring(sae, own.learnt_from().parts)
         extra["scaling_factor"] = 1 / scale
         notes.append(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import pandas as pd
 from fgg.errors import FggError
 from fgg.jobs.command import add_arguments, command
 from fgg.saes.sweep import COLUMNS
-from fgg.tables import atomic, read_json, write_csv
+from fgg.tables import atomic, read_json, write_csv, write_json
 
-FILES = ("cfg.json", "sae_weights.safetensors", "metrics.json")
+FILES = ("cfg.json", "sae_weights.safetensors")
 SMALLER_IS_BETTER = ("kl",)
 MEASURED = (
     *("explained_variance", "l0", "dead_share", "same_prediction", "loss_recovered", "kl"),
@@ -38,11 +38,20 @@ def main(argv: list[str] | None = None) -> None:
     settings = arguments.settings
     frame = candidates(arguments.folder, arguments.layer, dict(settings["candidates"]), settings["select"])
     chosen = frame.loc[frame["chosen"], "name"].item()
+    place, by = arguments.folder / chosen / f"layer_{arguments.layer}", in_words(settings["select"])
     for name in FILES:
         with atomic(arguments.output / name) as temporary:
-            shutil.copyfile(arguments.folder / chosen / f"layer_{arguments.layer}" / name, temporary)
+            shutil.copyfile(place / name, temporary)
+    record = read_json(place / "metrics.json")
+    made_with = record.pop("fgg")["settings"]
+    write_json(arguments.output / "metrics.json", {**record, "chosen": f"{chosen} of {len(frame)}, {by}"}, made_with)
     write_csv(arguments.table, frame)
-    print(f"layer {arguments.layer}: of {len(frame)} SAEs {chosen} is taken ({in_words(settings['select'])})")
+    print(f"layer {arguments.layer}: of {len(frame)} SAEs {chosen} is taken ({by})")
+    best = frame.loc[frame["chosen"], settings["select"]["measure"]].item()
+    if settings["select"]["measure"] not in SMALLER_IS_BETTER and best <= 0:
+        print(
+            f"warning: layer {arguments.layer}: the best value is {best:.3g}; the measure says little about these SAEs"
+        )
 
 
 def candidates(
@@ -50,7 +59,8 @@ def candidates(
 ) -> pd.DataFrame:
     """A row per SAE of a layer's sweep: its settings, its measurements, whether it is on the Pareto front and is chosen.
 
-    An SAE is on the front if no other has both a smaller L0 and a larger explained variance (``pareto``).
+    An SAE is on the front (``pareto``) if no other is at least as good in both, and better in one: smaller L0, larger
+    explained variance. Of equal ones, the sparsest is chosen.
 
     Raises:
         FggError: no SAE keeps the limits, or the measure is defined for none that does.
@@ -74,26 +84,22 @@ def candidates(
     measure = select["measure"]
     values = frame[measure].astype(float).where(fits)
     if values.isna().all():
-        nearest = ", ".join(f"{row.name_} (L0 {row.l0:.1f}, {row.dead:.0%} dead)" for row in _listed(frame))
-        why = "keeps the limits of" if not fits.any() else "has a value for the measure of"
-        raise FggError(f"sae.select: no SAE of layer {layer} {why} {in_words(select)}; there are {nearest}")
-    best = values.idxmin() if measure in SMALLER_IS_BETTER else values.idxmax()
+        why = "keeps the limits" if not fits.any() else "has a value within the limits"
+        ranges = f"L0 from {frame['l0'].min():.1f} to {frame['l0'].max():.1f}, dead features from {frame['dead_share'].min():.0%}"
+        raise FggError(f"sae.select: no SAE of layer {layer} {why} ({in_words(select)}); the sweep has {ranges}")
+    order = frame.assign(value=values if measure in SMALLER_IS_BETTER else -values)
+    best = order[values.notna()].sort_values(["value", "l0"], kind="stable").index[0]
     frame["within_limits"] = fits
     frame["pareto"] = on_front(frame["l0"], frame["explained_variance"])
     frame["chosen"] = frame.index == best
     return frame
 
 
-def _listed(frame: pd.DataFrame) -> Sequence[Any]:
-    renamed = frame.rename(columns={"name": "name_", "dead_share": "dead"})
-    return list(renamed.head(8).itertuples(index=False))
-
-
 def on_front(l0: pd.Series, explained: pd.Series) -> list[bool]:
-    """Whether no other SAE is at least as good in both and better in one: smaller L0, larger explained variance."""
+    """Whether no other SAE is at least as good in both and better in one; never where explained variance is undefined."""
     points = list(zip(l0.astype(float), explained.astype(float), strict=True))
     return [
-        not any(a <= own_l0 and b >= own_ev and (a, b) != (own_l0, own_ev) for a, b in points)
+        own_ev == own_ev and not any(a <= own_l0 and b >= own_ev and (a, b) != (own_l0, own_ev) for a, b in points)
         for own_l0, own_ev in points
     ]
 

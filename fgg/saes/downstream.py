@@ -19,7 +19,13 @@ from fgg.progress import batches
 
 
 def downstream(
-    model: VisionTransformer, preprocess: Preprocess, sae: Any, layer: int, split: Split, mean: Tensor
+    model: VisionTransformer,
+    preprocess: Preprocess,
+    sae: Any,
+    layer: int,
+    split: Split,
+    mean: Tensor,
+    batch: int | None = None,
 ) -> dict[str, float]:
     """Compare the model's predictions with and without the replacement, on a split.
 
@@ -30,6 +36,7 @@ def downstream(
 
     Args:
         mean: the residual's mean over patches, (D,).
+        batch: images in a pass of the model; None takes what suits the model.
 
     Returns:
         ``same_prediction``, the share of images whose prediction stays; ``kl``, mean KL divergence of the probabilities from
@@ -43,7 +50,7 @@ def downstream(
         "ablated": lambda patches: mean.to(patches.dtype).expand_as(patches),
     }
     logits: dict[str, list[Tensor]] = {name: [] for name in changes}
-    for rows in batches(len(split), images_per_batch(model), f"downstream of layer {layer}"):
+    for rows in batches(len(split), images_per_batch(model, batch), f"downstream of layer {layer}"):
         images = split.tensors(preprocess, rows).to(device)
         for name, change in changes.items():
             with replaced(model, layer, change), torch.no_grad():

@@ -21,13 +21,20 @@ from fgg.saes.spatial import Spatial
 
 
 def measure_held_out(
-    model: VisionTransformer, preprocess: Preprocess, sae: Any, layer: int, split: Split, seed: int = 0
+    model: VisionTransformer,
+    preprocess: Preprocess,
+    sae: Any,
+    layer: int,
+    split: Split,
+    seed: int = 0,
+    batch: int | None = None,
 ) -> dict[str, Any]:
     """The quality of an SAE of a layer, measured on the images of a split that it was not trained on.
 
     Args:
         sae: has ``encode``, ``decode`` and ``W_dec``, on the model's device.
         seed: of the shuffled labels against which class selectivity is held.
+        batch: images in a pass of the model; None takes what suits the model.
 
     Returns:
         The measurements of `Reconstruction`, `Spatial`, `Monosemanticity`, `ClassSelectivity` and `downstream`, and
@@ -40,7 +47,7 @@ def measure_held_out(
     selectivity = ClassSelectivity(features, split.labels, seed, device)
     monosemanticity: Monosemanticity | None = None
     at_once = max(1, MOST_CODES // (features * model.patch_embed.num_patches))
-    for rows in batches(len(split), images_per_batch(model), f"quality of layer {layer}"):
+    for rows in batches(len(split), images_per_batch(model, batch), f"quality of layer {layer}"):
         images = split.tensors(preprocess, rows).to(device)
         residuals, embeddings = patches_and_embeddings(model, images, layer)
         pooled = []
@@ -57,7 +64,7 @@ def measure_held_out(
         selectivity.update(activations)
     assert monosemanticity is not None, "a split has images"
     found = reconstruction.result() | spatial.result() | monosemanticity.result() | selectivity.result()
-    found |= downstream(model, preprocess, sae, layer, split, reconstruction.mean.float())
+    found |= downstream(model, preprocess, sae, layer, split, reconstruction.mean.float(), batch)
     return {**finite(found), "frequency_histogram": reconstruction.histogram()}
 
 

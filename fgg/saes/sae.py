@@ -44,6 +44,10 @@ def load_sae(path: str | Path) -> Any:
 
 def read_sae(path: str | Path) -> Any:
     """Like `load_sae`, but an SAE that needs a normalisation that is not folded into its weights is not refused."""
+    if "://" in str(path):
+        raise FggError(
+            f"sae.weights: {path} is an address, which only a run of the workflow downloads; give a path here"
+        )
     path = locate(path, "sae.weights")
     if not path.exists():
         raise FggError(f"sae.weights: {path} does not exist; check the path, or set 'train' to train an SAE")

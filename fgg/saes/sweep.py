@@ -18,6 +18,8 @@ SWEPT = {
     "seed": "seed",
 }
 COLUMNS = {key: "l0_coefficient" if key == "l0" else key for key in SWEPT}  # in tables, beside what was measured
+# A name says these values only where they are others, so that a further list of values renames nothing.
+USUAL = {"l0": 1.0, "normalize": "covariance_whitening", "learning_rate": 0.001, "seed": None}
 # Which of the coefficients an architecture has.
 HAS = {
     "topk": ("k",),
@@ -48,8 +50,8 @@ def combinations(train: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         own = dict(zip(lists, values, strict=True))
         idle = [key for key in COEFFICIENTS if key in own and key not in HAS[own["architecture"]]]
         own |= {key: lists[key][0] for key in idle}
-        shown = [key for key in own if len(lists[key]) > 1 and key not in idle]
-        name = "-".join(f"{SWEPT[key]}{_word(own[key])}" for key in shown) or "only"
+        shown = [key for key in own if key not in idle and (key not in USUAL or own[key] != USUAL[key])]
+        name = "-".join(f"{SWEPT[key]}{_word(own[key])}" for key in shown)
         bad = own["architecture"] in NORMALISED_OUTSIDE and own.get("normalize") == "layer_norm"
         (refused if bad else found)[name] = {**train, **own}
     return found or refused
@@ -61,4 +63,4 @@ def first(train: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _word(value: Any) -> str:
-    return str(value).replace(".", "_") if not isinstance(value, float) else f"{value:g}".replace(".", "_")
+    return (repr(value).removesuffix(".0") if isinstance(value, float) else str(value)).replace(".", "_")

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fgg import __version__
+from fgg.comparison.quality import LEVELS, sae_warnings
 from fgg.share.folder import SharedSae
 
 TAGS = ("sparse-autoencoder", "sae", "vision-transformer", "mechanistic-interpretability", "explainability", "fgg")
@@ -153,8 +154,11 @@ def _quality(saes: Sequence[SharedSae]) -> Iterator[str]:
     yield "On held-out images:\n"
     yield _table(["measure", "meaning", *(f"layer {sae.layer}" for sae in saes)], rows)
     for sae in saes:
-        for warning in sae.measured.get("warnings") or []:
+        weak = list(sae_warnings(sae.layer, sae.measured, LEVELS)) if "explained_variance" in sae.measured else []
+        for warning in [*(sae.measured.get("warnings") or []), *weak]:
             yield f"- layer {sae.layer}: {warning}\n"
+        if chosen := sae.measured.get("chosen"):
+            yield f"- layer {sae.layer}: chosen on these images: {chosen}\n"
 
 
 def _figures(figures: Mapping[int, tuple[str, str]]) -> Iterator[str]:

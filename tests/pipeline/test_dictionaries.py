@@ -89,24 +89,54 @@ def test_a_control_bears_no_warning_about_the_saes_that_it_does_not_read():
 
 def test_a_sweep_makes_all_candidates_and_a_choice():
     own = study(train={"k": [8, 16], "architecture": ["topk", "batchtopk"]}, select={"most_l0": 20})
-    names = ["topk-k8", "topk-k16", "batchtopk-k8", "batchtopk-k16"]
+    names = ["topk-x8-k8", "topk-x8-k16", "batchtopk-x8-k8", "batchtopk-x8-k16"]
     assert list(own.sweep("elpv")) == names and own.swept() == "elpv" and own.swept(False) == "(?!)"
     assert Inputs(own).sae_candidates(at(layer="1")) == [
         f"data/saes/elpv/sweep/{name}/layer_1/metrics.json" for name in names
     ]
     assert Inputs(own).sweep_tables(at()) == [f"results/elpv/sae_sweep/layer_{layer}.csv" for layer in (1, 2)]
-    one = json.loads(Parameters(own).sae_settings(at(layer="1", variant="sweep/batchtopk-k16")))
+    one = json.loads(Parameters(own).sae_settings(at(layer="1", variant="sweep/batchtopk-x8-k16")))
     assert (one["train"]["architecture"], one["train"]["k"], one["kind"]) == ("batchtopk", 16, "trained")
     control = json.loads(Parameters(own).sae_settings(at(layer="1", variant="frozen_decoder")))
-    assert (control["train"]["architecture"], control["train"]["k"]) == ("topk", 8), "the first values"
+    chosen = ["data/saes/elpv/layer_1/metrics.json"]
+    assert control["train"] == {} and Inputs(own).like_the_chosen(at(layer="1", variant="frozen_decoder")) == chosen
+    assert Inputs(own).like_the_chosen(at(layer="1", variant="sweep/batchtopk-x8-k16")) == []
+    assert Inputs(study()).like_the_chosen(at(layer="1", variant="frozen_decoder")) == []
     choice = json.loads(Parameters(own).choice_settings(at()))
     assert choice["select"]["most_l0"] == 20 and [name for name, _ in choice["candidates"]] == names
     assert "sae_sweep" in Inputs(own).figures() and "sae_sweep" not in Inputs(study()).figures()
     assert study().sweep("elpv") == {} and study().swept() == "(?!)"
 
 
+@pytest.mark.parametrize(
+    ("sae", "fault"),
+    [
+        ({"train": {"seed": 7}, "seeds": [0, 1]}, r"train\.seed: it would give every seed of the run the same SAE"),
+        ({"kind": "pca", "train": {"k": [8, 16]}}, "train: the kind pca is not trained, so there is nothing to sweep"),
+        ({"train": {"l1": [1, 2]}}, r"train\.l1: only standard has this coefficient"),
+        (
+            {"train": {"architecture": "standard", "k": [1, 2]}},
+            r"train\.k: only topk, batchtopk, matryoshka, jumprelu has",
+        ),
+        (
+            {"train": {"normalize": "layer_norm"}},
+            r"train\.normalize: sae-lens cannot train topk, batchtopk and matryoshka",
+        ),
+        ({"train": {"k": [8, 5000]}}, r"train\.k: 5000 is more than the 768 features of expansion 8"),
+        (
+            {"train": {"k": [8, 500], "expansion": [4, 8]}},
+            r"train\.k: 500 is more than the 384 features of expansion 4",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_any_job(sae, fault):
+    with pytest.raises(FggError, match=rf"datasets\.elpv\.sae\.{fault}"):
+        study(**sae)
+
+
 def test_given_saes_have_no_sweep(tmp_path):
-    assert study(weights=folders(tmp_path), train={"k": [8, 16]}).sweep("elpv") == {}
+    with pytest.raises(FggError, match=r"sae\.train\.k: a list is a sweep, but sae\.weights names SAEs that exist"):
+        study(weights=folders(tmp_path), train={"k": [8, 16]})
 
 
 def test_seeds_of_the_saes_of_one_dataset():

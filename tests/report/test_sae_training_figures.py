@@ -59,7 +59,7 @@ def table(layer):
         {"layer": layer, "name": f"{kind}-k{k}", "architecture": kind, "expansion": 8, "k": k, "l1": 1, "seed": None}
         | {"l0_coefficient": 1, "normalize": "none", "learning_rate": 0.001, "l0": k + 0.5, "kl": 1 / k}
         | {"explained_variance": 1 - 1 / k - 0.1 * (kind == "standard"), "chosen": (kind, k) == ("topk", 16)}
-        | {"pareto": kind == "topk"}
+        | {"pareto": kind == "topk", "within_limits": k < 32}
         for kind in ("topk", "standard")
         for k in (8, 16, 32)
     ]

@@ -68,7 +68,7 @@ def test_unknown_kinds_and_places(key, value):
 def test_the_job_gets_kind_and_place():
     config = configuration(kind="identity")
     own = {**config["datasets"]["a"], "seeds": {"sae": 4}}
-    study = SimpleNamespace(config=config, settings={"a": own})
+    study = SimpleNamespace(config=config, settings={"a": own}, sweep=lambda _: {})
     found = json.loads(Parameters(study).sae_settings(SimpleNamespace(dataset="a", layer="1")))
     assert (found["kind"], found["place"], found["weights"], found["seed"]) == ("identity", "checked", "train", 4)
 

@@ -30,8 +30,8 @@ SELECT = {"measure": "explained_variance", "most_l0": None, "most_dead": None}
 
 
 def test_without_lists_there_is_one():
-    assert not is_sweep(TRAIN) and combinations(TRAIN) == {"only": TRAIN}
-    assert not is_sweep({**TRAIN, "k": [24]}) and combinations({**TRAIN, "k": [24]}) == {"only": TRAIN}
+    assert not is_sweep(TRAIN) and combinations(TRAIN) == {"topk-x8-k24": TRAIN}
+    assert not is_sweep({**TRAIN, "k": [24]}) and combinations({**TRAIN, "k": [24]}) == {"topk-x8-k24": TRAIN}
     assert first(TRAIN) == TRAIN
 
 
@@ -50,13 +50,31 @@ def test_every_combination_once_with_only_the_coefficients_that_its_architecture
 
 def test_combinations_that_cannot_be_trained_are_left_out_unless_they_are_all():
     own = {**TRAIN, "architecture": ["topk", "standard"], "normalize": ["none", "layer_norm"]}
-    assert list(combinations(own)) == ["topk-none", "standard-none", "standard-layer_norm"]
-    assert list(combinations({**TRAIN, "normalize": "layer_norm"})) == ["only"], "its job says why it cannot be"
+    assert list(combinations(own)) == ["topk-x8-k24-none", "standard-x8-l1_1-none", "standard-x8-l1_1-layer_norm"]
+    assert list(combinations({**TRAIN, "normalize": "layer_norm"})) == ["topk-x8-k24-layer_norm"]
 
 
 def test_names_can_be_folders():
     own = {**TRAIN, "learning_rate": [1e-3, 3e-4], "seed": [0, 1], "l1": [1.5]}
-    assert list(combinations(own)) == ["lr0_001-seed0", "lr0_001-seed1", "lr0_0003-seed0", "lr0_0003-seed1"]
+    assert [name.removeprefix("topk-x8-k24-") for name in combinations(own)] == [
+        *("seed0", "seed1", "lr0_0003-seed0", "lr0_0003-seed1")
+    ]
+
+
+def test_a_further_list_renames_nothing():
+    before = {**TRAIN, "k": [2, 4]}
+    for more in (
+        {"architecture": ["topk", "batchtopk"]},
+        {"expansion": [8, 16]},
+        {"normalize": ["covariance_whitening", "none"]},
+    ):
+        after = combinations({**before, **more})
+        assert {name: after[name] for name in combinations(before)} == combinations(before) and len(after) == 4
+
+
+def test_values_that_differ_little_have_names_that_differ():
+    assert len(combinations({**TRAIN, "learning_rate": [0.0001234567, 0.0001234568]})) == 2
+    assert len(combinations({**TRAIN, "architecture": "standard", "l1": [12345678.0, 12345679.0]})) == 2
 
 
 def measured(**values):
@@ -96,7 +114,7 @@ def test_the_best_within_the_limits_is_taken(swept, select, chosen):
 @pytest.mark.parametrize(
     ("select", "why"),
     [
-        ({"most_l0": 4}, r"no SAE of layer 1 keeps the limits of largest explained variance with L0 of at most 4; there are k8 \(L0 8\.0, 10% dead\)"),
+        ({"most_l0": 4}, r"no SAE of layer 1 keeps the limits \(largest explained variance with L0 of at most 4\); the sweep has L0 from 8\.0 to 33\.0"),
         ({"measure": "loss_recovered", "most_l0": 16, "most_dead": 0.7}, None),
     ],
 )  # fmt: skip
@@ -112,6 +130,15 @@ def test_when_none_can_be_taken(swept, select, why):
 def test_the_front_by_its_definition():
     points = pd.DataFrame({"l0": [1, 2, 2, 3, 3.0], "ev": [0.1, 0.5, 0.5, 0.4, 0.9]})
     assert on_front(points["l0"], points["ev"]) == [True, True, True, False, True]
+    assert on_front(pd.Series([1.0, 2.0]), pd.Series([float("nan"), 0.5])) == [False, True]
+
+
+def test_of_equal_ones_the_sparsest_is_taken(swept):
+    frame = candidates(swept[0], 1, swept[1], {**SELECT, "measure": "same_prediction"})
+    assert frame.loc[frame["chosen"], "name"].item() == "k8"
+    names = ["worse", "k32", "k16", "k8"]
+    other = candidates(swept[0], 1, {name: swept[1][name] for name in names}, {**SELECT, "measure": "same_prediction"})
+    assert other.loc[other["chosen"], "name"].item() == "k8", "whatever the order"
 
 
 def test_the_job_writes_the_chosen_folder_and_the_table(swept, tmp_path, capsys):
@@ -124,7 +151,8 @@ def test_the_job_writes_the_chosen_folder_and_the_table(swept, tmp_path, capsys)
     assert choose_sae.main([*arguments, "--output", str(tmp_path / "out")]) == 0
     assert "of 4 SAEs k32 is taken (largest explained variance)" in capsys.readouterr().out
     assert (tmp_path / "out" / "cfg.json").read_text() == "k32"
-    assert read_json(tmp_path / "out" / "metrics.json")["l0"] == 32
+    record = read_json(tmp_path / "out" / "metrics.json")
+    assert record["l0"] == 32 and record["chosen"] == "k32 of 4, largest explained variance"
     table = read_csv(tmp_path / "t.csv")
     assert (
         table["chosen"].sum() == 1 and table["k"].tolist() == [8] * 4 and table["l0_coefficient"].tolist() == [1.0] * 4

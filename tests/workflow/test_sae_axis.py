@@ -13,7 +13,7 @@ from pictures import draw
 
 SMALL = Path(__file__).parents[1] / "faults" / "small.yaml"
 pytestmark = pytest.mark.dag
-CANDIDATES = ["topk-k2", "topk-k4", "batchtopk-k2", "batchtopk-k4"]
+CANDIDATES = ["topk-x2-k2", "topk-x2-k4", "batchtopk-x2-k2", "batchtopk-x2-k4"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def config(tmp_path_factory) -> Path:
     sae = own["datasets"]["tiny"]["sae"]
     sae["train"] |= {"architecture": ["topk", "batchtopk"], "k": [2, 4]}
     sae["select"] = {"measure": "explained_variance", "most_l0": 3}
-    own["experiments"]["controls"] = ["pca_sae", "identity_sae"]
+    own["experiments"]["controls"] = ["pca_sae", "untrained_sae"]
     target = tmp_path_factory.mktemp("config") / "saes.yaml"
     target.write_text(yaml.safe_dump(own))
     return target
@@ -43,7 +43,7 @@ def test_every_candidate_is_kept_and_the_best_within_the_limit_is_used(finished)
     within = table[table["l0"] <= 3]
     best = within.loc[within["explained_variance"].idxmax(), "name"]
     assert table.loc[table["chosen"], "name"].tolist() == [best]
-    for name in ("cfg.json", "sae_weights.safetensors", "metrics.json"):
+    for name in ("cfg.json", "sae_weights.safetensors"):
         own = finished / "data/saes/tiny/layer_0" / name
         assert own.read_bytes() == (finished / f"data/saes/tiny/sweep/{best}/layer_0" / name).read_bytes()
     measured = [
@@ -54,10 +54,15 @@ def test_every_candidate_is_kept_and_the_best_within_the_limit_is_used(finished)
 
 def test_gates_of_other_dictionaries_are_compared(finished):
     table = pd.read_csv(finished / "results/hypotheses.csv")
-    assert set(table["against"]) == {"transmm", "pca", "identity"}
-    for kind in ("pca", "identity"):
+    assert set(table["against"]) == {"transmm", "pca", "untrained"}
+    for kind in ("pca", "untrained"):
         made = json.loads((finished / f"data/saes/tiny/{kind}/layer_0/cfg.json").read_text())
         assert made["metadata"]["kind"] == kind
+        if kind == "untrained":
+            chosen = json.loads((finished / "data/saes/tiny/layer_0/metrics.json").read_text())
+            own = json.loads((finished / "data/saes/tiny/untrained/layer_0/metrics.json").read_text())
+            assert own["fgg"]["settings"]["train"] == chosen["fgg"]["settings"]["train"]
+            assert chosen["chosen"].endswith("of 4, largest explained variance with L0 of at most 3")
         own, plain = (
             pd.read_parquet(finished / f"results/tiny/attributions/gated-l0-combined-c10-a1{end}.parquet")
             for end in (f"-{kind}", "")

@@ -52,17 +52,22 @@ rule sae:
         data=inputs.prepared_folder,
         settings=parameters.sae_settings,
         code=parameters.sae_code,
+        like=[],
         output=subpath(output.config, parent=True),
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}"
     shell:
         "python -m fgg.saes.build_sae --model {params.model}"
         " --data {params.data} --layer {wildcards.layer} --settings {params.settings:q}"
-        " --output {params.output} > {log} 2>&1"
+        " {params.like} --output {params.output} > {log} 2>&1"
 
 
 # The SAEs of a sweep, and those whose features were not learnt (controls of the dictionary).
 use rule sae as sae_variant with:
+    input:
+        model=inputs.model_files,
+        data=inputs.prepared_dataset,
+        like=inputs.like_the_chosen,
     output:
         config="data/saes/{dataset}/{variant}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/{variant}/layer_{layer}/sae_weights.safetensors",

@@ -18,6 +18,7 @@ CURVES = {
     "loss_recovered": "Loss recovered →",
 }
 MARKERS = "osD^vPX*<>"
+OUTSIDE = 0.3  # opacity of an SAE outside the limits of the choice
 
 
 def training_figure(dataset: str, measured: Mapping[int, Mapping[str, Any]], folder: str | Path) -> None:
@@ -51,11 +52,12 @@ def training_figure(dataset: str, measured: Mapping[int, Mapping[str, Any]], fol
         last = {layer: points[-1] for layer, points in curves.items()}
         said = ", ".join(f"{own['explained_variance']:.3f} (layer {layer})" for layer, own in last.items())
         fig.suptitle(f"{dataset}: training of the SAEs; explained variance in the end {said}", weight="bold")
-        axes[0].legend(loc="lower right")
+        axes[0].legend(loc="best")
         style.note(
             fig,
-            "Measured on validation images: 64 during the training, up to 500 for the last point. Losses below that of "
-            "the residuals' mean are cut off.",
+            "On validation images, at most 64 during the training and 500 for the last point. batchtopk and matryoshka choose "
+            "among all features of a batch until then, and at the last point by the threshold that is used later. Values below "
+            "−0.1 are cut off.",
         )
         style.save(fig, folder, name)
 
@@ -86,7 +88,8 @@ def sweep_figure(dataset: str, tables: Sequence[pd.DataFrame], folder: str | Pat
                 own = frame[frame["architecture"] == kind]
                 for axis, key in ((left, "explained_variance"), (right, "kl")):
                     faces = [colour if chosen else "white" for chosen in own["chosen"]]
-                    axis.scatter(own["l0"], own[key], marker=marker, c=faces, edgecolors=colour, s=26, zorder=3)
+                    alpha = [1.0 if within else OUTSIDE for within in own["within_limits"]]
+                    axis.scatter(own["l0"], own[key], 26, faces, marker, alpha=alpha, edgecolors=colour, zorder=3)
             front = frame[frame["pareto"]].sort_values("l0")
             left.plot(front["l0"], front["explained_variance"], color=style.GREY, linewidth=0.8, zorder=1)
             chosen = frame[frame["chosen"]].iloc[0]
@@ -102,21 +105,22 @@ def sweep_figure(dataset: str, tables: Sequence[pd.DataFrame], folder: str | Pat
             if (frame["kl"] > 0).all():
                 right.set_yscale("log")
                 for each in (right.yaxis.set_major_formatter, right.yaxis.set_minor_formatter):
-                    each(lambda value, _: f"{value:g}")
+                    each(lambda value, _: f"{value:.2g}")
         for axis in axes[-1]:
             axis.set_xlabel("L0: active features per patch (log)")
         for number, kind in enumerate(kinds):
-            axes[0][0].plot([], [], MARKERS[number], color=style.CURVE_COLOURS[number % len(style.CURVE_COLOURS)],
+            axes[0][1].plot([], [], MARKERS[number], color=style.CURVE_COLOURS[number % len(style.CURVE_COLOURS)],
                             markerfacecolor="white", label=kind)  # fmt: skip
-        axes[0][0].legend(loc="lower right")
+        axes[0][1].legend(loc="upper right", title="architecture")
         fig.suptitle(f"{dataset}: {len(tables[0])} SAEs per layer, of which the filled one is used", weight="bold")
-        more = (
-            f" SAEs that differ in {' and '.join(key.replace('_', ' ') for key in others)} have the same marker."
-            * bool(others)
-        )
-        style.note(
-            fig, f"On validation images. The line joins the SAEs that no other beats in both (Pareto front).{more}"
-        )
+        text = "On validation images. The line joins the SAEs that no other beats in both (Pareto front)."
+        if not whole["within_limits"].all():
+            text += " Faint: outside the limits of the choice."
+        if others:
+            text += (
+                f" SAEs that differ in {' and '.join(key.replace('_', ' ') for key in others)} have the same marker."
+            )
+        style.note(fig, text)
         style.save(fig, folder, name)
 
 
