@@ -25,22 +25,24 @@ def dictionary_words(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> It
     if rows.empty:
         return
     kinds = [kind for kind in UNLEARNT if (rows["against"] == kind).any()]
+    shown = {name: rows_of(rows, measure) for name, measure in measures.items()}
     parts = []
-    better_than_all = tested = 0
-    for measure in measures.values():
-        own = rows_of(rows, measure)
-        counts = []
-        for kind in kinds:
+    for kind in kinds:
+        counts, where = {BETTER: 0, WORSE: 0}, []
+        for name, own in shown.items():
             verdicts = own.loc[own["against"] == kind, "verdict"]
-            better, worse = (int(verdicts.str.startswith(word).sum()) for word in (BETTER, WORSE))
-            counts.append(f"{PARTNER_TITLES[kind]} {better} better, {worse} worse")
-        parts.append(f"{measure.title}: {', '.join(counts)}")
-        for _, gate in own.groupby("experiment", sort=False):
-            tested += 1
-            better_than_all += bool(gate["verdict"].str.startswith(BETTER).all())
+            for word in counts:
+                found = int(verdicts.str.startswith(word).sum())
+                counts[word] += found
+                where += [f"{word} {found} times by {measures[name].title}"] * bool(found)
+        total = sum(int((own["against"] == kind).sum()) for own in shown.values())
+        details = f" ({', '.join(where)})" if where else ""
+        parts.append(f"{PARTNER_TITLES[kind]} {counts[BETTER]} better, {counts[WORSE]} worse of {total}{details}")
+    gates = [gate for own in shown.values() for _, gate in own.groupby("experiment", sort=False)]
+    better_than_all = sum(bool(gate["verdict"].str.startswith(BETTER).all()) for gate in gates)
     number = rows["experiment"].nunique()
     yield (
         f"- does a learnt dictionary matter? {number} gate{'s' if number > 1 else ''} of SAE features against the same gate "
-        f"made of features that were not learnt: {'; '.join(parts)}. Learnt features are better than all of these in "
-        f"{better_than_all} of {tested} comparisons (gates x metrics x fills)."
+        f"made of features that were not learnt, by all metrics and fills: {'; '.join(parts)}. Learnt features are better than "
+        f"all of these in {better_than_all} of {len(gates)} comparisons."
     )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.progress import progress
+from fgg.progress import Progress, progress
 from fgg.saes.activations import InMemory, Rows
 from fgg.saes.checkpoint import Checkpoint
 from fgg.saes.initial import freeze, initial, unit_again
@@ -72,8 +72,9 @@ def train(
         else:
             if checkpoint is not None and checkpoint.restore(trainer):
                 print(f"note: the training goes on after {trainer.n_training_samples} tokens, where it was killed")
-            trainer.data_provider = _provided(trainer, rows, batch, seed, steps, checkpoint, watch)
-            with without_bar():
+            with progress([], steps * batch, "SAE training", "token") as bar, without_bar():
+                bar.update(trainer.n_training_samples)
+                trainer.data_provider = _provided(trainer, rows, batch, seed, steps, bar, checkpoint, watch)
                 trained = trainer.fit().eval()
     if kind == FROZEN_DECODER:
         unit_again(trained, seed)
@@ -114,7 +115,14 @@ def normalisation(wanted: str, kind: str) -> str:
 
 
 def _provided(
-    trainer: Any, rows: Rows, batch: int, seed: int, steps: int, checkpoint: Checkpoint | None, watch: Watch | None
+    trainer: Any,
+    rows: Rows,
+    batch: int,
+    seed: int,
+    steps: int,
+    bar: Progress,
+    checkpoint: Checkpoint | None,
+    watch: Watch | None,
 ) -> Iterator[Tensor]:
     """The batches of a training, from where it stands; between steps the SAE is measured, and the state is saved.
 
@@ -124,18 +132,16 @@ def _provided(
     done = trainer.n_training_steps
     drawn = estimate + done if done else 0
     watched = {steps * number // WATCHED for number in range(WATCHED)} if watch and checkpoint else set()
-    with progress([], steps * batch, "SAE training", "token") as bar:
-        bar.update(done * batch)
-        for number, part in enumerate(rows.shuffled(batch, seed, drawn), drawn - estimate):
-            if number > done:
-                bar.update(batch)
-            if number >= 0 and checkpoint is not None:
-                if watch and number in watched and number not in {point["step"] for point in checkpoint.points}:
-                    found = watch(Unscaled(trainer))
-                    checkpoint.points.append({"step": number, "tokens": number * batch, **found})
-                if number > done and checkpoint.due:
-                    checkpoint.save(trainer)
-            yield part
+    for number, part in enumerate(rows.shuffled(batch, seed, drawn), drawn - estimate):
+        if number >= 0 and checkpoint is not None:
+            if watch and number in watched and number not in {point["step"] for point in checkpoint.points}:
+                found = watch(Unscaled(trainer))
+                checkpoint.points.append({"step": number, "tokens": number * batch, **found})
+            if number > done and checkpoint.due:
+                checkpoint.save(trainer)
+        if number >= 0:
+            bar.update(batch)
+        yield part
 
 
 class Unscaled:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("spread.yaml")]
 SLURM = Path(__file__).with_name("slurm.sh")
 SHARDS = {"shards": 2}
-GPU_RULES = ["attribution", "faithfulness", "gated_attribution", "model", "responses", "sae"]
+GPU_RULES = ["attribution", "faithfulness", "feature_deletion", "gated_attribution", "model", "responses", "sae"]
 pytestmark = pytest.mark.dag
 
 
@@ -114,6 +114,8 @@ def spread(slurm, tmp_path_factory) -> Path:
         "sae": 1,
         "responses": 2,
         "faithfulness": 4,
+        "feature_deletion": 1,
+        "feature_deletion_summary": 1,
         "merge": 6,  # maps, answers, and of two experiments the scores and the curves
         "merge_gated": 1,
         "measurable": 1,
