@@ -174,10 +174,10 @@ def test_whether_learning_matters_in_words():
     )
     text = "\n".join(dictionary_words(frame, known))
     assert "2 gates of SAE features" in text
-    assert (
-        "SAE with a random decoder 1 better, 0 worse, principal components instead of an SAE 1 better, 1 worse" in text
-    )
-    assert text.endswith(
-        "Learnt features are better than all of these in 1 of 2 comparisons (gates x metrics x fills)."
-    )
+    title = known["saco"].title
+    assert f"SAE with a random decoder 1 better, 0 worse of 2 (better 1 times by {title})" in text
+    assert f"instead of an SAE 1 better, 1 worse of 2 (better 1 times by {title}, worse 1 times by {title})" in text
+    assert text.endswith("Learnt features are better than all of these in 1 of 2 comparisons.")
+    none = "\n".join(dictionary_words(rows([("g1", "frozen", "no difference shown")]), known))
+    assert "SAE with a random decoder 0 better, 0 worse of 1. Learnt" in none
     assert not list(dictionary_words(rows([("g1", "permuted", "better")]), known))
