@@ -18,9 +18,9 @@ SIZES = {
 }
 CHANGES = {
     "positive": ("most positive score", style.VERMILION, "-", "o"),
-    "random_positive": ("random, matched to these", style.VERMILION, style.DASHES[1], "s"),
+    "random_positive": ("random, matched to the positive", style.VERMILION, style.DASHES[1], "s"),
     "negative": ("most negative score", style.BLUE, "-", "^"),
-    "random_negative": ("random, matched to these", style.BLUE, style.DASHES[1], "v"),
+    "random_negative": ("random, matched to the negative", style.BLUE, style.DASHES[1], "v"),
 }
 NOTE = (
     "Δ logit: change of the explained class's logit after features are deleted from the residual stream; bands: 95 % intervals "
