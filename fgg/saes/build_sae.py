@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from fgg import __version__
 from fgg.data.load import Split, load_split
@@ -37,7 +38,7 @@ from fgg.saes.training import TRAINED, train
 from fgg.tables import atomic, read_json, write_json
 
 MEASURED_IMAGES = 500
-WATCHED_IMAGES = 64  # for a point of the learning curve
+WATCHED_IMAGES = 32  # for a point of the learning curve
 SPLIT = "train"  # what SAEs learn from
 STATE = "training.pt"  # the state of a training that runs, or was killed
 # What the block ``sae.train`` may leave out.
@@ -205,13 +206,15 @@ class Measuring:
         self._own = own
         self._rows = torch.cat([part.clone() for part in own.rows("val", MEASURED_SEED, images).parts()])
         self._split = own.held_out(images)
+        self._known: dict[str, Tensor] = {}
 
     def __call__(self, sae: Any) -> dict[str, Any]:
         """What JSON holds of an SAE's measurements."""
         own = self._own
         found = measure(sae, self._rows)
         mean = self._rows.mean(0)
-        return finite(found | downstream(own.model, own.preprocess, sae, own.layer, self._split, mean, own.batch))
+        place = (own.model, own.preprocess, sae, own.layer, self._split)
+        return finite(found | downstream(*place, mean, own.batch, self._known))
 
 
 def _made(own: Layer, output: Path) -> tuple[Any, list[str | None], list[dict[str, Any]]]:

@@ -26,6 +26,7 @@ def downstream(
     split: Split,
     mean: Tensor,
     batch: int | None = None,
+    known: dict[str, Tensor] | None = None,
 ) -> dict[str, float]:
     """Compare the model's predictions with and without the replacement, on a split.
 
@@ -37,6 +38,8 @@ def downstream(
     Args:
         mean: the residual's mean over patches, (D,).
         batch: images in a pass of the model; None takes what suits the model.
+        known: keeps the images and the answers that do not depend on the SAE, for the next call with the same images and
+            mean.
 
     Returns:
         ``same_prediction``, the share of images whose prediction stays; ``kl``, mean KL divergence of the probabilities from
@@ -49,13 +52,20 @@ def downstream(
         "replaced": lambda patches: sae.decode(sae.encode(patches)).to(patches.dtype),
         "ablated": lambda patches: mean.to(patches.dtype).expand_as(patches),
     }
+    keep, known = known is not None, {} if known is None else known
+    changes = {name: change for name, change in changes.items() if name not in known}
     logits: dict[str, list[Tensor]] = {name: [] for name in changes}
     for rows in batches(len(split), images_per_batch(model, batch), f"downstream of layer {layer}"):
-        images = split.tensors(preprocess, rows).to(device)
+        place = f"images from {rows.start}"
+        images = known[place] if place in known else split.tensors(preprocess, rows).to(device)
+        if keep:
+            known[place] = images
         for name, change in changes.items():
             with replaced(model, layer, change), torch.no_grad():
                 logits[name].append(model(images).double())
-    clean, after, ablated = (torch.cat(logits[name]) for name in changes)
+    answers = known | {name: torch.cat(each) for name, each in logits.items()}
+    known |= {name: answers[name] for name in ("", "ablated")}
+    clean, after, ablated = (answers[name] for name in ("", "replaced", "ablated"))
     labels = torch.from_numpy(split.labels).to(device)
     losses = [float(cross_entropy(each, labels)) for each in (clean, after, ablated)]
     kl = kl_div(after.log_softmax(-1), clean.log_softmax(-1), reduction="batchmean", log_target=True)

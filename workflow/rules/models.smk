@@ -79,6 +79,13 @@ use rule sae as sae_variant with:
     wildcard_constraints:
         variant=study.sae_variants(),
         dataset="|".join(map(re.escape, study.settings)),
+    params:
+        model=inputs.model_folder,
+        data=inputs.prepared_folder,
+        settings=parameters.sae_settings,
+        code=parameters.sae_code,
+        like=inputs.like_arguments,
+        output=subpath(output.config, parent=True),
     message:
         "Making the SAE of layer {wildcards.layer} of {wildcards.dataset}: {wildcards.variant}"
 

@@ -55,7 +55,7 @@ def training_figure(dataset: str, measured: Mapping[int, Mapping[str, Any]], fol
         axes[0].legend(loc="best")
         style.note(
             fig,
-            "On validation images, at most 64 during the training and 500 for the last point. batchtopk and matryoshka choose "
+            "On validation images, at most 32 during the training and 500 for the last point. batchtopk and matryoshka choose "
             "among all features of a batch until then, and at the last point by the threshold that is used later. Values below "
             "−0.1 are cut off.",
         )
