@@ -20,6 +20,7 @@ from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash
 from fgg.pipeline.environment import accelerators, doubled
 from fgg.pipeline.image_checks import PLANTED
 from fgg.pipeline.job_settings import as_json, pick
+from fgg.pipeline.sae_checks import BASES
 from fgg.pipeline.study import PACKAGE, SWEEP, Study
 from fgg.pipeline.user_files import folder_digest
 from fgg.registry import Declaration
@@ -61,7 +62,8 @@ class Parameters:
         if variant.startswith(SWEEP):
             own["train"] = sweep[variant.removeprefix(SWEEP)]
         elif variant:
-            own |= {"kind": variant, "weights": "train", "train": {} if sweep else first(own["train"])}
+            like_the_chosen = sweep and variant not in BASES
+            own |= {"kind": variant, "weights": "train", "train": {} if like_the_chosen else first(own["train"])}
         else:
             own["train"] = first(own["train"])
         return as_json({**own, "seed": settings["seeds"]["sae"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fgg.pipeline.sae_checks import BASES
 from fgg.pipeline.study import SWEEP, Study
 
 
@@ -19,7 +20,8 @@ class SaeInputs:
 
     def like_the_chosen(self, wildcards: Any) -> list[str]:
         """The record of the SAE of a sweep that was chosen, which controls of the dictionary are trained like."""
-        if wildcards.variant.startswith(SWEEP) or not self._study.sweep(wildcards.dataset):
+        apart = wildcards.variant in BASES or wildcards.variant.startswith(SWEEP)
+        if apart or not self._study.sweep(wildcards.dataset):
             return []
         return [f"data/saes/{wildcards.dataset}/layer_{wildcards.layer}/metrics.json"]
 

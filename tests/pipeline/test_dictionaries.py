@@ -101,6 +101,7 @@ def test_a_sweep_makes_all_candidates_and_a_choice():
     chosen = ["data/saes/elpv/layer_1/metrics.json"]
     assert control["train"] == {} and Inputs(own).like_the_chosen(at(layer="1", variant="frozen_decoder")) == chosen
     assert Inputs(own).like_the_chosen(at(layer="1", variant="sweep/batchtopk-x8-k16")) == []
+    assert Inputs(own).like_the_chosen(at(layer="1", variant="pca")) == []
     assert Inputs(study()).like_the_chosen(at(layer="1", variant="frozen_decoder")) == []
     choice = json.loads(Parameters(own).choice_settings(at()))
     assert choice["select"]["most_l0"] == 20 and [name for name, _ in choice["candidates"]] == names
