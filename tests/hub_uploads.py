@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
+from server import COMMIT, LocalServer
 
 
-class UploadHub:
+class UploadHub(LocalServer):
     """Keeps ``files`` (repository -> path -> bytes) and ``created`` (repository -> whether it is private).
 
     Takes only the token ``good``, and only repositories of ``owner``. ``requests`` are (method, path, Authorization).
@@ -23,20 +22,7 @@ class UploadHub:
         self.created: dict[str, bool] = {}
         self.requests: list[tuple[str, str, str | None]] = []
         self.stored: dict[str, bytes] = {}  # SHA-256 -> content, of large files
-        handler = type("Handler", (_Handler,), {"own": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-
-    def __enter__(self) -> UploadHub:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):

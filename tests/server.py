@@ -9,11 +9,31 @@ import threading
 import urllib.parse
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Self
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Server:
+class LocalServer:
+    """Answers requests in a thread, inside a ``with`` block; handlers find it as ``own``."""
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {"own": self}))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class Server(LocalServer):
     """Serves ``files`` (path -> bytes), and the repositories of ``hub`` (OWNER/NAME -> {path: bytes}).
 
     ``faults``: path -> list of what goes wrong with its next requests: a status, "drop" after half of the bytes,
@@ -31,20 +51,7 @@ class Server:
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.headers: dict[str, str] = {}
         self.disposed: dict[str, str] = {}
-        handler = type("Handler", (_Handler,), {"own": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-
-    def __enter__(self) -> Server:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(_Handler)
 
     def fault(self, path: str) -> object:
         """What goes wrong now."""

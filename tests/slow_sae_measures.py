@@ -1,8 +1,13 @@
-"""Moran's I and monosemanticity by their formulas, one pair at a time."""
+"""For the tests of SAE measures: a random SAE, and Moran's I and monosemanticity by their formulas, one pair at a time."""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
+
+from fgg.saes.sae import build_sae
+
+WIDTH, FEATURES = 12, 20
 
 
 def weights(grid, corners):
@@ -26,3 +31,13 @@ def slow_monosemanticity(activations, embeddings):
     pairs = [(n, m) for n in range(len(a)) for m in range(len(a)) if n != m]
     whole = sum(a[n] * a[m] for n, m in pairs)
     return sum(a[n] * a[m] * float(e[n] @ e[m]) for n, m in pairs) / whole
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_sae(k=4):
+    shapes = {"W_enc": (WIDTH, FEATURES), "W_dec": (FEATURES, WIDTH), "b_enc": (FEATURES,), "b_dec": (WIDTH,)}
+    tensors = {name: 0.3 * drawn(*shape, seed=number) for number, (name, shape) in enumerate(shapes.items())}
+    return build_sae(tensors, "topk", k=k)

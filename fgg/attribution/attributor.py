@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class Attributor:
         for key in list(self._jobs):
             self._attempt(key, lambda key=key: self._wanted.__setitem__(key, self._prepare(self._jobs[key])))
 
+    @cached_property
+    def _identity(self) -> dict[str, str]:
+        """What SAEs must belong to; the same for all jobs, since they share the model."""
+        return model_record(self._record["architecture"], self._jobs[self._own].model)
+
     def compute(self, piece: slice, tasks: Sequence[Task]) -> Mapping[str, Mapping[str, Any]]:
         """See `fgg.jobs.shared_work.Worker`."""
         keys = [task.key for task in tasks if task.key in self._wanted]
@@ -112,7 +118,7 @@ class Attributor:
                     raise FggError(
                         f"the gate at layer {layer} with construction {gate.construction!r} needs an SAE there"
                     )
-                check_sae(saes[layer], self._model, layer, model_record(self._record["architecture"], job.model))
+                check_sae(saes[layer], self._model, layer, self._identity)
         if control == "randomized_sae":
             seed = job.settings["seed"]
             saes = {layer: controls.randomized_sae(sae, seed, layer) for layer, sae in saes.items()}

@@ -43,7 +43,7 @@ from fgg.models.vit import patch_size
 from fgg.progress import batches
 from fgg.report.experiment_names import label
 from fgg.saes.provenance import model_record
-from fgg.saes.sae import check_sae, load_sae
+from fgg.saes.sae import load_for
 from fgg.tables import write_csv, write_json
 
 
@@ -116,10 +116,11 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
     identity = model_record(record["architecture"], arguments.model)
-    explained = explain(arguments, model, preprocess, split, record["classes"], device, identity)
+    saes = saes_of(arguments, model, identity)
+    explained = explain(arguments, model, preprocess, split, record["classes"], device, saes)
 
     cases = case_tables.case_table(explained, selection, gains, composites, columns)
-    cases = with_shares(cases, sizes(arguments, model, preprocess, split, explained, cases["image_id"], device))
+    cases = with_shares(cases, sizes(arguments, model, preprocess, split, explained, cases["image_id"], device, saes))
     features = case_tables.feature_table(explained, cases, columns)
     write_csv(folder / "cases.csv", cases)
     write_csv(folder / "features.csv", features)
@@ -176,6 +177,11 @@ def title(baseline: str) -> str:
     return methods()[baseline].title if baseline in methods() else baseline
 
 
+def saes_of(arguments: argparse.Namespace, model: Any, identity: Mapping[str, str]) -> dict[int, Any]:
+    """Layer -> SAE, on the model's device. Raises FggError if one does not belong to this model and layer."""
+    return {layer: load_for(folder, model, layer, identity) for layer, folder in sae_folders(arguments).items()}
+
+
 def explain(
     arguments: argparse.Namespace,
     model: Any,
@@ -183,12 +189,9 @@ def explain(
     split: Any,
     classes: list[str],
     device: torch.device,
-    identity: Mapping[str, str],
+    saes: Mapping[int, Any],
 ) -> case_tables.Explained:
-    """Maps, gates and dominant features of all explained images; maps and gates are read from the tables.
-
-    ``identity`` is the `fgg.saes.provenance.model_record` of the model, to which the SAEs must belong.
-    """
+    """Maps, gates and dominant features of all explained images; maps and gates are read from the tables."""
     settings, ids, gate = arguments.settings, split.image_ids, Gate(**arguments.experiment["gate"])
     maps, gates = arguments.results / "attributions", arguments.results / "gates" / f"{arguments.id}.parquet"
     gated = case_tables.read_rows(
@@ -202,9 +205,6 @@ def explain(
     before = seen_relevance(torch.from_numpy(vanilla), grid, size)
     after = seen_relevance(torch.from_numpy(gated["relevance"]), grid, size)
     change = after - before
-    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders(arguments).items()}
-    for layer, sae in saes.items():
-        check_sae(sae, model, layer, identity)
     target = torch.from_numpy(gated["target"])
     parts = []
     with arithmetic(settings["precision"], device):
@@ -243,10 +243,10 @@ def sizes(
     explained: case_tables.Explained,
     image_ids: Iterable[str],
     device: torch.device,
+    saes: Mapping[int, Any],
 ) -> dict[tuple[int, str], np.ndarray]:
     """Layer and image -> the sums of `sizes_of_terms` (N,), for some of the images."""
     gate = Gate(**arguments.experiment["gate"])
-    saes = {layer: load_sae(folder).to(device) for layer, folder in sae_folders(arguments).items()}
     found = {}
     with arithmetic(arguments.settings["precision"], device):
         for image_id in dict.fromkeys(image_ids):

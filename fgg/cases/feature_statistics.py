@@ -32,7 +32,7 @@ from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import at_patches, patch_size
 from fgg.progress import batches
 from fgg.saes.provenance import metadata_of, model_record
-from fgg.saes.sae import check_sae, load_sae
+from fgg.saes.sae import load_for
 from fgg.tables import read_csv, read_table, write_table
 
 BINS = 24  # of the histogram of a feature's activations
@@ -173,8 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(JOB_THREADS)
     settings, device = arguments.settings, resolve(arguments.settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
-    sae = load_sae(arguments.sae).to(device)
-    check_sae(sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
+    sae = load_for(arguments.sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
     batch = images_per_batch(model, settings["batch_size"])
     run = Run(model, sae, arguments.layer, batch, settings["precision"])
 

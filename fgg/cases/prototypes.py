@@ -25,7 +25,7 @@ from fgg.models.capture import capture
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.progress import batches
 from fgg.saes.provenance import model_record
-from fgg.saes.sae import check_sae, load_sae
+from fgg.saes.sae import load_for
 from fgg.tables import write_table
 
 # Number of codes that are processed at once; 2**26 floats are a quarter of a gigabyte.
@@ -119,8 +119,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = arguments.settings
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
-    sae = load_sae(arguments.sae).to(device)
-    check_sae(sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
+    sae = load_for(arguments.sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
     split = load_split(arguments.images, settings["prototype_images"], settings["seed"])
     parts = batches(len(split), images_per_batch(model, settings["batch_size"]), "prototypes")
     with arithmetic(settings["precision"], device):

@@ -25,7 +25,7 @@ from fgg.models.device import images_per_batch
 from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import check_layers, load_model
 from fgg.saes.provenance import model_record
-from fgg.saes.sae import check_sae, load_sae
+from fgg.saes.sae import load_for
 
 MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
 SPLITS = ("test", "val", "train")
@@ -162,8 +162,7 @@ def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:
             raise FggError(
                 f"no SAE for layer {layer} (there are: {have}); choose other --layers, or give --sae {layer}=PATH"
             )
-        found[layer] = load_sae(subject.saes[layer]).to(next(subject.model.parameters()).device)
-        check_sae(found[layer], subject.model, layer, subject.identity)
+        found[layer] = load_for(subject.saes[layer], subject.model, layer, subject.identity)
     return found
 
 

@@ -29,7 +29,7 @@ from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch,
 from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.progress import progress
 from fgg.saes.provenance import model_record
-from fgg.saes.sae import check_sae, load_sae
+from fgg.saes.sae import load_for
 from fgg.tables import write_table
 
 ALONE = "alone"
@@ -69,12 +69,10 @@ def main(argv: list[str] | None = None) -> None:
     settings = arguments.settings
     device = resolve(settings["device"])
     model, preprocess, record = model_files.load(arguments.model, device)
-    sae = load_sae(arguments.sae).to(device)
-    check_sae(sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
+    sae = load_for(arguments.sae, model, arguments.layer, model_record(record["architecture"], arguments.model))
     split = explained_split(arguments.images, settings)
-    if (limit := settings.get("limit")) is not None and limit < len(
-        split
-    ):  # of a sample, which max_images does not bound
+    limit = settings.get("limit")
+    if limit is not None and limit < len(split):  # a sample, which max_images does not bound
         step = len(split) // limit
         split = split.part(slice(0, step * limit, step))
     place = Place(model, sae, arguments.layer, rows_per_batch(model, device))

@@ -169,12 +169,8 @@ def _check_dataset(config: Config, name: str) -> Iterator[str]:
     if abs(sum(own["fractions"].values()) - 1) > 1e-9:
         yield f"{place}.fractions: {own['fractions']} do not add up to 1"
     yield from (f"{place}.{key}: {why}" for key, why in image_faults(own))
-    wanted = config.get("seeds")
-    repeated = wanted if isinstance(wanted, list) else (wanted or {}).get("sae", ())
-    yield from (
-        f"{place}.sae.{key}: {why}"
-        for key, why in sae_faults(own, max(len(repeated), len(own["sae"]["seeds"] or ())) > 1)
-    )
+    seeds = {each.seeds["sae"] for each in instances(config).values() if each.dataset == name}
+    yield from (f"{place}.sae.{key}: {why}" for key, why in sae_faults(own, len(seeds) > 1))
     try:
         grid = experiments(config, name)
     except FggError as error:

@@ -51,9 +51,6 @@ class Rows(Protocol):
     def first(self) -> Tensor:
         """The rows of the first filling of the buffer, (n, D)."""
 
-    def parts(self) -> Iterator[Tensor]:
-        """All rows, each once, in the order of the file."""
-
     def shuffled(self, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Endless batches of ``batch`` rows, from batch number ``start`` on."""
 
@@ -71,10 +68,6 @@ class InMemory:
     def first(self) -> Tensor:
         """All rows."""
         return self._rows
-
-    def parts(self) -> Iterator[Tensor]:
-        """All rows at once."""
-        yield self._rows
 
     def shuffled(self, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
         """Batches in a new order in each epoch; an incomplete last batch is left out."""
@@ -120,8 +113,6 @@ class Residuals:
     ) -> None:
         self._model, self._preprocess, self._layer = model, preprocess, layer
         self._split = load_split(images, max_images, seed)
-        if not len(self._split):
-            raise FggError(f"{images} has no images; an SAE needs some to be trained or measured on")
         self._skipped = 0 if prefix else model.num_prefix_tokens
         self._tokens = model.patch_embed.num_patches + model.num_prefix_tokens - self._skipped
         self._augmentation, self._seed = augmentation, seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,13 +9,14 @@ from typing import Any
 
 import torch
 
+from fgg.errors import FggError
+from fgg.saes.formats.torch_files import read_torch
 from fgg.tables import atomic
 
 SECONDS = 60.0  # between two savings
 COUNTERS = ("n_training_steps", "n_training_samples", "n_frac_active_samples")
 TENSORS = ("act_freq_scores", "n_forward_passes_since_fired")
 WHITENING = ("mean", "matrix", "inverse_matrix")
-DAMAGED = (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError)
 
 
 @dataclass
@@ -71,25 +71,24 @@ class Checkpoint:
         if not self.path.is_file():
             return False
         try:
-            state = torch.load(self.path, map_location=trainer.cfg.device, weights_only=True)
-            if state["key"] != self.key:
-                return False
-            trainer.sae.load_state_dict(state["sae"])
-            trainer.optimizer.load_state_dict(state["optimizer"])
-            trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
-            for name, own in trainer.coefficient_schedulers.items():
-                own.load_state_dict(state["coefficients"][name])
-            for name in (*COUNTERS, *TENSORS):
-                setattr(trainer, name, state[name])
-            trainer.activation_scaler.scaling_factor = state["scaling_factor"]
-            trainer.activation_scaler.whitening = state["whitening"] and ActivationWhitening(**state["whitening"])
-            torch.set_rng_state(state["generator"].cpu())
-            self.points[:] = state["points"]
-        except DAMAGED:
+            state = read_torch(self.path.read_bytes())  # verifies the checksums, which torch alone does not
+            known = state["key"]
+        except (FggError, OSError, LookupError, TypeError):
             print(f"note: {self.path} is damaged; the training starts anew")
             return False
+        if known != self.key:
+            return False
+        trainer.sae.load_state_dict(state["sae"])
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        for name, own in trainer.coefficient_schedulers.items():
+            own.load_state_dict(state["coefficients"][name])
+        for name in COUNTERS:
+            setattr(trainer, name, state[name])
+        for name in TENSORS:
+            setattr(trainer, name, state[name].to(trainer.cfg.device))
+        trainer.activation_scaler.scaling_factor = state["scaling_factor"]
+        trainer.activation_scaler.whitening = state["whitening"] and ActivationWhitening(**state["whitening"])
+        torch.set_rng_state(state["generator"])
+        self.points[:] = state["points"]
         return True
-
-    def remove(self) -> None:
-        """Delete the file."""
-        self.path.unlink(missing_ok=True)

@@ -62,6 +62,13 @@ def read_sae(path: str | Path) -> Any:
     return sae.eval().requires_grad_(False)
 
 
+def load_for(path: str | Path, model: VisionTransformer, layer: int, weights: Mapping[str, str] | None = None) -> Any:
+    """Load an SAE for a layer of a model, onto the model's device. Raises the errors of `load_sae` and `check_sae`."""
+    sae = load_sae(path).to(next(model.parameters()).device)
+    check_sae(sae, model, layer, weights)
+    return sae
+
+
 def check_sae(
     sae: Any,
     model: VisionTransformer,

@@ -117,10 +117,11 @@ def test_case_studies_refuse_an_sae_of_another_model(folder, other):
         given = (arguments, model, preprocess, split, record["classes"], torch.device("cpu"))
         identity = model_record(record["architecture"], home)
         if place is folder:
-            assert set(command.explain(*given, identity).dominant) == set(tiny.LAYERS)
+            saes = command.saes_of(arguments, model, identity)
+            assert set(command.explain(*given, saes).dominant) == set(tiny.LAYERS)
         else:
             with pytest.raises(FggError, match="was made for the model"):
-                command.explain(*given, identity)
+                command.saes_of(arguments, model, identity)
 
 
 @pytest.mark.parametrize("warnings", [{}, {1: ""}, {1: SAID}], ids=["unknown", "sound", "weak"])

@@ -9,24 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from slow_sae_measures import slow_monosemanticity, slow_moran, weights
+from slow_sae_measures import FEATURES, WIDTH, drawn, random_sae, slow_monosemanticity, slow_moran, weights
 
 from fgg.saes.monosemanticity import ClassSelectivity, Monosemanticity
-from fgg.saes.sae import build_sae
 from fgg.saes.spatial import Spatial, morans_i
 
-WIDTH, FEATURES, LAYER = 12, 20, 1
+LAYER = 1
 CPU = torch.device("cpu")
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_sae(k=4):
-    shapes = {"W_enc": (WIDTH, FEATURES), "W_dec": (FEATURES, WIDTH), "b_enc": (FEATURES,), "b_dec": (WIDTH,)}
-    tensors = {name: 0.3 * drawn(*shape, seed=number) for number, (name, shape) in enumerate(shapes.items())}
-    return build_sae(tensors, "topk", k=k)
 
 
 # ---- spatial autocorrelation

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from slow_sae_measures import slow_monosemanticity, slow_moran, weights
+from slow_sae_measures import FEATURES, WIDTH, drawn, random_sae, slow_monosemanticity, slow_moran, weights
 
 from fgg.comparison.sae_table import MEASURES
 from fgg.data.load import load_split
@@ -18,20 +18,10 @@ from fgg.models.vit import load_model
 from fgg.saes import bases, measures
 from fgg.saes.held_out import measure_held_out, patches_and_embeddings
 from fgg.saes.measures import Reconstruction, measure
-from fgg.saes.sae import build_sae, load_sae
+from fgg.saes.sae import load_sae
 
-WIDTH, FEATURES, LAYER = 12, 20, 1
+LAYER = 1
 CPU = torch.device("cpu")
-
-
-def drawn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def random_sae(k=4):
-    shapes = {"W_enc": (WIDTH, FEATURES), "W_dec": (FEATURES, WIDTH), "b_enc": (FEATURES,), "b_dec": (WIDTH,)}
-    tensors = {name: 0.3 * drawn(*shape, seed=number) for number, (name, shape) in enumerate(shapes.items())}
-    return build_sae(tensors, "topk", k=k)
 
 
 def of_codes(codes):

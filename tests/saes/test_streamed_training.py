@@ -213,7 +213,7 @@ def test_a_killed_training_ends_in_the_same_numbers(architecture, kind, tmp_path
     assert last.points == undisturbed.points and len(last.points) == 10
 
 
-@pytest.mark.parametrize("damage", ["cut", "text", "other key"])
+@pytest.mark.parametrize("damage", ["cut", "text", "one bit", "other key"])
 def test_a_state_that_is_damaged_or_of_another_training_is_not_resumed(damage, tmp_path, capsys):
     rows, settings = rows_of(), {**TRAIN, "architecture": "topk", "normalize": "none"}
     state = Checkpoint(tmp_path / "state", "key", seconds=0.0)
@@ -221,6 +221,10 @@ def test_a_state_that_is_damaged_or_of_another_training_is_not_resumed(damage, t
     assert state.path.is_file()
     if damage == "cut":
         state.path.write_bytes(state.path.read_bytes()[:-100])
+    elif damage == "one bit":  # in the weights, which torch would load without a word
+        data, weights = bytearray(state.path.read_bytes()), torch.load(state.path)["sae"]["W_enc"].numpy().tobytes()
+        data[data.index(weights) + len(weights) // 2] ^= 16
+        state.path.write_bytes(data)
     elif damage == "text":
         state.path.write_text("nothing")
     key = "another" if damage == "other key" else "key"
