@@ -54,7 +54,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 ReturnToService=2
-MinJobAge=600
+MinJobAge=86400
 GresTypes=gpu
 NodeName=$node NodeAddr=127.0.0.1 CPUs=8 RealMemory=96000 Gres=gpu:pretended:2
 PartitionName=tests Nodes=ALL Default=YES MaxTime=INFINITE
