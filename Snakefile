@@ -20,6 +20,7 @@ include: "workflow/rules/comparison.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/selection.smk"
 include: "workflow/rules/cases.smk"
+include: "workflow/rules/again.smk"
 
 
 rule all:

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fgg.checksums import check, write_record
 from fgg.errors import FggError, parse_json
 from fgg.liveness import alive, check_wanted
 
@@ -29,7 +30,7 @@ SCHEMA_VERSION = 1
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the target's folder, and move it to ``path`` on success.
+    """Yield a temporary path in the target's folder, and move it to ``path`` on success, with a record of its checksum.
 
     Operating-system errors name ``path``. Temporary files that killed processes of this machine left there are removed.
 
@@ -53,6 +54,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
             os.umask(umask)
             temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
             check_wanted()
+            write_record(path, temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -100,19 +102,21 @@ def write_table(
     marks = {**(table.schema.metadata or {}), b"fgg": json.dumps(note, sort_keys=True).encode()}
     table = table.replace_schema_metadata(marks)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a Parquet table.
+    """Read a Parquet table whose pages and, if it has a record, whose content fit their checksums.
 
     Raises:
         FggError: the file is missing, damaged, or lacks a column.
     """
+    check(path)
     if Path(path).is_dir():
         raise FggError(f"{path} is a folder, but a table is needed; move it away and run the workflow again")
     try:
-        return pq.read_table(path, columns=list(columns) if columns is not None else None, partitioning=None)
+        wanted = list(columns) if columns is not None else None
+        return pq.read_table(path, columns=wanted, partitioning=None, page_checksum_verification=True)
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; run the workflow to make it") from None
     except PermissionError:
@@ -160,6 +164,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         FggError: the file is missing or damaged.
     """
     again = "delete it and run the workflow again"
+    check(path)
     try:
         place = str(path).replace("{", "{{").replace("}", "}}")
         return parse_json(Path(path).read_text(encoding="utf-8"), f"{place} lacks {{key}}; {again}")
@@ -183,6 +188,7 @@ def read_csv(path: str | Path, texts: Sequence[str] = ()) -> Any:
     """
     import pandas as pd  # imported here so that jobs without frames start faster
 
+    check(path)
     try:
         return pd.read_csv(path, dtype=dict.fromkeys(texts, str))
     except FileNotFoundError:

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fgg.checksums import checksum
 from fgg.degeneracy import measured, note
 from fgg.jobs.command import add_arguments
 from fgg.jobs.shards import WHOLE, Shard
-from fgg.jobs.shared_work import Task, checksum, group_of
+from fgg.jobs.shared_work import Task, group_of
 from fgg.tables import read_json
 
 ABOUT = "Attributions of one experiment: the relevance of every patch of every image of a split, and the gates."

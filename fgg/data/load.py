@@ -137,7 +137,7 @@ class Split:
         if column != "image" and not self.has(column):
             raise FggError(f"{self.path} has no column {column}; its images have no such masks or variants")
         try:
-            with pq.ParquetFile(self.path) as file:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
                 sizes = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
                 starts = np.cumsum([0, *sizes])
                 groups = np.searchsorted(starts, rows, side="right") - 1

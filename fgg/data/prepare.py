@@ -225,7 +225,9 @@ def _write(
     schema = schema.with_metadata({**schema.metadata, b"fgg": note.encode()})
     with (
         tables.atomic(path) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="zstd", use_dictionary=["label_name"]) as writer,
+        pq.ParquetWriter(
+            temporary, schema, compression="zstd", use_dictionary=["label_name"], write_page_checksum=True
+        ) as writer,
     ):
         for rows in _groups(images, classes, columns):
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fgg.checksums import checksum
 from fgg.jobs.command import add_arguments
 from fgg.jobs.shards import WHOLE, Shard
-from fgg.jobs.shared_work import Task, checksum, group_of
+from fgg.jobs.shared_work import Task, group_of
 
 ABOUT = "Faithfulness of one experiment's attributions, by one metric or several."
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -28,12 +27,13 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from fgg.checksums import SHARED
 from fgg.errors import FggError
 from fgg.jobs.merge import join_tables, write_empty
 from fgg.progress import Progress
 from fgg.tables import as_table, atomic, read_made_from, read_table, write_table
 
-FOLDER = "FGG_SHARED"  # environment variable: the folder that the jobs of a run share
+FOLDER = SHARED
 PIECES = 16  # approximate number, so that a large dataset does not become many small files
 
 Columns = Mapping[str, Any]
@@ -225,32 +225,3 @@ class _Shelf:
 def group_of(*parts: Any) -> str:
     """The name of a group: equal for equal parts."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
-
-
-def checksum(path: Path) -> str:
-    """SHA-256 of a file; cached for the run as long as its size and date stay the same.
-
-    Raises:
-        FggError: the file does not exist.
-    """
-    try:
-        facts = path.stat()
-    except FileNotFoundError:
-        raise FggError(f"{path} does not exist; check the path, or run the workflow to make it") from None
-    if path.is_dir():
-        raise FggError(f"{path} is a folder, but a file is needed; move it away and run the workflow again")
-    return _checksum(path.resolve(), facts.st_size, facts.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=256)
-def _checksum(path: Path, size: int, changed: int) -> str:
-    shared = os.environ.get(FOLDER)
-    note = Path(shared, "checksums", group_of(str(path), size, changed)) if shared else None
-    if note is not None and note.is_file() and (known := note.read_text(encoding="ascii")):
-        return known
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if note is not None:
-        with atomic(note) as temporary:
-            temporary.write_text(found, encoding="ascii")
-    return found

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 
+from fgg.checksums import check
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
 from fgg.models import zero_shot
@@ -46,6 +47,7 @@ def load(folder: str | Path, device: torch.device) -> tuple[VisionTransformer, P
         model = blank(record)
     except (KeyError, TypeError) as error:
         raise FggError(f"{folder / 'model.json'} lacks {error}; delete the folder and run the workflow again") from None
+    check(folder / "model.safetensors")
     fill(model, read(folder / "model.safetensors"), folder / "model.safetensors")
     return model.to(device), preprocess, record
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fgg.catalogue import DICTIONARIES, EXTERNAL, SANITY
 from fgg.data.locations import contents, fetched
-from fgg.data.sources.registry import sources
+from fgg.data.sources.registry import masks_folder, sources
 from fgg.experiments import candidates, has_gates, prototype_split, role
 from fgg.pipeline.deletion_inputs import DeletionInputs
 from fgg.pipeline.feature_inputs import FeatureInputs
@@ -76,6 +76,11 @@ class Inputs(DeletionInputs, FeatureInputs, SaeInputs):
         sample = self._study.settings[wildcards.dataset]["sample"]
         return [sample["ids"]] if isinstance(sample, dict) else []
 
+    def pictures(self, wildcards: Any) -> list[str]:
+        """The folder of images and that of masks that a dataset's settings name, and the list of images to explain."""
+        own = self._study.settings[wildcards.dataset]
+        return [path for path in (own["path"], masks_folder(own)) if path] + self.sample_file(wildcards)
+
     def model_weights(self, wildcards: Any) -> list[str]:
         """The files from which a model is made."""
         model = self._study.settings[wildcards.dataset]["model"]
@@ -86,6 +91,11 @@ class Inputs(DeletionInputs, FeatureInputs, SaeInputs):
     def sae_weights(self, wildcards: Any) -> list[str]:
         """The files from which a layer's SAE is made."""
         return own_files(self._study.settings[wildcards.dataset]["sae"]["weights"], [wildcards.layer])
+
+    def all_sae_weights(self, wildcards: Any) -> list[str]:
+        """The files from which the SAEs of all layers are made."""
+        own = self._study.settings[wildcards.dataset]["sae"]
+        return own_files(own["weights"], own["layers"])
 
     def gate_saes(self, wildcards: Any) -> list[str]:
         """The weights of the SAEs that an experiment reads."""

@@ -5,24 +5,25 @@ Methods that rules use as params take Snakemake's wildcards and read their attri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 from fgg.attribution.registry import find_method
 from fgg.cases.feature_names import read_feature_names
 from fgg.catalogue import EXTERNAL
 from fgg.data.locations import of_layer
-from fgg.data.sources.registry import masks_folder, sources
+from fgg.data.sources.registry import sources
 from fgg.faithfulness.measures import all_fills
 from fgg.faithfulness.registry import find_metric
 from fgg.pipeline.code_hashes import code_hash, folder_hash, foreign_hash
+from fgg.pipeline.content import content_hash
 from fgg.pipeline.environment import accelerators, doubled
 from fgg.pipeline.image_checks import PLANTED
 from fgg.pipeline.job_settings import as_json, pick
 from fgg.pipeline.sae_checks import BASES
 from fgg.pipeline.study import PACKAGE, SWEEP, Study
-from fgg.pipeline.user_files import folder_digest
 from fgg.registry import Declaration
 from fgg.saes.formats.registry import sae_formats
 from fgg.saes.sweep import first
@@ -116,10 +117,9 @@ class Parameters:
         """The row of a source in the table of sources."""
         return as_json(asdict(self._study.sources[wildcards.source]))
 
-    def pictures(self, wildcards: Any) -> str:
-        """A digest of the image folder and of the folder of masks, so that changed pictures are noticed."""
-        own = self._study.settings[wildcards.dataset]
-        return folder_digest(own["path"]) + folder_digest(masks_folder(own))
+    def content(self, files: Callable[[Any], list[str]]) -> Callable[[Any], str]:
+        """A param: a hash of the content of the user's files that a rule reads."""
+        return lambda wildcards: content_hash(files(wildcards))
 
     def experiment(self, wildcards: Any) -> str:
         """An experiment's settings."""
@@ -190,6 +190,18 @@ class Parameters:
         """All settings of the datasets that are run."""
         own = {name: self._study.config["datasets"][name] for name in self._study.config["run"]}
         return as_json({**self._study.config, "datasets": own})
+
+    def user_files(self, files: Mapping[str, Callable[[Any], list[str]]]) -> Callable[[Any], str]:
+        """A param: per dataset, hashes of the content of the user's files, by what they are."""
+
+        def of(wildcards: Any = None) -> str:
+            found = {}
+            for name in self._study.settings:
+                own = SimpleNamespace(dataset=name)
+                found[name] = {what: content_hash(paths(own)) for what, paths in files.items()}
+            return as_json(found)
+
+        return of
 
     def gpus(self, wildcards: Any) -> int:
         """The number of GPUs that a job requests if it runs a model."""

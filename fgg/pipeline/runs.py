@@ -21,6 +21,7 @@ from typing import TextIO
 
 from fgg.errors import FggError
 from fgg.liveness import RUN
+from fgg.pipeline.again import helping
 
 FOLDER = Path(".snakemake")
 SHARED = FOLDER / "fgg" / "shared"  # what the jobs of a run share (fgg.jobs.shared_work)
@@ -44,6 +45,8 @@ def enter(folder: Path) -> str | None:
     Raises:
         FggError: the folder is not writable.
     """
+    if helping():  # the run that it helps has done all this
+        return None
     os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
     atexit.register(_tell, folder)
     locks = sorted((folder / FOLDER / "locks").glob("*.lock"))
@@ -79,6 +82,8 @@ def claim(folder: Path) -> None:
     Raises:
         FggError: another run has locked it.
     """
+    if _held or helping():
+        return
     try:
         file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
     except OSError:
@@ -92,6 +97,20 @@ def claim(folder: Path) -> None:
     _held.append(file)
 
 
+def busy(folder: Path) -> bool:
+    """Whether another run is at work in a folder."""
+    file = folder / FOLDER / "fgg.lock"
+    if not file.is_file() or _held:
+        return False
+    with file.open(encoding="utf-8") as lock:
+        return _try(lock) is False
+
+
+def locked() -> list[int]:
+    """The open files that hold this process's lock."""
+    return [file.fileno() for file in _held]
+
+
 def tidy(shared: Path) -> None:
     """Remove the shared files of a finished run's jobs."""
     shutil.rmtree(shared, ignore_errors=True)
@@ -99,10 +118,8 @@ def tidy(shared: Path) -> None:
 
 def _tell(folder: Path) -> None:
     """Print, at the end of a process that has not locked the folder, which other run has."""
-    if _held or not (folder / FOLDER / "fgg.lock").is_file():
-        return
-    with (folder / FOLDER / "fgg.lock").open(encoding="utf-8") as file:
-        if _try(file) is False:
+    if busy(folder):
+        with (folder / FOLDER / "fgg.lock").open(encoding="utf-8") as file:
             print(f"note: {BUSY.format(owner=_owner(file), folder=folder)}", file=sys.stderr)
 
 

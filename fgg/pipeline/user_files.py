@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import glob
-import hashlib
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgg.data import locations
 from fgg.data.sources.registry import sources as known_sources
-from fgg.pipeline.job_settings import as_json
-
-
-def folder_digest(path: str | None) -> str:
-    """A hash of the names, sizes and dates of the files in a folder, so that changed pictures are prepared again."""
-    if not path or not Path(path).is_dir():
-        return ""
-    files = sorted(file for file in Path(path).rglob("*") if file.is_file())
-    facts = [(file.relative_to(path).as_posix(), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(as_json(facts).encode()).hexdigest()[:12]
 
 
 def own_files(weights: str | Mapping[str, str], layers: Sequence[Any] = ("",)) -> list[str]:

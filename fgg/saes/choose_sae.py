@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from fgg.checksums import check
 from fgg.errors import FggError
 from fgg.jobs.command import add_arguments, command
 from fgg.saes.sweep import COLUMNS
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     chosen = frame.loc[frame["chosen"], "name"].item()
     place, by = arguments.folder / chosen / f"layer_{arguments.layer}", in_words(settings["select"])
     for name in FILES:
+        check(place / name)
         with atomic(arguments.output / name) as temporary:
             shutil.copyfile(place / name, temporary)
     record = read_json(place / "metrics.json")

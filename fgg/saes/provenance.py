@@ -5,12 +5,12 @@ The record holds no date and no path, so that the same settings give the same by
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fgg import __version__
+from fgg.checksums import digest
 from fgg.errors import FggError
 from fgg.saes.place import RESIDUAL, UNCHECKED
 
@@ -31,8 +31,7 @@ def metadata_of(sae: Any) -> dict[str, Any]:
 
 def file_hash(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits. Raises OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(path)
 
 
 def model_record(architecture: str, folder: Path) -> dict[str, str]:

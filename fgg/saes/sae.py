@@ -9,6 +9,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from fgg.checksums import check
 from fgg.data.locations import locate
 from fgg.errors import FggError
 from fgg.saes.formats.registry import sae_formats
@@ -51,6 +52,8 @@ def read_sae(path: str | Path) -> Any:
     path = locate(path, "sae.weights")
     if not path.exists():
         raise FggError(f"sae.weights: {path} does not exist; check the path, or set 'train' to train an SAE")
+    for name in SAE_FILES:
+        check(path / name)
     found = (known.declaration.load()(path) for known in sae_formats())
     sae = next((own for own in found if own is not None), None)
     if sae is None:

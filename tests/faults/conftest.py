@@ -10,6 +10,8 @@ import pytest
 from pictures import draw
 from small_workflow import planned, run
 
+from fgg.checksums import FOLDER as RECORDS
+
 
 def pictures(folder: Path) -> Path:
     """Draw the pictures of the small workflow into a folder, and return it."""
@@ -40,9 +42,12 @@ def finished(tmp_path_factory) -> tuple[Path, dict[str, list[str]]]:
 
 @pytest.fixture
 def copy(finished, tmp_path, monkeypatch) -> tuple[Path, dict[str, list[str]]]:
-    """A copy of the finished folder, which is the working folder; and the commands."""
+    """A copy of the finished folder, which is the working folder; and the commands.
+
+    Without the records of checksums, so that what a reader finds by itself is tested; test_damage.py has them.
+    """
     made, commands = finished
     for place in ("pictures", "data", "results"):
-        shutil.copytree(made / place, tmp_path / place)
+        shutil.copytree(made / place, tmp_path / place, ignore=shutil.ignore_patterns(RECORDS))
     monkeypatch.chdir(tmp_path)
     return tmp_path, commands

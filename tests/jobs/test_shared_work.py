@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fgg.checksums import checksum
 from fgg.errors import FggError
 from fgg.jobs import shared_work
-from fgg.jobs.shared_work import FOLDER, Task, checksum, cut, fulfil
+from fgg.jobs.shared_work import FOLDER, Task, cut, fulfil
 from fgg.tables import read_made_from, read_settings, read_table
 
 

@@ -17,7 +17,7 @@ from fgg.pipeline.code_hashes import code_hash
 from fgg.pipeline.environment import accelerators, use_environment
 from fgg.pipeline.job_settings import as_json, pick
 from fgg.pipeline.study import known_layers, warn_degenerate
-from fgg.pipeline.user_files import folder_digest, missing_files, own_files
+from fgg.pipeline.user_files import missing_files, own_files
 
 ROOT = Path(__file__).parents[2]
 FILES = {
@@ -298,19 +298,6 @@ def test_light_modules_import_no_torch(module):
 
 
 # ---- files of one's own
-
-
-def test_changed_pictures_change_the_digest(tmp_path):
-    folder = tmp_path / "pictures" / "a"
-    folder.mkdir(parents=True)
-    (folder / "1.png").write_bytes(b"one")
-    first = folder_digest(str(tmp_path / "pictures"))
-    assert first == folder_digest(str(tmp_path / "pictures")) != ""
-    (folder / "2.png").write_bytes(b"two")
-    second = folder_digest(str(tmp_path / "pictures"))
-    (folder / "2.png").write_bytes(b"three")
-    assert len({first, second, folder_digest(str(tmp_path / "pictures"))}) == 3
-    assert folder_digest(None) == folder_digest(str(tmp_path / "absent")) == ""
 
 
 def test_own_files():

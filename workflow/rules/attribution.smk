@@ -3,7 +3,7 @@ rule attribution:
         images=inputs.explained_images,
         model=inputs.model_files,
         saes=inputs.gate_saes,
-        maps=inputs.given_maps,
+        maps=ancient(inputs.given_maps),
         chosen=inputs.chosen_options,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
@@ -26,6 +26,7 @@ rule attribution:
         experiment=parameters.experiment,
         settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "max_images"),
         shard=parameters.shard,
+        content=parameters.content(inputs.given_maps),
         code=parameters.attribution_code,
     message:
         "Attributions of {wildcards.dataset}: {wildcards.shard}{wildcards.experiment}"

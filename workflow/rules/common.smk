@@ -4,9 +4,7 @@ import sys
 from pathlib import Path
 
 from fgg.errors import FggError
-from fgg.jobs.plan import note_plan
 from fgg.pipeline import runs
-from fgg.pipeline.commands import plan
 from fgg.pipeline.environment import use_environment
 from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
@@ -59,6 +57,7 @@ localrules:
     feature_deletion_summary,
     readme,
     pages,
+    manifest,
     summary,
 
 
@@ -84,20 +83,3 @@ def feature_page_names(wildcards):
         "layer": wildcards.get("layer", "all"),
         "page": "list" if own == "index" else own,
     }
-
-
-onstart:
-    try:
-        runs.claim(Path.cwd())
-        if workflow.local_exec:
-            note_plan(runs.SHARED, plan(study, inputs))
-    except FggError as error:
-        raise WorkflowError(str(error))
-
-
-onsuccess:
-    runs.tidy(runs.SHARED)
-
-
-onerror:
-    print(runs.advice(log), file=sys.stderr)

@@ -100,12 +100,7 @@ rule sanity:
 rule summary:
     input:
         table="results/comparison.parquet",
-        figures=expand("results/figures/{dataset}_hypotheses.png", dataset=study.shown),
-        extra=inputs.extra_tables,
-        cases=inputs.case_studies,
-        features=inputs.feature_pages,
-        readme="results/README.md",
-        pages=[f"results/{name}.html" for name in inputs.pages()],
+        record="results/manifest.json",  # of all other results
     output:
         report(
             "results/summary.csv",

@@ -19,7 +19,7 @@ rule download:
 rule prepare:
     input:
         downloaded=inputs.downloaded_images,
-        sample=inputs.sample_file,
+        sample=ancient(inputs.sample_file),
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
@@ -33,7 +33,7 @@ rule prepare:
         **parameters.needs("prepare"),
     params:
         settings=parameters.prepare_settings,
-        pictures=parameters.pictures,
+        content=parameters.content(inputs.pictures),
         code=parameters.source_code,
     message:
         "Preparing the images of {wildcards.dataset}"

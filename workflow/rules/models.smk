@@ -1,7 +1,7 @@
 rule model:
     input:
         data=inputs.prepared_dataset,
-        own=inputs.model_weights,
+        own=ancient(inputs.model_weights),
     output:
         weights="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
@@ -18,6 +18,7 @@ rule model:
     params:
         data=inputs.prepared_folder,
         settings=parameters.model_settings,
+        content=parameters.content(inputs.model_weights),
         code=parameters.code("fgg.models.build_model"),
     message:
         "Making the model of {wildcards.dataset}"
@@ -30,7 +31,7 @@ rule sae:
     input:
         model=inputs.model_files,
         data=inputs.prepared_dataset,
-        own=inputs.sae_weights,
+        own=ancient(inputs.sae_weights),
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
@@ -51,6 +52,7 @@ rule sae:
         model=inputs.model_folder,
         data=inputs.prepared_folder,
         settings=parameters.sae_settings,
+        content=parameters.content(inputs.sae_weights),
         code=parameters.sae_code,
         like=[],
         output=subpath(output.config, parent=True),
@@ -83,6 +85,7 @@ use rule sae as sae_variant with:
         model=inputs.model_folder,
         data=inputs.prepared_folder,
         settings=parameters.sae_settings,
+        content="",
         code=parameters.sae_code,
         like=inputs.like_arguments,
         output=subpath(output.config, parent=True),

@@ -114,3 +114,37 @@ rule pages:
     shell:
         "python -m fgg.report.pages --results results --pages {params.names} --cases {input.cases}"
         " --configuration {params.configuration:q} --output results > {log} 2>&1"
+
+
+rule manifest:
+    input:
+        table="results/comparison.parquet",
+        figures=expand("results/figures/{dataset}_hypotheses.png", dataset=study.shown),
+        extra=inputs.extra_tables,
+        cases=inputs.case_studies,
+        features=inputs.feature_pages,
+        readme="results/README.md",
+        pages=[f"results/{name}.html" for name in inputs.pages()],
+    output:
+        record="results/manifest.json",
+    log:
+        "logs/manifest.log",
+    conda:
+        "../../envs/fgg.yaml"
+    resources:
+        **parameters.needs("readme"),
+    params:
+        configuration=parameters.whole_configuration,
+        inputs=parameters.user_files(
+            {
+                "images": inputs.pictures,
+                "model": inputs.model_weights,
+                "saes": inputs.all_sae_weights,
+            }
+        ),
+        code=parameters.code("fgg.report.manifest"),
+    message:
+        "Recording the run"
+    shell:
+        "python -m fgg.report.manifest --configuration {params.configuration:q} --inputs {params.inputs:q}"
+        " --output {output.record} > {log} 2>&1"

@@ -4,7 +4,7 @@ use rule attribution as validation_attribution with:
         images=inputs.validation_images,
         model=inputs.model_files,
         saes=inputs.gate_saes,
-        maps=inputs.given_maps,
+        maps=ancient(inputs.given_maps),
         chosen=inputs.chosen_options,
     output:
         relevance=piece(
@@ -20,6 +20,7 @@ use rule attribution as validation_attribution with:
         experiment=parameters.experiment,
         settings=parameters.settings_of(*EXPLAINED_KEYS, *RUN_KEYS, "select.max_images"),
         shard=parameters.shard,
+        content=parameters.content(inputs.given_maps),
         code=parameters.attribution_code,
 
 

@@ -98,7 +98,9 @@ def _pictures(path: Path, chosen: list[str]) -> dict:
     import pyarrow.parquet as pq
 
     read_table(path, columns=["image_id"])  # raises an error for a missing or damaged file
-    rows = pq.read_table(path, columns=["image_id", "image"], filters=[("image_id", "in", chosen)]).to_pylist()
+    wanted = [("image_id", "in", chosen)]
+    table = pq.read_table(path, columns=["image_id", "image"], filters=wanted, page_checksum_verification=True)
+    rows = table.to_pylist()
     found = {row["image_id"]: decode(row["image"]["bytes"], row["image_id"]) for row in rows}
     missing = sorted(set(chosen) - set(found))
     if missing:

@@ -1,0 +1,95 @@
+"""What a run does about the outputs of its folder, at its start and at its end. Does not import torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgg.pipeline import outputs, runs
+from fgg.pipeline.again import Command, helping
+from fgg.pipeline.outputs import Outputs
+
+
+class Tending:
+    """Looks after deleted and damaged files, and those of another configuration.
+
+    Args:
+        folder: the run's working folder.
+        patterns: for `fgg.pipeline.outputs.targets`.
+        command: the run's command line, if it is a plain one.
+    """
+
+    def __init__(self, folder: Path, patterns: Sequence[tuple[Any, bool]], command: Command | None) -> None:
+        self._folder, self._target = folder, outputs.targets(patterns)
+        self._command = command
+        self._later: list[str] = []
+
+    def before(self) -> Iterator[str]:
+        """Before jobs are planned: notes for the user; after the last one, deleted and damaged files are made again.
+
+        Raises:
+            FggError: another run is at work in the folder, or a file cannot be made again.
+        """
+        command, folder = self._command, self._folder
+        if command is None or (command.dry and runs.busy(folder)):
+            return
+        if not command.dry:
+            runs.claim(folder)
+        known = Outputs.read(folder)
+        if not command.dry and (back := known.bring_back(folder, self._target)):
+            yield f"note: results of this configuration, which lay aside, are back: {outputs.named(back)}"
+        damaged = known.damaged(folder)
+        deleted = self._makeable(known.deleted(folder))
+        if not outputs.remains(folder):  # the run has work to do, and may make them on its way
+            deleted, self._later = [], deleted
+        yield from outputs.notes(deleted, damaged, "it would be made again" if command.dry else "it is made again")
+        if remark := outputs.other_versions(folder):
+            yield remark
+        targets = sorted({*deleted, *self._makeable(damaged)})
+        if not command.dry:
+            for path in damaged:
+                outputs.put_aside(folder, path, outputs.DAMAGED)
+            known.seen = {path for path in known.planned if (folder / path).exists()} | {*deleted, *self._later}
+            known.write(folder)
+        self._again(command, targets)
+
+    def start(self, planned: Iterable[str]) -> Iterator[str]:
+        """When the jobs are planned: put the results of another configuration aside; notes for the user."""
+        if helping():
+            return
+        known = Outputs.read(self._folder)
+        if gone := known.plan(self._folder, map(str, planned)):
+            yield (
+                f"note: results of another configuration are put aside, into {outputs.ASIDE}: {outputs.named(gone)}; they "
+                "come back with their configuration (to keep the results of both, use --directory)"
+            )
+        known.write(self._folder)
+
+    def end(self) -> None:
+        """After a run: make again what was deleted and was not made on the way.
+
+        Raises:
+            FggError: a file cannot be made again.
+        """
+        if helping():
+            return
+        missing = [path for path in self._later if not (self._folder / path).exists()]
+        if missing and self._command:
+            self._again(self._command, missing)
+        self.note()
+
+    def note(self) -> None:
+        """Note which outputs exist."""
+        if not helping():
+            known = Outputs.read(self._folder)
+            known.look(self._folder)
+            known.write(self._folder)
+
+    def _again(self, command: Command, targets: Sequence[str]) -> None:
+        if targets:
+            there = [path for path in targets if (self._folder / path).exists()]  # folders that lack a file
+            command.run(self._folder, targets, there, runs.locked())
+
+    def _makeable(self, paths: Iterable[str]) -> list[str]:
+        return [target for target in map(self._target, paths) if target and not target.startswith(outputs.DOWNLOADS)]

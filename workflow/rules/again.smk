@@ -1,0 +1,62 @@
+# Deleted and damaged files are made again before the run that was asked for, by a run of their own (fgg/pipeline/again.py).
+# Included last, when all rules are known.
+from snakemake.cli import get_argument_parser
+
+from fgg.jobs.plan import note_plan
+from fgg.pipeline.again import typed
+from fgg.pipeline.commands import plan
+from fgg.pipeline.tending import Tending
+
+tending = Tending(
+    Path.cwd(),
+    [
+        (path.regex(), path.is_directory)
+        for rule in workflow.rules
+        for path in rule.output
+        if not path.is_temp
+    ],
+    (
+        typed(
+            sys.argv,
+            get_argument_parser(),
+            workflow.main_snakefile,
+            workflow.overwrite_configfiles,
+        )
+        if workflow.is_main_process
+        else None
+    ),
+)
+try:
+    for remark in tending.before():
+        print(remark, file=sys.stderr, flush=True)
+except FggError as error:
+    raise WorkflowError(str(error))
+
+
+onstart:
+    try:
+        runs.claim(Path.cwd())
+        if workflow.local_exec:
+            note_plan(runs.SHARED, plan(study, inputs))
+        for remark in tending.start(
+            path
+            for job in workflow.dag.jobs
+            for path in job.output
+            if not path.is_temp
+        ):
+            print(remark, file=sys.stderr, flush=True)
+    except FggError as error:
+        raise WorkflowError(str(error))
+
+
+onsuccess:
+    runs.tidy(runs.SHARED)
+    try:
+        tending.end()
+    except FggError as error:
+        raise WorkflowError(str(error))
+
+
+onerror:
+    print(runs.advice(log), file=sys.stderr)
+    tending.note()
