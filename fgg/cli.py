@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
             share(arguments)
         else:
             print("\n".join(LISTS[arguments.part]()))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed, such as by >&-
+            sys.stdout.flush()
     except BrokenPipeError:  # such as `fgg explain … | head`: who reads has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -94,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     own.add_argument("--architecture", metavar="NAME", help="timm's name of the model; needed with a file of weights")
     own.add_argument("--kwargs", type=_table, metavar="JSON", help="options for timm, such as '{\"img_size\": 384}'")
     own.add_argument("--preprocess", type=_table, metavar="JSON",
-                     help="size, crop, channels, interpolation, mean, std, where they differ from timm's")  # fmt: skip
+                     help="size, crop, channels, interpolation, mean, std, where they differ from the weights'")  # fmt: skip
     own.add_argument("--classes", metavar="FILE", help="text file with a class name per line, in the model's order")
     own.add_argument("--sae", action="append", default=[], metavar="LAYER=PATH",
                      help="SAE of the output of a block (from 0): in any form of docs/own-data.md; repeatable")  # fmt: skip
@@ -184,6 +185,7 @@ def explain(arguments: argparse.Namespace) -> None:
     room.draw(found, subject, arguments.output, title, names, arguments.smooth, weak)
     for each in found:
         print(room.words(each, subject.classes))
+    print(f"preprocessing: {subject.preparation}")
     print(f"picture: {arguments.output}")
 
 

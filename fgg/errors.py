@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -65,9 +66,38 @@ def parse_json(text: str, missing: str) -> Named:
     """Parse a JSON object whose missing keys raise FggError with the message ``missing``.
 
     Raises:
-        ValueError: the text is not a JSON object.
+        ValueError: the text is not a JSON object, names a key twice, holds a number that is not finite, or is nested too
+            deeply.
     """
-    value = json.loads(text, object_hook=lambda items: Named(items, missing))
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=lambda pairs: Named(once_each(pairs), missing),
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(value, Named):
         raise ValueError("not an object in braces")
+    return value
+
+
+def once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The keys and values of a JSON object; for use as json's ``object_pairs_hook``.
+
+    Raises:
+        ValueError: a key is there twice; of the two, each reader would take another.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
     return value

@@ -7,13 +7,14 @@ key ``fgg``. Nothing in a file depends on the time or the machine, so equal inpu
 from __future__ import annotations
 
 import contextlib
+import csv
 import glob
 import json
 import os
 import platform
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from fgg.errors import FggError, parse_json
 from fgg.liveness import alive, check_wanted
 
 SCHEMA_VERSION = 1
+FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")  # a spreadsheet computes a cell that begins so
 
 
 @contextlib.contextmanager
@@ -175,13 +177,25 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def write_csv(path: str | Path, frame: Any) -> None:
-    """Write a pandas frame as CSV, with numbers in the shortest form that reads back unchanged."""
+    """Write a pandas frame as CSV, with numbers in the shortest form that reads back unchanged.
+
+    A text that a spreadsheet would compute, since it begins with ``=``, ``+``, ``-``, ``@``, a tab or a line break, gets an
+    apostrophe in front; `read_csv` takes it away. Numbers stay as they are.
+    """
+    safe = _with_texts(frame, _escaped)
+    # pandas' reader ends a line at a carriage return that is not quoted, and csv's writer does not quote it.
+    returns = any(
+        "\r" in text for at in range(safe.shape[1]) for text in _texts_in(safe.iloc[:, at]) | {str(safe.columns[at])}
+    )
+    quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL
     with atomic(path) as temporary:
-        frame.to_csv(temporary, index=False, lineterminator="\n")
+        safe.to_csv(temporary, index=False, lineterminator="\n", quoting=quoting)
 
 
 def read_csv(path: str | Path, texts: Sequence[str] = ()) -> Any:
     """Read a CSV of the workflow as a pandas frame; ``texts`` are columns to read as text even if they look numeric.
+
+    Only an empty cell is a missing value: a class may be called ``NA`` or ``null``.
 
     Raises:
         FggError: the file is missing or damaged.
@@ -190,8 +204,41 @@ def read_csv(path: str | Path, texts: Sequence[str] = ()) -> Any:
 
     check(path)
     try:
-        return pd.read_csv(path, dtype=dict.fromkeys(texts, str))
+        frame = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; run the workflow to make it") from None
     except (ValueError, pd.errors.ParserError) as error:
         raise FggError(f"{path} cannot be read as a table ({error}); delete it and run the workflow again") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise FggError(
+            f"{path} cannot be read as a table (a row is longer than its head); delete it and run the workflow again"
+        )
+    return _with_texts(frame, _original)
+
+
+def _with_texts(frame: Any, change: Callable[[str], str]) -> Any:
+    """The frame with texts changed, in its cells and in the names of its columns; the kinds of columns stay."""
+    found = frame.copy(deep=False)
+    for at, kind in enumerate(frame.dtypes):
+        own = frame.iloc[:, at]
+        new = {text: changed for text in _texts_in(own) if (changed := change(text)) != text}
+        if new:
+            values = [new.get(value, value) if isinstance(value, str) else value for value in own]
+            found.isetitem(
+                at,
+                type(frame)({"": values}, index=frame.index).iloc[:, 0].astype(object if kind == "category" else kind),
+            )
+    return found.rename(columns={name: change(name) for name in frame if isinstance(name, str)})
+
+
+def _texts_in(column: Any) -> set[str]:
+    """The different texts in a column of a frame."""
+    return {value for value in column if isinstance(value, str)} if column.dtype.kind == "O" else set()
+
+
+def _escaped(text: str) -> str:
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _original(text: str) -> str:
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

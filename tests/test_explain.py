@@ -1,5 +1,6 @@
 """``fgg explain``: what it says and draws is what the package computes, and faults are named."""
 
+import json
 import re
 import runpy
 import subprocess
@@ -122,7 +123,11 @@ def test_a_model_of_ones_own_says_the_same(explain, loaded, folder, tmp_path):
         '{"size": [40, 48], "crop": 32, "mean": [0.36, 0.3, 0.4], "std": [0.15, 0.2, 0.1], "interpolation": "bilinear"}',
         "--classes", "names.txt", *saes, "--output", "known.svg", directory=False,
     )  # fmt: skip
-    assert own == (0, known, "")
+    told = "preprocessing: resized to 40 x 48{}, the 32 x 32 in the middle{}, channels rgb{}, bilinear{}, "
+    told += "mean 0.36/0.3/0.4 and standard deviation 0.15/0.2/0.1{}"
+    given = [" (given)", " (given)", " (the model takes 3)", " (given)", " (given)"]
+    assert told.format(*[""] * 5) in known, "the model's folder is older than these records"
+    assert own == (0, known.replace(told.format(*[""] * 5), told.format(*given)), "")
     home = folder / "data" / "models" / "tiny"
     assert explain("own.png", "--model", home, *saes, "--output", "known.svg", directory=False) == (0, known, "")
     assert (tmp_path / "known.svg").read_text().startswith("<?xml")
@@ -154,6 +159,43 @@ def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
     _, out, err = explain("plain.png", *own, "--layers", "3", "--construction", "no_sae", directory=False)
     assert "layer 3: the gradient at the patches is zero, so the gate is 1" in err, "measured, where no record tells"
     assert re.search(r"prediction  class [012] \(", out), "classes are counted in the weights"
+
+
+def test_the_preprocessing_is_that_of_the_weights(explain, loaded, folder, tmp_path):
+    home = folder / "data" / "models" / "tiny"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "model.safetensors").write_bytes((home / "model.safetensors").read_bytes())
+    config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "crop_pct": 0.8, "interpolation": "bicubic"}
+    told = {"architecture": tiny_dataset.ARCHITECTURE, "num_classes": 3, "label_names": ["x", "y", "z"]}
+    loaded[2].picture(1).save(tmp_path / "own.png")
+    kwargs = '{"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 4, "num_heads": 2, "mlp_ratio": 2}'
+    own = [
+        "own.png",
+        "--method",
+        "rollout",
+        "--model",
+        "own",
+        "--architecture",
+        tiny_dataset.ARCHITECTURE,
+        "--kwargs",
+        kwargs,
+    ]
+    _, out, _ = explain(*own, directory=False)
+    assert "mean 0.5/0.5/0.5 and standard deviation 0.5/0.5/0.5 (assumed: timm's for the architecture" in out
+    (tmp_path / "own" / "config.json").write_text(json.dumps(told | {"pretrained_cfg": config}))
+    _, out, _ = explain(*own, directory=False)
+    assert (
+        "preprocessing: shorter side resized to 40 (own/config.json), the 32 x 32 in the middle (own/config.json)"
+        in out
+    )
+    assert "bicubic (own/config.json), mean 0.1/0.2/0.3 and standard deviation 0.4/0.5/0.6 (own/config.json)" in out
+    assert re.search(r"prediction  [xyz] \(", out), "the classes, too"
+    _, out, _ = explain(*own, "--preprocess", '{"mean": [0, 0, 0]}', directory=False)
+    assert "mean 0/0/0 (given), standard deviation 0.4/0.5/0.6 (own/config.json)" in out
+    status, _, err = explain(*own, "--preprocess", '{"channels": "dark_lines"}', directory=False)
+    assert status == 1 and "the channels 'dark_lines' need mean and std, which the weights do not name" in err
+    status, _, err = explain(*own, "--preprocess", '{"resize": 32}', directory=False)
+    assert status == 1 and "--preprocess: unknown resize; the keys are size, crop, channels" in err
 
 
 @pytest.mark.parametrize(

@@ -207,8 +207,8 @@ def test_the_schema_and_the_preprocessing_agree():
     from fgg.data.preprocess import CHANNELS, INTERPOLATIONS
 
     keys = SCHEMA["$defs"]["preprocess"]["properties"]
-    assert set(keys["channels"]["enum"]) == set(CHANNELS)
-    assert set(keys["interpolation"]["enum"]) == set(INTERPOLATIONS)
+    assert set(keys["channels"]["enum"]) == {*CHANNELS, None}
+    assert set(keys["interpolation"]["enum"]) == {*INTERPOLATIONS, None}
 
 
 def test_the_methods_and_metrics_of_the_catalogue():
@@ -228,10 +228,12 @@ def test_the_methods_and_metrics_of_the_catalogue():
 
 
 def test_no_absolute_path():
-    # Devices and the kernel's books, which have one place.
+    # Devices, the kernel's books, and the usual places of caches, which have one place.
     allowed = {
         "fgg/pipeline/environment.py": {"/dev/nvidiactl", "/dev/kfd"},
         "fgg/jobs/command.py": {"/proc/self/stat"},
+        "fgg/pipeline/runs.py": {"/proc/{self.process}/cmdline"},
+        "fgg/pipeline/before_snakemake.py": {"~/.cache/huggingface", "~/.cache/torch", "~/.cache/snakemake"},
     }
     absolute = re.compile(r"""["'](/\w[^"'\s]*|~/[^"']*|[A-Z]:\\\\[^"']*)["']""")
     for path in [*MODULES, *RULE_FILES, ROOT / "Snakefile", ROOT / "config.yaml"]:

@@ -29,17 +29,24 @@ def snakemake(
     code: Path = ROOT,
     check: bool = True,
     changes: Mapping[str, str] | None = None,
+    warm: bool = False,
 ) -> str:
     """Run the workflow in a folder; all that it says.
 
     Args:
         check: whether it must end well, or must not.
         changes: to the environment.
+        warm: fork all processes from one that has imported the libraries (`warm_python`); else each is a new interpreter.
     """
+    surroundings = environment(changes)
+    if warm:
+        from warm_python import warmed
+
+        surroundings = warmed(surroundings)
     done = subprocess.run(
         command(folder, *arguments, configs=configs, code=code),
         cwd=code,
-        env=environment(changes),
+        env=surroundings,
         capture_output=True,
         text=True,
         check=False,

@@ -25,7 +25,11 @@ ZOO = {
 
 def make_model(seed: int = 1, **changes) -> VisionTransformer:
     """A random ViT whose attention is not flat, whose norms are not the identity, and whose classes differ."""
-    model = VisionTransformer(**BASE | changes)
+    return randomise(VisionTransformer(**BASE | changes), seed)
+
+
+def randomise(model, seed: int = 1):
+    """The model in eval mode, with random weights as `make_model` describes them."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -21,6 +21,7 @@ from fgg.attribution.result import Attribution, join
 from fgg.catalogue import CONTROLS
 from fgg.errors import FggError
 from fgg.models.arguments import full_precision, whole_number
+from fgg.models.call_arguments import check_numbers, class_numbers, image_names, plain, seed_number
 from fgg.models.capture import Captured, capture
 from fgg.models.device import halved, images_per_batch
 from fgg.models.vit import check_images, check_layers, patch_size, patches_of, reads_class_token
@@ -102,6 +103,12 @@ def attribute(
         MeaninglessGate: a gate at the last two blocks of a model that reads the class token, whose score means nothing.
     """
     check_images(model, images)
+    images = plain(images)
+    if not isinstance(method, str):
+        raise FggError(f"method must be a name, such as 'transmm' or 'module:function', not a {type(method).__name__}")
+    if not isinstance(saes, Mapping | None):
+        raise FggError(f"saes is a {type(saes).__name__}; give a dictionary, layer -> SAE")
+    seed = seed_number(seed)
     wanted = Wanted(find_method(method), options, gate, saes or {}, control)
     _check(model, wanted)
     if gate is not None and reads_class_token(model):
@@ -111,10 +118,9 @@ def attribute(
             warnings.warn(text, degeneracy.MeaninglessGate, stacklevel=3)
     if image_ids is None:
         image_ids = [content_id(image.detach().float().cpu().numpy()) for image in images]
-    if len(image_ids) != len(images):
-        raise FggError(f"{len(image_ids)} image_ids for {len(images)} images")
+    image_ids = image_names(image_ids, len(images))
     if target is not None:
-        target = torch.as_tensor(target, device=images.device)
+        target = class_numbers(target, images.device)
         target = target.expand(len(images)) if target.ndim == 0 else target
         if target.shape != (len(images),):
             raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
@@ -214,6 +220,8 @@ def _check(model: VisionTransformer, wanted: Wanted) -> None:
             if layer not in wanted.saes:
                 raise FggError(f"the gate at layer {layer} with construction {gate.construction!r} needs an SAE there")
             check_sae(wanted.saes[layer], model, layer)
+            if isinstance(decoder := wanted.saes[layer].W_dec, Tensor):
+                check_numbers(decoder, f"the SAE for layer {layer}")
 
 
 def _capture(model: VisionTransformer, images: Tensor, target: Tensor | None, together: Sequence[Wanted]) -> Captured:

@@ -129,11 +129,11 @@ def gamma_rule(model: VisionTransformer, layers: float, projection: float) -> It
 def check_blocks(model: VisionTransformer, method: str) -> None:
     """Raise FggError unless all blocks are timm's standard Block with Attention and the head does not attend."""
     if getattr(model, "attn_pool", None) is not None:
-        raise _undefined(method, "a model that pools by attention")
+        raise undefined(method, "a model that pools by attention")
     for block in model.blocks:
         for part, kind in ((block, Block), (getattr(block, "attn", None), Attention)):
             if not isinstance(part, kind):
-                raise _undefined(method, f"blocks of type {type(block).__name__} with {type(part).__name__}")
+                raise undefined(method, f"blocks of type {type(block).__name__} with {type(part).__name__}")
 
 
 def check_rules(model: VisionTransformer, method: str, pixels: bool) -> None:
@@ -143,24 +143,25 @@ def check_rules(model: VisionTransformer, method: str, pixels: bool) -> None:
     for block in model.blocks:
         attn, mlp = block.attn, block.mlp
         if getattr(attn, "gate", None) is not None:
-            raise _undefined(method, "gated attention")
+            raise undefined(method, "gated attention")
         if not isinstance(mlp, (Mlp, *GATED)):
-            raise _undefined(method, f"MLPs of type {type(mlp).__name__}")
+            raise undefined(method, f"MLPs of type {type(mlp).__name__}")
         if getattr(mlp.act, "inplace", False):
-            raise _undefined(method, f"activations of type {type(mlp.act).__name__} that overwrite their input")
+            raise undefined(method, f"activations of type {type(mlp.act).__name__} that overwrite their input")
         if mlp.act.forward(torch.zeros(1)).any():
-            raise _undefined(method, f"activations of type {type(mlp.act).__name__}, which are not 0 at 0")
+            raise undefined(method, f"activations of type {type(mlp.act).__name__}, which are not 0 at 0")
         norms += [block.norm1, block.norm2, attn.q_norm, attn.k_norm, getattr(attn, "norm", None), mlp.norm]
     if pixels:
         if type(model.patch_embed) is not PatchEmbed:
-            raise _undefined(method, f"the pixels of a {type(model.patch_embed).__name__}", "set its option layers")
+            raise undefined(method, f"the pixels of a {type(model.patch_embed).__name__}", "set its option layers")
         norms.append(model.patch_embed.norm)
     for norm in norms:
         if norm is not None and not isinstance(norm, (nn.Identity, *NORMS)):
-            raise _undefined(method, f"norms of type {type(norm).__name__}")
+            raise undefined(method, f"norms of type {type(norm).__name__}")
 
 
-def _undefined(method: str, what: str, remedy: str = "leave it out of baselines") -> FggError:
+def undefined(method: str, what: str, remedy: str = "leave it out of baselines") -> FggError:
+    """The error that a method does not know a part of a model."""
     return FggError(f"{method} is not defined for {what}; {remedy}")
 
 

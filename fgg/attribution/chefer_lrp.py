@@ -21,6 +21,7 @@ from fgg import gating
 from fgg.attribution.backward_rules import check_rules, differentiable, taken_apart
 from fgg.attribution.registry import method
 from fgg.errors import FggError
+from fgg.models.architectures import VisionTransformerDistilled
 from fgg.models.capture import unfused, usable
 from fgg.models.onednn_linear import linear
 from fgg.models.vit import at_patches, check_layers, readout
@@ -118,6 +119,10 @@ def check(model: VisionTransformer, start_layer: int, gates: Mapping[int, Tensor
             raise FggError(
                 f"chefer_lrp is not defined for MLPs of type {type(block.mlp).__name__}; leave it out of baselines"
             )
+    if isinstance(model, VisionTransformerDistilled):
+        raise FggError(
+            "chefer_lrp is not defined for a VisionTransformerDistilled, whose logits are the mean of two heads"
+        )
     if not isinstance(model.head, (nn.Linear, ZeroShotHead)):
         raise FggError(f"chefer_lrp is not defined for a head of type {type(model.head).__name__}; see num_classes")
     check_layers(model, (start_layer,))

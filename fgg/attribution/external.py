@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.attribution.patches import to_patches
+from fgg.data.claimed_sizes import check_npz, check_parquet
 from fgg.errors import FggError
 from fgg.models.vit import num_patches, patch_size
 
@@ -25,6 +27,8 @@ FORM = (
 )
 NAMED = 5  # images that an error message names
 ROWS = 256  # rows that are read at once
+MORE = 4  # how many times more maps than images a file may hold, so that a message can name those that are too many
+COLOURS, ID_BYTES = 4, 2**12  # of a pixel, and of an image id
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def read_maps(path: Path, image_ids: Sequence[str], model: VisionTransformer) ->
     rows: dict[str, np.ndarray] = {}
     twice, misshapen, infinite = [], [], []
     try:
-        for name, values in _entries(path):
+        for name, values in _entries(path, len(image_ids), COLOURS * size[0] * size[1]):
             found = _numbers(path, name, values)
             kind = shapes.get(found.shape) or ("pixel" if found.ndim == 3 and found.shape[1:] == size else None)
             if name in rows:
@@ -67,7 +71,7 @@ def read_maps(path: Path, image_ids: Sequence[str], model: VisionTransformer) ->
             else:
                 pixels = torch.from_numpy(found).reshape(-1, *size)
                 rows[name] = to_patches(pixels.sum(0, keepdim=True), patch_size(model))[0].numpy()
-    except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, pa.ArrowException, zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise FggError(f"experiments.external: {path} cannot be read ({error}); {FORM}") from None
     known = {*rows, *twice, *infinite, *(each.split(" (")[0] for each in misshapen)}
     faults = [
@@ -88,9 +92,11 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _entries(path: Path) -> Iterator[tuple[str, Any]]:
-    """(image id, values) of every row of the file."""
+def _entries(path: Path, images: int, pixels: int) -> Iterator[tuple[str, Any]]:
+    """(image id, values) of every row of the file, which may hold so many values per image."""
+    rows = MORE * images + ROWS
     if path.suffix == ".npz":
+        check_npz(path, {"image_id": rows * ID_BYTES, "relevance": rows * pixels * np.dtype(np.float64).itemsize})
         with np.load(path, allow_pickle=False) as arrays:
             if "image_id" not in arrays or "relevance" not in arrays:
                 raise ValueError(f"it holds the arrays {', '.join(arrays.files)}")
@@ -103,6 +109,7 @@ def _entries(path: Path) -> Iterator[tuple[str, Any]]:
         missing = {"image_id", "relevance"} - set(file.schema_arrow.names)
         if missing:
             raise ValueError(f"it lacks the column {', '.join(sorted(missing))}")
+        check_parquet(file, ("image_id", "relevance"), rows, rows * pixels)
         for batch in file.iter_batches(ROWS, columns=["image_id", "relevance"]):
             names = batch.column("image_id").cast(pa.string()).to_pylist()
             yield from zip(map(str, names), batch.column("relevance"), strict=True)

@@ -9,6 +9,7 @@ from fgg.attribution.gradcam import relevance
 from fgg.attribution.gradients import grown_from
 from fgg.attribution.registry import method
 from fgg.errors import FggError
+from fgg.models.architectures import PRE_NORM
 from fgg.models.vit import at_patches
 
 
@@ -23,10 +24,12 @@ def gradcam_norm1(model: VisionTransformer, images: Tensor, target: Tensor) -> T
     """The last block's normalised tokens times their mean gradient, clamped at 0: (B, N).
 
     Raises:
-        FggError: the last block has no ``norm1``.
+        FggError: the last block has no ``norm1``, or has it behind its attention.
     """
-    module = getattr(model.blocks[-1], "norm1", None)
-    if module is None:
-        raise FggError(f"gradcam_norm1 needs a block with norm1, not a {type(model.blocks[-1]).__name__}; use gradcam")
-    tokens, gradient = grown_from(model, module, images, target)
+    last = model.blocks[-1]
+    if not isinstance(last, PRE_NORM):
+        raise FggError(
+            f"gradcam_norm1 needs a block with norm1 before its attention, not a {type(last).__name__}; use gradcam"
+        )
+    tokens, gradient = grown_from(model, last.norm1, images, target)
     return relevance(at_patches(model, tokens), at_patches(model, gradient))

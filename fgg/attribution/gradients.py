@@ -14,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.attribution.patches import to_patches
+from fgg.models.architectures import after, logits_of
 from fgg.models.capture import at_rest, usable
 from fgg.models.vit import at_patches, check_layers, patch_size
 
@@ -91,13 +92,7 @@ def tokens_after(model: VisionTransformer, images: Tensor, layers: Sequence[int]
 
 def rest_of(model: VisionTransformer, layer: int) -> Logits:
     """The part of the model behind a block: tokens (B, T, D) to logits (B, K)."""
-
-    def logits(tokens: Tensor) -> Tensor:
-        for block in model.blocks[layer + 1 :]:
-            tokens = block(tokens)
-        return model.forward_head(model.norm(tokens))
-
-    return logits
+    return lambda tokens: logits_of(model, after(model, tokens, layer + 1))
 
 
 @contextlib.contextmanager

@@ -10,10 +10,11 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from fgg.attribution.backward_rules import check_blocks, differentiable
+from fgg.attribution.backward_rules import differentiable, undefined
 from fgg.attribution.gradients import rest_of
 from fgg.attribution.registry import method
 from fgg.errors import FggError
+from fgg.models.architectures import attention_modules, slope_of_mixing
 from fgg.models.capture import attention_module, unfused, usable
 from fgg.models.vit import at_patches
 
@@ -37,15 +38,17 @@ def legrad(model: VisionTransformer, images: Tensor, target: Tensor, start_layer
         start_layer: the first block that counts, from 0; negative numbers count from the last block.
 
     Raises:
-        FggError: no such block, or the model has other blocks than timm's standard one, or pools by attention.
+        FggError: no such block, or the model has blocks with several attentions, or pools by attention.
     """
-    check_blocks(model, "legrad")
+    _check(model)
     depth = len(model.blocks)
     first = start_layer + depth if start_layer < 0 else start_layer
     if not 0 <= first < depth:
         raise FggError(f"legrad: start_layer is {start_layer}, but the model has {depth} blocks")
     head, maps = rest_of(model, depth - 1), []
     attention: list[Tensor] = []
+    modules = [attention_module(block) for block in model.blocks]
+    places = {id(block): module for block, module in zip(model.blocks, modules, strict=True)}
 
     def cut(_block: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
         return (inputs[0].detach(),)
@@ -54,15 +57,14 @@ def legrad(model: VisionTransformer, images: Tensor, target: Tensor, start_layer
         attention.append(output.detach().requires_grad_())
         return attention[0]
 
-    def read(_block: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def read(block: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         score = head(output).gather(1, target[:, None]).sum()
-        gradient = torch.autograd.grad(score, attention.pop())[0]
+        gradient = slope_of_mixing(places[id(block)], torch.autograd.grad(score, attention.pop())[0])
         maps.append(gradient.clamp_(min=0).mean((1, 2)))
         return output.detach()
 
     with differentiable(model), contextlib.ExitStack() as stack:
-        for block in model.blocks[first:]:
-            module = attention_module(block)
+        for block, module in zip(model.blocks[first:], modules[first:], strict=True):
             stack.enter_context(unfused(module))
             register: tuple[tuple[Callable[..., Any], Callable[..., Any]], ...] = (
                 (block.register_forward_pre_hook, cut),
@@ -73,3 +75,12 @@ def legrad(model: VisionTransformer, images: Tensor, target: Tensor, start_layer
                 stack.callback(place(hook).remove)
         model(usable(images))
     return at_patches(model, torch.stack(maps).mean(0))
+
+
+def _check(model: VisionTransformer) -> None:
+    """Raise FggError unless each block has one attention and the head does not attend."""
+    if getattr(model, "attn_pool", None) is not None:
+        raise undefined("legrad", "a model that pools by attention")
+    for block in model.blocks:
+        if (found := len(attention_modules(block))) > 1:
+            raise undefined("legrad", f"blocks of type {type(block).__name__} with {found} attentions")

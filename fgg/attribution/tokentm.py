@@ -91,6 +91,8 @@ def tokentm(
             raise FggError(
                 f"tokentm is not defined for blocks of type {type(block).__name__}; leave it out of baselines"
             )
+        if block.attn.gate is not None:
+            raise FggError("tokentm is not defined for gated attention; leave it out of baselines")
     lengths: list[Tensor] = []
     middles: list[Tensor] = []
     weights: list[Tensor] = []

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.report.html import markdown, written
+from fgg.visible import markdown_code
 
 ASCENDING, DESCENDING = "ascending", "descending"
 
@@ -102,7 +103,7 @@ def layer_list(
         f"{about['explained_split']} split, of the size of the feature's term (activation × gradient) over the sum of the "
         f"sizes of all terms. All features with a page together have {100 * table['score_share'].sum():.0f} % of the "
         f"score. Frequency and activations are over {sum(about['tokens']):,} patches of {about['images']} images of the "
-        f"{about['split']} split.\n\nPlace: `{about['hook']}` of `{about['architecture']}`."
+        f"{about['split']} split.\n\nPlace: {markdown_code(about['hook'])} of {markdown_code(about['architecture'])}."
     )
     return {
         "title": f"Features of layer {layer.number}, {dataset}",

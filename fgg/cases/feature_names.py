@@ -7,18 +7,18 @@ are used. Does not import torch.
 from __future__ import annotations
 
 import csv
-import io
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fgg.errors import FggError
+from fgg.visible import visible
 
 NAMES_FILE = "feature_names.csv"
 COLUMNS = ("dataset", "layer", "feature", "name")
 FORMULA = ("=", "+", "-", "@")  # a spreadsheet computes a cell that starts so
-MOST_LETTERS = 200
+MOST_LETTERS, MOST_LINES, MOST_LETTERS_OF_A_LINE, MOST_BYTES = 200, 20, 100_000, 2**26
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,15 @@ def read_feature_names(path: str | Path = NAMES_FILE) -> FeatureNames:
     """Read the table; an absent file has no names. Of two rows for the same feature, the last one counts.
 
     Cells may be separated by commas or semicolons. An apostrophe before ``=``, ``+``, ``-`` or ``@``, which keeps
-    spreadsheets from computing the cell, is not part of the name. A row with an empty name gives none.
+    spreadsheets from computing the cell, is not part of the name. A row with an empty name gives none. A row in which a
+    quote is not closed is left out, and the next ones are read.
 
     Raises:
         FggError: the file is not CSV in UTF-8, or lacks a column.
     """
     try:
+        if Path(path).stat().st_size > MOST_BYTES:
+            raise FggError(f"{path} is larger than {MOST_BYTES:,} bytes, too large for names; give a table of names")
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return FeatureNames()
@@ -71,20 +74,56 @@ def read_feature_names(path: str | Path = NAMES_FILE) -> FeatureNames:
         raise FggError(f"{path} is no text; save it as CSV in UTF-8")
     if not text.strip():
         return FeatureNames()
-    first = text.lstrip().splitlines()[0]
-    rows = csv.DictReader(io.StringIO(text.lstrip()), delimiter=";" if ";" in first and "," not in first else ",")
-    heads = [str(name).strip().lower() for name in rows.fieldnames or ()]
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    start = next(at for at, line in enumerate(lines) if line.strip())
+    delimiter = ";" if ";" in lines[start] and "," not in lines[start] else ","
+    heads = [name.strip().lower() for name in _cells(lines[start : start + 1], delimiter) or ()]
     if missing := [name for name in COLUMNS if name not in heads]:
         raise FggError(f"{path} lacks the column {', '.join(missing)}; its first line must be {','.join(COLUMNS)}")
-    rows.fieldnames = heads
     found = FeatureNames()
-    try:
-        for row in rows:
-            own = {name: (row[name] or "").strip() for name in COLUMNS}
-            _add(found, own, f"{Path(path).name}: line {rows.line_num}")
-    except csv.Error as error:
-        raise FggError(f"{path} cannot be read as CSV ({error}); save it as CSV in UTF-8") from None
+    for at, cells in _rows(lines, start + 1, delimiter):
+        where = f"{Path(path).name}: line {at + 1}"
+        if cells is None:
+            found.remarks.append(f"{where} is left out: a quote in it is not closed")
+        elif any(cell.strip() for cell in cells[len(heads) :]):
+            found.remarks.append(
+                f"{where} is left out: it has more cells than the first line; put a name with {delimiter} in quotes"
+            )
+        else:
+            row = dict(zip(heads, [*cells, *[""] * len(heads)], strict=False))
+            _add(found, {name: row[name].strip() for name in COLUMNS}, where)
     return found
+
+
+def _rows(lines: Sequence[str], at: int, delimiter: str) -> Iterator[tuple[int, list[str] | None]]:
+    """The place and the cells of each row, which may have several lines in quotes; None if a quote is not closed.
+
+    A quote is not closed if the text up to the next one holds a whole row: that row would be lost.
+    """
+    while at < len(lines):
+        end, cells = at + 1, _cells(lines[at : at + 1], delimiter)
+        while cells is None and end < min(len(lines), at + MOST_LINES) and not _is_row(lines[end], delimiter):
+            end += 1
+            cells = _cells(lines[at:end], delimiter)
+        yield at, cells
+        at = end if cells is not None else at + 1
+
+
+def _cells(lines: Sequence[str], delimiter: str) -> list[str] | None:
+    """The cells of a row; None if it ends within quotes."""
+    text = [f"{line}\n" for line in lines]
+    try:
+        found = list(csv.reader(text, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        if "end of data" in str(error) or len(lines) > 1 or len(lines[0]) > MOST_LETTERS_OF_A_LINE:
+            return None
+        found = list(csv.reader(text, delimiter=delimiter))  # letters behind a closing quote
+    return found[0] if found else []
+
+
+def _is_row(line: str, delimiter: str) -> bool:
+    cells = line.split(delimiter)
+    return len(cells) >= len(COLUMNS) and sum(re.fullmatch(r"\s*\d+\s*", cell) is not None for cell in cells) >= 2
 
 
 def _add(found: FeatureNames, row: Mapping[str, str], where: str) -> None:
@@ -97,7 +136,7 @@ def _add(found: FeatureNames, row: Mapping[str, str], where: str) -> None:
         found.remarks.append(f"{where} is left out: it needs a dataset, and whole numbers as layer and feature")
         return
     key = row["dataset"], int(row["layer"]), int(row["feature"])
-    name = " ".join(row["name"].split())
+    name = visible(" ".join(row["name"].split()))
     if name.startswith("'") and name[1:2] in FORMULA:
         name = name[1:]
     if key in found.names:

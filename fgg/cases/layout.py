@@ -58,6 +58,7 @@ def figure(height: float) -> Iterator[tuple[Any, Any]]:
 
 def save(fig: Any, path: Path) -> None:
     """Write a PNG. Its colours are rounded to steps of 2 %, which are invisible and halve the file size."""
+    style.literal(fig)
     canvas = FigureCanvasAgg(fig)
     canvas.draw()
     colours = np.asarray(canvas.buffer_rgba())[..., :3].astype(np.uint16)

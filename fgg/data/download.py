@@ -15,12 +15,12 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fgg import tables
 from fgg.data import archives
-from fgg.data.hub import fetch_hub
+from fgg.data.hub import fetch_hub, parse
 from fgg.data.locations import CONTENTS, HUB, Row, hub_row, read_sources
 from fgg.data.transfer import check_disk, fetch, fetch_drive
 from fgg.errors import FggError
@@ -36,8 +36,9 @@ def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any
         given: a file that was obtained in another way, used instead of the address.
 
     Raises:
-        FggError: the source cannot be fetched or unpacked, or does not match the table or the record.
+        FggError: the source cannot be fetched or unpacked, does not match the table or the record, or would lie elsewhere.
     """
+    check_name(row)
     folder, parts = output / row.name, output / "parts" / row.name
     record_file = output / "records" / f"{row.name}.json"
     record = tables.read_json(record_file) if record_file.is_file() else None
@@ -69,6 +70,17 @@ def download(row: Row, output: Path, given: Path | None = None) -> dict[str, Any
     _replace(folder, complete)
     shutil.rmtree(parts)
     return contents
+
+
+def check_name(row: Row) -> None:
+    """Raise FggError if a row would be put outside the folder of downloads, or its address on the hub is none."""
+    if row.kind == "hub":
+        parse(row.address)
+    names = [row.name] if row.kind == "hub" else [row.name, row.files]
+    for name in names:
+        path = PurePosixPath(name)
+        if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name:
+            raise FggError(f"the source {row.name!r} would be put outside the folder of downloads; correct its row")
 
 
 def _fetch(row: Row, parts: Path, given: Path | None) -> tuple[str | None, list[str], dict[str, str]]:

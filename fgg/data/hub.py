@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fgg.data.locations import OPTIONAL
+from fgg.data.hub_files import OPTIONAL, OR
 from fgg.data.transfer import BUSY, Interrupted, check_disk, persist
 from fgg.errors import FggError
 from fgg.progress import Progress
 
 DATASETS = "datasets/"
+PART = re.compile(r"\w[\w.-]*", re.ASCII)  # of a repository's name
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def parse(address: str) -> Repository:
     name, _, revision = address.partition("@")
     kind = "dataset" if name.startswith(DATASETS) else "model"
     name = name.removeprefix(DATASETS)
-    if len(name.split("/")) != 2 or not all(name.split("/")):
+    if len(name.split("/")) != 2 or not all(PART.fullmatch(part) and ".." not in part for part in name.split("/")):
         raise FggError(f"{address!r} is not a repository on the hub; write OWNER/NAME, or datasets/OWNER/NAME")
     return Repository(name, kind, revision or "main")
 
@@ -62,6 +64,8 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
         listing["commit"] = api.repo_info(**options, revision=repository.revision).sha
         found = api.list_repo_tree(**options, revision=listing["commit"], recursive=True)
         listing["files"] = {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
+        if unsafe := next((path for path in listing["files"] if not _below(path)), None):
+            raise FggError(f"{repository.page} names a file outside its folder ({unsafe!r}); it was refused")
 
     def receive(bar: Progress) -> None:
         bar.total = sum(files[path].size for path in wanted)
@@ -82,6 +86,12 @@ def fetch_hub(address: str, patterns: Sequence[str], target: Path) -> tuple[str,
     return listing["commit"], {path: files[path].lfs.sha256 if files[path].lfs else "" for path in wanted}
 
 
+def _below(path: str) -> bool:
+    """Whether a path stays below the folder that it starts from."""
+    parts = PurePosixPath(path).parts
+    return bool(parts) and not path.startswith("/") and ".." not in parts and "\\" not in path and "\0" not in path
+
+
 def select(paths: Sequence[str], patterns: Sequence[str], repository: Repository) -> list[str]:
     """The paths that match a pattern part by part; weights as safetensors replace the same weights as .bin.
 
@@ -95,11 +105,13 @@ def select(paths: Sequence[str], patterns: Sequence[str], repository: Repository
             path
             for path in paths
             if len(own := PurePosixPath(path).parts) == len(parts)
-            and all(fnmatchcase(name, part) for name, part in zip(own, parts, strict=True))
+            and all(
+                any(fnmatchcase(name, each) for each in part.split(OR)) for name, part in zip(own, parts, strict=True)
+            )
         ]
         if not matching and not pattern.startswith(OPTIONAL):
             near = ", ".join(sorted(paths)[:8]) or "nothing"
-            raise FggError(f"{repository.page} has no file {pattern}; it holds {near}")
+            raise FggError(f"{repository.page} has no file {pattern.replace(OR, ' or ')}; it holds {near}")
         chosen |= set(matching)
     safe = {str(PurePosixPath(path).parent) for path in chosen if path.endswith(".safetensors")}
     return sorted(path for path in chosen if not (path.endswith(".bin") and str(PurePosixPath(path).parent) in safe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -11,6 +12,8 @@ from fgg.errors import FggError
 
 # The formats of the suffixes in fgg.data.sources. PIL's other decoders are not used: some start programs (EPS).
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MOST_PIXELS = 2 * 89_478_485  # PIL's own limit: 700 MB of colours
+ROWS = 512  # that are composited at a time
 
 
 Image.init()  # PIL loads TIFF and WEBP late, and `formats` does not wait for them
@@ -31,9 +34,16 @@ def decode(data: bytes, name: str) -> Image.Image:
 def decode_unnamed(data: bytes) -> Image.Image:
     """Like `decode`, but the error message is only the reason."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            return standard(image)
+        # What PIL warns of (odd metadata, many pixels) is either no matter here or an error below.
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="PIL")
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise FggError(
+                        f"it has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; make it smaller"
+                    )
+                image.load()
+                return standard(image)
     except (MemoryError, FggError):
         raise
     except Image.UnidentifiedImageError:
@@ -56,12 +66,20 @@ def standard(image: Image.Image) -> Image.Image:
     if image.mode == "F" or image.mode.startswith("I"):
         return _grey_float(image)
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        return Image.alpha_composite(black, image).convert("RGB")
+        return _on_black(image)
     if image.mode in ("L", "RGB"):
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _on_black(image: Image.Image) -> Image.Image:
+    """A transparent image on black, a strip at a time, so that a large one is not copied four times."""
+    whole = Image.new("RGB", image.size)
+    for top in range(0, image.height, ROWS):
+        part = image.crop((0, top, image.width, min(image.height, top + ROWS))).convert("RGBA")
+        black = Image.new("RGBA", part.size, (0, 0, 0, 255))
+        whole.paste(Image.alpha_composite(black, part).convert("RGB"), (0, top))
+    return whole
 
 
 def _grey_float(image: Image.Image) -> Image.Image:

@@ -113,6 +113,11 @@ class Split:
         """Like `tensors`, but in 0…1 and not yet standardised. Raises the same errors."""
         return self._filled(preprocess, preprocess.pixels, indices)
 
+    def coloured(self) -> int:
+        """The number of images in colour, that is, whose red, green and blue differ in a pixel. Raises like `tensors`."""
+        arrays = (np.asarray(image) for _, image in self._images(self.rows) if image is not None)
+        return sum(array.ndim == 3 and bool((array != array[..., :1]).any()) for array in arrays)
+
     def _filled(
         self,
         preprocess: Preprocess,

@@ -1,7 +1,7 @@
 """Where downloads are stored, and how a setting that names weights becomes a path. Does not import torch.
 
 All downloads are stored below ``data/downloads``: ``{source}/`` for a row of the table of sources,
-``hub/{owner}/{repository}/`` for weights named as ``hf://OWNER/REPOSITORY/FILE``. A folder is complete when its
+``hub/{owner}/{repository}/`` for weights named as ``hf://OWNER/REPOSITORY/FILE``, or ``hf://OWNER/REPOSITORY``. A folder is complete when its
 ``contents.json`` exists; the workflow's jobs wait for that file.
 """
 
@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fgg.data.hub_files import wanted
 from fgg.data.pretrained_saes import LENS_SCHEME, hub_address
 from fgg.data.sources.registry import masks_folder
 from fgg.errors import FggError
@@ -26,10 +27,6 @@ RESERVED = (HUB, "parts", "records")  # folders beside those of the sources
 KINDS = ("http", "drive", "hub")
 UNPACK = ("no", "yes")
 LAYER = "{layer}"
-LENS_FILES = ("cfg.json", "sae_weights.safetensors")
-SETTINGS_BESIDE = ("config.json", "config.yaml")  # of other SAEs' weights; some formats need none
-OPTIONAL = "optional:"  # before a pattern of files that a repository may lack
-OPEN_CLIP = ("open_clip_config.json", "open_clip_*model.*")
 
 
 @dataclass(frozen=True)
@@ -38,8 +35,8 @@ class Row:
 
     ``address``: a URL (http); the id of a file, or a URL (drive); or OWNER/REPOSITORY, for a dataset
     datasets/OWNER/REPOSITORY, both with an optional @REVISION (hub). ``files``: the name under which a single file is
-    stored, or the repository's files to fetch, with * and ?, separated by spaces, and with ``optional:`` in front if they may
-    be absent (hub). ``size``: approximate bytes.
+    stored, or the repository's files to fetch, with * and ?, separated by spaces, with ``|`` between those of which one is
+    enough, and with ``optional:`` in front if they may be absent (hub). ``size``: approximate bytes.
     """
 
     name: str
@@ -137,7 +134,7 @@ def local_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(own.get("sample"), dict):
         own["sample"]["ids"] = str(Path(own["sample"]["ids"]).expanduser())
     with _named("model.weights"):
-        model["weights"] = local(model["weights"])
+        model["weights"] = local(model["weights"], parts=2)
     if model.get("zero_shot"):
         with _named("model.zero_shot.open_clip"):
             model["zero_shot"]["open_clip"] = local(model["zero_shot"]["open_clip"], parts=2)
@@ -200,22 +197,6 @@ def weights_faults(settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"sae.weights: {weights!r} needs the placeholder {LAYER} for several layers"
 
 
-def wanted(key: str, path: str) -> list[str]:
-    """Patterns of the files that must be downloaded for a path within a repository on the hub."""
-    found = fetched(path)
-    own = PurePosixPath(found[1] if found else "")
-    if key == "model.zero_shot.open_clip":
-        return list(OPEN_CLIP)
-    if key == "sae.weights":
-        if not own.suffix:  # a sae-lens folder
-            return [str(own / name) for name in LENS_FILES]
-        if own.name == LENS_FILES[1]:
-            return [str(own), str(own.with_name(LENS_FILES[0]))]
-        beside = SETTINGS_BESIDE if own.suffix in (".pt", ".pth", ".safetensors") else ()
-        return [str(own), *(OPTIONAL + str(own.with_name(name)) for name in beside)]
-    return [str(own)]
-
-
 def hub_rows(datasets: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
     """Rows, by name, for the repositories on the hub that the datasets' settings name."""
     files: dict[str, set[str]] = {}
@@ -224,7 +205,7 @@ def hub_rows(datasets: Iterable[Mapping[str, Any]]) -> dict[str, Row]:
             for path in named:
                 found = fetched(path)
                 if found and found[0].startswith(f"{HUB}/"):
-                    files.setdefault(found[0], set()).update(wanted(key, path))
+                    files.setdefault(found[0], set()).update(wanted(key, found[1]))
     return {name: hub_row(name, sorted(patterns)) for name, patterns in files.items()}
 
 

@@ -73,6 +73,7 @@ def prepare(dataset: str, settings: Mapping[str, Any], output: Path) -> dict[str
     sample = sample_ids(settings.get("sample"), source.records, classes)
     splits = _split(checked, classes, settings, source.classes is not None, {explained: sample})
     _check_sample(splits[explained], sample, explained)
+    _tell_shared(splits)
     masks = count_masks([image.record for image in checked], source.unused_masks) if "mask" in source.columns else None
     for split, images in splits.items():
         own = sample if split == explained else []
@@ -154,6 +155,17 @@ def _check_sample(images: list[Checked], sample: list[str], split: str) -> None:
             f"sample: {len(missing)} of its {len(sample)} images are not in the split {split}, because they are unreadable "
             f"or in another of the source's splits: {', '.join(missing[:5])}; take them out of the sample, or set `split`"
         )
+
+
+def _tell_shared(splits: Mapping[str, list[Checked]]) -> None:
+    """Print how many images of val and test are also in train, under other names: what is measured on them is too good."""
+    trained = {image.digest for image in splits["train"]}
+    counts = {name: sum(image.digest in trained for image in own) for name, own in splits.items() if name != "train"}
+    if any(counts.values()):
+        told = " and ".join(
+            f"{count} {'images ' if place == 0 else ''}of {name}" for place, (name, count) in enumerate(counts.items())
+        )
+        print(f"note: {told} are, byte for byte, images of train: measures on them are too good", file=sys.stderr)
 
 
 def _split(

@@ -6,14 +6,15 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional
 
+from fgg.data.grey_channels import MOST_PIXELS, dark_lines, extremes, tensor_of
 from fgg.data.images import decode, standard
 from fgg.errors import FggError
 
@@ -22,10 +23,7 @@ __all__ = ["Preprocess", "decode", "statistics"]
 SHORTER = "shorter"
 CHANNELS = {"rgb": 3, "grey": 1, "extremes": 3, "dark_lines": 3}
 GREY_FIRST = ("extremes", "dark_lines")  # the first channel is the grey image, the others are computed from it
-# As shares of the image's shorter side:
-LINE_WIDTHS = (0.03, 0.07)
-NEIGHBOURHOOD = 0.1
-DARKEST = 0.05  # added to a neighbourhood's brightness, so that noise in black areas is not amplified
+MOST_SIDE = 2**16  # pixels
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -62,17 +60,23 @@ class Preprocess:
     std: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        size: tuple[int, ...]
         if isinstance(self.size, Mapping):
             size = self._shorter()
         else:
-            size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-            object.__setattr__(self, "size", size)
-        if len(size) != 2 or min(size) < 1:
-            raise FggError(f"preprocess.resize: {self.size} is not a height and a width in pixels")
-        if self.crop is not None and not 1 <= self.crop <= min(size):
-            raise FggError(f"preprocess.crop: {self.crop} is larger than the resized image {size}; lower it")
+            size = tuple(map(_side, self.size if isinstance(self.size, list | tuple) else (self.size, self.size)))
+            if len(size) == 2 and 1 <= min(size) <= max(size) <= MOST_SIDE:
+                object.__setattr__(self, "size", size)
+        if len(size) != 2 or not 1 <= min(size) <= max(size) <= MOST_SIDE:
+            raise FggError(f"preprocess.resize: {self.size!r} is not a height and a width from 1 to {MOST_SIDE} pixels")
+        if self.crop is not None:
+            if (side := _side(self.crop)) < 1:
+                raise FggError(f"preprocess.crop: {self.crop!r} must be a number of pixels, at least 1")
+            if side > min(size):
+                raise FggError(f"preprocess.crop: {side} is larger than the resized image {size}; lower it")
+            object.__setattr__(self, "crop", side)
         for key, allowed in (("channels", CHANNELS), ("interpolation", INTERPOLATIONS)):
-            if getattr(self, key) not in allowed:
+            if not isinstance(getattr(self, key), str) or getattr(self, key) not in allowed:
                 raise FggError(
                     f"preprocess.{key}: {getattr(self, key)!r} is unknown; choose from: {', '.join(allowed)}"
                 )
@@ -80,10 +84,16 @@ class Preprocess:
             values = getattr(self, key)
             if values is None:
                 continue
-            object.__setattr__(self, key, tuple(float(value) for value in values))
-            if len(values) != self.n_channels:
+            try:
+                numbers = tuple(float(value) for value in values)
+            except (TypeError, ValueError):
+                numbers = (math.nan,)
+            if not all(map(math.isfinite, numbers)):
+                raise FggError(f"preprocess.{key}: {values!r} must be a list with a number for each channel")
+            object.__setattr__(self, key, numbers)
+            if len(numbers) != self.n_channels:
                 raise FggError(
-                    f"preprocess.{key}: {len(values)} values, but channels {self.channels!r} have {self.n_channels}; "
+                    f"preprocess.{key}: {len(numbers)} values, but channels {self.channels!r} have {self.n_channels}; "
                     "give one value per channel"
                 )
         if self.std is not None and min(self.std) <= 0:
@@ -91,8 +101,9 @@ class Preprocess:
 
     def _shorter(self) -> tuple[int, int]:
         """The minimum size of a resized image if the aspect ratio is kept."""
-        if set(self.size) != {SHORTER} or not isinstance(self.size[SHORTER], int):
+        if set(self.size) != {SHORTER} or not _side(self.size[SHORTER]):
             raise FggError(f"preprocess.resize: {self.size} is not {{{SHORTER}: PIXELS}}")
+        object.__setattr__(self, "size", {SHORTER: _side(self.size[SHORTER])})
         if self.crop is None:
             raise FggError(
                 "preprocess.crop: required if resize keeps the aspect ratio; give the side of the centre crop"
@@ -139,11 +150,14 @@ class Preprocess:
         return cls(**settings)
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """The input before it is standardised: (C, H, W) float32 in 0…1."""
+        """The input before it is standardised: (C, H, W) float32 in 0…1. Raises FggError for what is no PIL image."""
+        if not isinstance(image, Image.Image):
+            kind = type(image).__name__
+            raise FggError(f"an image must be a PIL image, not a {kind}; see PIL.Image.open and PIL.Image.fromarray")
         image = standard(image)
         if self.channels in GREY_FIRST:
-            make = _extremes if self.channels == "extremes" else _dark_lines
-            pixels = make(_tensor(image if image.mode == "F" else image.convert("L")), self.size)
+            make = extremes if self.channels == "extremes" else dark_lines
+            pixels = make(image if image.mode == "F" else image.convert("L"), self.size)
         else:
             pixels = self._resized(image)
         return self._cropped(pixels)
@@ -154,10 +168,24 @@ class Preprocess:
         Args:
             mask: of mode L; inside where it is not 0.
         """
-        inside = (np.asarray(mask) > 0).astype(np.float64)
-        height, width = self.resized(*mask.size)
-        resized = _overlaps(height, inside.shape[0]) @ inside @ _overlaps(width, inside.shape[1]).T
+        mask = self._central(mask)
+        inside, (height, width) = np.asarray(mask) > 0, self.resized(*mask.size)
+        if inside.size > MOST_PIXELS:
+            resized = _area_of_large(inside, height, width)
+        else:
+            resized = (
+                _overlaps(height, inside.shape[0]) @ inside.astype(np.float64) @ _overlaps(width, inside.shape[1]).T
+            )
         return self._cropped(torch.from_numpy(resized)[None])[0].float().clamp(0, 1)
+
+    def _central(self, image: Image.Image) -> Image.Image:
+        """The image, or the middle of a strip that would be resized to more than `MOST_PIXELS`, of which the crop sees less."""
+        height, width = self.resized(*image.size)
+        if height * width <= MOST_PIXELS or not isinstance(self.size, Mapping):
+            return image
+        (across, down), short = image.size, min(image.size)
+        left, top = max(0, across - 3 * short) // 2, max(0, down - 3 * short) // 2
+        return image.crop((left, top, across - left, down - top))
 
     def _cropped(self, pixels: Tensor) -> Tensor:
         height, width = self.output_size
@@ -165,21 +193,29 @@ class Preprocess:
         return pixels[:, top : top + height, left : left + width].contiguous()
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """The model's input: (C, H, W) float32, standardised. Raises ValueError before mean and std are known."""
+        """The model's input: (C, H, W) float32, standardised. Raises FggError before mean and std are known."""
         return self.standardised(self.pixels(image))
 
     def standardised(self, pixels: Tensor) -> Tensor:
         """Pixels (…, C, H, W) in 0…1, standardised by their channel's mean and std. Raises like `__call__`."""
         if self.mean is None or self.std is None:
-            raise ValueError("mean and std are not known yet; measure them with `statistics`")
+            raise FggError("preprocess: mean and std are not known; give them, or measure them with `statistics`")
         return (pixels - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
 
     def _resized(self, image: Image.Image) -> Tensor:
         if image.mode != "F":
             image = image.convert("RGB" if self.channels == "rgb" else "L")
+        image = self._central(image)
         image = image.resize(self.resized(*image.size)[::-1], INTERPOLATIONS[self.interpolation])
-        pixels = _tensor(image).clamp(0, 1)  # floats overshoot in bicubic and lanczos; bytes are clipped by PIL
+        pixels = tensor_of(image).clamp(0, 1)  # floats overshoot in bicubic and lanczos; bytes are clipped by PIL
         return pixels.expand(self.n_channels, -1, -1)
+
+
+def _side(value: Any) -> int:
+    """A side in pixels, of any type of whole number; 0 for anything else."""
+    value = value.item() if isinstance(value, Tensor | np.ndarray) and value.ndim == 0 else value
+    whole = isinstance(value, Real) and not isinstance(value, bool) and float(value).is_integer()
+    return int(value) if whole else 0
 
 
 def statistics(images: Iterable[Tensor]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -213,41 +249,22 @@ def _overlaps(new: int, old: int) -> np.ndarray:
     return np.maximum(shared, 0) * new / old
 
 
-def _tensor(image: Image.Image) -> Tensor:
-    """(C, H, W) float32 in 0…1 of an image of mode L, RGB or F."""
-    values = np.asarray(image)
-    values = values.astype(np.float32) / (255 if values.dtype == np.uint8 else 1)
-    return torch.from_numpy(values[None] if values.ndim == 2 else np.ascontiguousarray(values.transpose(2, 0, 1)))
+def _area_of_large(inside: np.ndarray, height: int, width: int) -> np.ndarray:
+    """What `Preprocess.area` computes, float64 (height, width), a few rows of a large mask (h, w) at a time."""
+    down, across = (_sparse_overlaps(new, old) for new, old in zip((height, width), inside.shape, strict=True))
+    out, rows = np.zeros((height, width)), max(1, MOST_PIXELS // inside.shape[1])
+    for top in range(0, len(inside), rows):
+        part = slice(top, top + rows)
+        out += down[:, part] @ (across @ inside[part].T.astype(np.float64)).T
+    return out
 
 
-def _extremes(grey: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean, mean - minimum and maximum - mean of each cell: (1, h, w) -> (3, H, W)."""
-    grey = _large_enough(grey, size)
-    mean = functional.adaptive_avg_pool2d(grey, size)
-    high = functional.adaptive_max_pool2d(grey, size)
-    low = -functional.adaptive_max_pool2d(-grey, size)
-    return torch.cat([mean, mean - low, high - mean]).clamp(0, 1)  # rounding can leave -1e-8
+def _sparse_overlaps(new: int, old: int) -> Any:
+    """`_overlaps` as a sparse matrix, which has about new + old entries."""
+    from scipy import sparse
 
-
-def _dark_lines(grey: Tensor, size: tuple[int, int]) -> Tensor:
-    """Grey image and depth of dark lines of two widths, pooled: (1, h, w) -> (3, H, W)."""
-    from scipy import ndimage
-
-    grey = _large_enough(grey, size)
-    values = grey[0].numpy()
-
-    def odd(share: float) -> int:
-        return 2 * max(1, int(share * min(values.shape) / 2)) + 1
-
-    around = ndimage.uniform_filter(values, odd(NEIGHBOURHOOD)) + DARKEST
-    closed = [ndimage.grey_closing(values, (odd(width), odd(width))) for width in LINE_WIDTHS]
-    channels = np.stack([values, *((lines - values) / around for lines in closed)])
-    return functional.adaptive_avg_pool2d(torch.from_numpy(channels), size).clamp(0, 1)
-
-
-def _large_enough(grey: Tensor, size: tuple[int, int]) -> Tensor:
-    """The image (1, h, w), enlarged if it has fewer pixels than cells, since pooling cannot enlarge."""
-    enlarged = (max(grey.shape[1], size[0]), max(grey.shape[2], size[1]))
-    if enlarged == tuple(grey.shape[1:]):
-        return grey
-    return functional.interpolate(grey[None], enlarged, mode="bilinear", align_corners=False)[0]
+    # In units of 1 / (old * new) of the line, all edges are whole numbers.
+    edges = np.unique(np.concatenate([np.arange(old + 1) * new, np.arange(new + 1) * old]))
+    starts = edges[:-1]
+    shares = np.diff(edges) / old
+    return sparse.csc_array((shares, (starts // old, starts // new)), shape=(new, old))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -52,7 +53,7 @@ def listed(path: Path) -> list[str]:
     found = found[1:] if found[:1] == ["image_id"] else found
     if not found:
         raise FggError(f"sample.ids: {path} lists no image_id; write one per line")
-    if repeated := sorted({image_id for image_id in found if found.count(image_id) > 1}):
+    if repeated := sorted(image_id for image_id, count in Counter(found).items() if count > 1):
         raise FggError(f"sample.ids: {path} lists {', '.join(repeated[:5])} more than once")
     return found
 

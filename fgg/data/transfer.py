@@ -27,6 +27,7 @@ CHUNK = 2**16  # bytes; the most that is lost when a connection ends
 BUSY = (408, 425, 429, 500, 502, 503, 504)
 GONE = {401: "needs a login", 403: "is refused", 404: "does not exist", 410: "is gone"}
 MARGIN = 2**28  # bytes to keep free
+CHECK_EVERY = 1024  # chunks, between two looks at the disk, if the size of a file is not known
 
 
 class Interrupted(Exception):
@@ -97,7 +98,8 @@ def explain(error: requests.RequestException, what: str) -> Exception:
         )
     response = error.response
     if response is None:
-        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema):
+        unknown = requests.exceptions.InvalidSchema  # such as file://
+        if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.MissingSchema | unknown):
             return FggError(f"{what} is not an address; write it as https://HOST/PATH")
         return Interrupted(f"the connection failed ({_last_reason(error)})")
     if response.status_code in BUSY:
@@ -131,13 +133,19 @@ def _receive(url: str, part: Path, bar: Progress, copies: int) -> None:
                 raise Interrupted("the server sent a different part than requested", wait=0)
             length = answer.headers.get("Content-Length", "")
             total = start + int(length) if length.isdigit() else None
+            if (packed := answer.headers.get("Content-Encoding", "identity").lower()) != "identity":
+                raise FggError(
+                    f"{url} is sent packed ({packed}), which was not asked for; fetch it and give it with --file"
+                )
             if total:
                 check_disk(part.parent, copies * total - start, url)
                 bar.total = total
             _remember(answer, part)
             with part.open("ab" if start else "wb") as file:
                 bar.update(start - bar.done)
-                for chunk in answer.iter_content(CHUNK):
+                for number, chunk in enumerate(answer.iter_content(CHUNK)):
+                    if total is None and number % CHECK_EVERY == 0:  # a stream may have no end
+                        check_disk(part.parent, 0, url)
                     file.write(chunk)
                     bar.update(len(chunk))
     except requests.RequestException as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from fgg.comparison.quality import LEVELS, folder_warning
 from fgg.data.images import decode
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
+from fgg.data.preprocess_words import preprocess_words
 from fgg.errors import FggError
 from fgg.models import model_files
 from fgg.models.checkpoints import read
 from fgg.models.device import images_per_batch
+from fgg.models.hugging_face import described
+from fgg.models.image_records import said_by_weights
+from fgg.models.image_settings import derive
 from fgg.models.layer_diagnosis import diagnose
 from fgg.models.vit import check_layers, load_model
 from fgg.saes.provenance import model_record
@@ -30,6 +34,7 @@ from fgg.saes.sae import load_for
 MODELS, SAES, PREPARED = Path("data", "models"), Path("data", "saes"), Path("data", "prepared")
 SPLITS = ("test", "val", "train")
 NAMES_SHOWN = 20
+KEYS = tuple(each.name for each in fields(Preprocess))
 
 
 @dataclass
@@ -43,6 +48,7 @@ class Subject:
         status: layer -> what is known about residual x gradient there; empty where it has not been measured.
         prepared: folder of the dataset's images, if there is one.
         identity: `fgg.saes.provenance.model_record` of the model; None if it is not in a folder of fgg's.
+        origins: key of the preprocessing -> where its value comes from.
     """
 
     model: VisionTransformer
@@ -52,6 +58,12 @@ class Subject:
     status: dict[int, str]
     prepared: Path | None = None
     identity: dict[str, str] | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def preparation(self) -> str:
+        """How images are prepared, and where each setting comes from, in words."""
+        return preprocess_words(self.preprocess.to_dict(), self.origins)
 
 
 @dataclass
@@ -85,7 +97,8 @@ def from_dataset(name: str | None, directory: Path, device: torch.device) -> Sub
     prepared = directory / PREPARED / name
     identity = model_record(record["architecture"], directory / MODELS / name)
     status = degeneracy.measured(record["layers"])
-    return Subject(model, preprocess, record["classes"], saes, status, prepared, identity)
+    origins = record.get("preprocess_from", {})
+    return Subject(model, preprocess, record["classes"], saes, status, prepared, identity, origins)
 
 
 def from_files(
@@ -100,11 +113,12 @@ def from_files(
     """Load a model from a folder that fgg wrote, or from weights and an architecture.
 
     Args:
-        model: folder with model.json, a file of weights, or ``pretrained``.
+        model: folder with model.json, weights (a file, or a folder of transformers), or ``pretrained``.
         architecture: its name in timm; needed with weights.
         kwargs: arguments for timm, as in the configuration's ``model.kwargs``.
-        preprocess: settings of `Preprocess` that differ from timm's settings of the architecture.
-        classes: class names; None takes their number from the weights.
+        preprocess: settings of `Preprocess` that differ from those that are written beside the weights, or of timm's for
+            the architecture.
+        classes: class names; None takes them, or their number, from the weights.
         saes: layer -> path of its SAE.
 
     Raises:
@@ -115,7 +129,8 @@ def from_files(
         loaded, made, record = model_files.load(model, device)
         identity = model_record(record["architecture"], Path(model))
         status = degeneracy.measured(record["layers"])
-        return Subject(loaded, made, list(classes or record["classes"]), found, status, identity=identity)
+        names, origins = list(classes or record["classes"]), record.get("preprocess_from", {})
+        return Subject(loaded, made, names, found, status, identity=identity, origins=origins)
     if architecture is None:
         raise FggError(
             f"--model {model} is no folder with a model.json; for a file of weights, or `pretrained`, say what model "
@@ -126,26 +141,29 @@ def from_files(
         state = read(model)
         outputs = len(state["head.weight"]) if "head.weight" in state else None
     loaded = load_model(architecture, kwargs, model, num_classes=outputs)
-    names = list(classes or [f"class {index}" for index in range(loaded.num_classes)])
-    return Subject(loaded.to(device), _preprocess(loaded, preprocess or {}), names, found, {})
+    named = loaded.pretrained_cfg.get("label_names") or ()
+    if len(named) != loaded.num_classes:
+        named = [f"class {index}" for index in range(loaded.num_classes)]
+    made, origins = _preprocess(loaded, preprocess or {}, model)
+    return Subject(loaded.to(device), made, list(classes or named), found, {}, origins=origins)
 
 
-def _preprocess(model: VisionTransformer, settings: Mapping[str, Any]) -> Preprocess:
-    known = model.pretrained_cfg
-    grey = model.patch_embed.proj.in_channels == 1
-    defaults: dict[str, Any] = {
-        "size": tuple(model.patch_embed.img_size),
-        "channels": "grey" if grey else "rgb",
-        "interpolation": known.get("interpolation", "bilinear"),
-        "mean": known["mean"][:1] if grey else known["mean"],
-        "std": known["std"][:1] if grey else known["std"],
-    }
-    made = Preprocess.from_dict(defaults | dict(settings))
-    if made.output_size != tuple(model.patch_embed.img_size):
+def _preprocess(
+    model: VisionTransformer, settings: Mapping[str, Any], weights: str
+) -> tuple[Preprocess, dict[str, str]]:
+    """The preprocessing, and where each of its keys comes from."""
+    unknown = [key for key in settings if key not in KEYS]
+    if unknown:
+        raise FggError(f"--preprocess: unknown {', '.join(unknown)}; the keys are {', '.join(KEYS)}")
+    known = None if weights == "pretrained" else described(weights)
+    given = {"resize" if key == "size" else key: value for key, value in settings.items()}
+    derived = derive(given, model, said_by_weights({"weights": weights}, model, known))
+    if derived.preprocess.mean is None or derived.preprocess.std is None:
         raise FggError(
-            f"--preprocess gives images of {made.output_size}, the model takes {tuple(model.patch_embed.img_size)}"
+            f"--preprocess: the channels {derived.preprocess.channels!r} need mean and std, which the weights do not name; "
+            "give those of the model's training"
         )
-    return made
+    return derived.preprocess, derived.origins
 
 
 def load_saes(subject: Subject, layers: Sequence[int]) -> dict[int, Any]:

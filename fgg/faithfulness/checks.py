@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.models.call_arguments import as_tensor
 from fgg.models.capture import check_target
 from fgg.perturbation.engine import Perturber
 
 ROUNDING = 1e-6  # relative to the largest value of an image
 PROTOCOLS = ("corrected", "thesis", "paper")
+FEWEST_RUNS = 3  # as in the schema; two runs always correlate by 1 or -1
 
 
 class UndefinedScore(UserWarning):
@@ -29,21 +31,38 @@ def check_protocol(protocol: str) -> None:
 
 def check_relevance(engine: Perturber, relevance: Tensor) -> Tensor:
     """The relevance (B, N) on the engine's device. Raises FggError if it is no such tensor of real numbers."""
-    if not isinstance(relevance, Tensor | np.ndarray | Sequence):
-        kind = type(relevance).__name__
-        raise FggError(f"relevance must be a tensor (images, patches), such as attribute(…).relevance, not a {kind}")
-    try:
-        relevance = torch.as_tensor(relevance)
-    except (TypeError, ValueError, RuntimeError):
-        raise FggError("relevance must hold a number for each patch, (images, patches); its rows differ") from None
-    if relevance.is_complex():
-        raise FggError(f"relevance is {relevance.dtype}, and complex numbers have no order; take .real or .abs()")
-    if relevance.layout != torch.strided:
-        relevance = relevance.to_dense()
+    relevance = as_tensor(relevance, "relevance", "a tensor (images, patches), such as attribute(…).relevance")
     expected = (len(engine.images), engine.patches)
     if tuple(relevance.shape) != expected:
         raise FggError(f"relevance is {tuple(relevance.shape)}, expected {expected} (images, patches)")
-    return relevance.detach().to(engine.images.device)
+    return relevance.to(engine.images.device)
+
+
+def check_subsets(engine: Perturber, subsets: Tensor | np.ndarray | Sequence) -> Tensor:
+    """Subsets of patches, int64 (B, runs, k). Raises FggError for what is none, too few runs, and a patch named twice."""
+    try:
+        found = torch.as_tensor(subsets)
+    except (TypeError, ValueError):
+        found = torch.empty(0)
+    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    if found.ndim != 3 or len(found) != len(engine.images) or not whole:
+        raise FggError(
+            "subsets must be int64 (images, runs, patches per subset), such as "
+            "fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed)[:, 0]"
+        )
+    _, runs, size = found.shape
+    if runs < FEWEST_RUNS:
+        raise FggError(
+            f"subsets hold {runs} runs; a correlation needs at least {FEWEST_RUNS}, and 20 or more to mean much"
+        )
+    if not 0 < size < engine.patches:
+        raise FggError(f"subsets name {size} of {engine.patches} patches; name at least one, and not all")
+    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < engine.patches:
+        raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
+    ordered = found.sort(-1).values
+    if (ordered[..., 1:] == ordered[..., :-1]).any():
+        raise FggError("subsets name a patch twice; within a subset every patch may occur once")
+    return found
 
 
 def class_of(engine: Perturber, target: Tensor | int | None) -> Tensor:

@@ -19,6 +19,7 @@ from fgg.errors import FggError
 from fgg.faithfulness.checks import (
     check_protocol,
     check_relevance,
+    check_subsets,
     class_of,
     mean_ranks,
     tell_undefined,
@@ -27,6 +28,7 @@ from fgg.faithfulness.checks import (
 from fgg.faithfulness.order_curves import engine_of
 from fgg.faithfulness.registry import metric
 from fgg.models.arguments import full_precision, whole_number
+from fgg.models.call_arguments import list_of_names, seed_number
 from fgg.perturbation.engine import Perturber
 from fgg.randomness import generator
 
@@ -109,7 +111,7 @@ def draw_subsets(
         int64 (B, trials, runs, subset_size).
 
     Raises:
-        FggError: the subsets are not smaller than the image, or a number is not whole.
+        FggError: the subsets are not smaller than the image, a number is not whole, or image_ids are no names.
     """
     patches, trials, runs = (
         whole_number(value, name) for name, value in (("patches", patches), ("trials", trials), ("runs", runs))
@@ -120,6 +122,11 @@ def draw_subsets(
             f"metrics.faithfulness_correlation.subset_size: {subset_size} must be from 1 to {patches - 1}, "
             f"below the {patches} patches of an image"
         )
+    if patches * runs > MOST_DRAWN:
+        raise FggError(f"patches: {patches} in {runs} runs are more than any image has; give the patches of an image")
+    names, seed = list_of_names(image_ids), seed_number(seed)
+    if not names:
+        return np.zeros((0, trials, runs, subset_size), dtype=np.int64)
     everything = np.tile(np.arange(patches), (runs, 1))
     return np.stack(
         [
@@ -129,7 +136,7 @@ def draw_subsets(
                     for trial in range(trials)
                 ]
             )
-            for name in image_ids
+            for name in names
         ]
     )
 
@@ -248,11 +255,12 @@ def faithfulness_correlation(
         FggError: images, relevance or subsets of the wrong shape, fewer than 3 runs, subsets of all patches, beyond the
             patches or with a patch twice, an unknown class, protocol, fill or correlation.
     """
-    if correlation not in CORRELATIONS:
+    if not isinstance(correlation, str) or correlation not in CORRELATIONS:
         raise FggError(f"correlation {correlation!r} is unknown; choose from {', '.join(CORRELATIONS)}")
+    image_ids = None if image_ids is None else list_of_names(image_ids)
     engine = engine_of(model, images, fill, preprocess, image_ids, seed)
     relevance = check_relevance(engine, relevance)
-    chosen = _drawn(engine, image_ids, seed) if subsets is None else _checked(engine, subsets)
+    chosen = _drawn(engine, image_ids, seed) if subsets is None else check_subsets(engine, subsets)
     drops = responses(engine, chosen, target)
     scores = correlate(relevance, chosen, drops, protocol, CORRELATIONS[correlation])
     reasons = {
@@ -264,7 +272,7 @@ def faithfulness_correlation(
     return tell_undefined("faithfulness_correlation", scores, reasons)
 
 
-FEWEST_RUNS = 3  # as in the schema; two runs always correlate by 1 or -1
+MOST_DRAWN = 2**31
 CORRELATIONS = {"spearman": spearman, "pearson": pearson}
 
 
@@ -272,29 +280,3 @@ def _drawn(engine: Perturber, image_ids: Sequence[str] | None, seed: int) -> Ten
     names = [str(number) for number in range(len(engine.images))] if image_ids is None else image_ids
     size = min(20, max(1, engine.patches // 3)) if engine.patches < 40 else 20
     return torch.from_numpy(draw_subsets(names, engine.patches, 1, 20, size, seed)[:, 0])
-
-
-def _checked(engine: Perturber, subsets: Tensor | np.ndarray | Sequence) -> Tensor:
-    try:
-        found = torch.as_tensor(subsets)
-    except (TypeError, ValueError):
-        found = torch.empty(0)
-    whole = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
-    if found.ndim != 3 or len(found) != len(engine.images) or not whole:
-        raise FggError(
-            "subsets must be int64 (images, runs, patches per subset), such as "
-            "fgg.draw_subsets(image_ids, patches, 1, runs, subset_size, seed)[:, 0]"
-        )
-    _, runs, size = found.shape
-    if runs < FEWEST_RUNS:
-        raise FggError(
-            f"subsets hold {runs} runs; a correlation needs at least {FEWEST_RUNS}, and 20 or more to mean much"
-        )
-    if not 0 < size < engine.patches:
-        raise FggError(f"subsets name {size} of {engine.patches} patches; name at least one, and not all")
-    if found.numel() and not 0 <= int(found.min()) <= int(found.max()) < engine.patches:
-        raise FggError(f"subsets must name patches from 0 to {engine.patches - 1}")
-    ordered = found.sort(-1).values
-    if (ordered[..., 1:] == ordered[..., :-1]).any():
-        raise FggError("subsets name a patch twice; within a subset every patch may occur once")
-    return found

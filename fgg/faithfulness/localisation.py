@@ -15,8 +15,11 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.faithfulness.registry import metric
+from fgg.models.arguments import full_precision
+from fgg.models.call_arguments import as_tensor
 
 
+@full_precision
 def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """All scores of maps against masks.
 
@@ -31,6 +34,9 @@ def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
     Raises:
         FggError: no tensors, shapes that differ or are not (B, N), or masks outside 0 to 1.
     """
+    if isinstance(relevance, Tensor) and isinstance(masks, Tensor):
+        form = "a tensor (images, patches)"
+        relevance, masks = as_tensor(relevance, "relevance", form), as_tensor(masks, "masks", form)
     functions = (relevance_mass, relevance_rank, pointing_game, average_precision, pr_area)
     return {each.__name__: each(relevance, masks) for each in functions}
 

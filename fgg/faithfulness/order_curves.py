@@ -5,16 +5,20 @@ Pixel Flipping, SRG, insertion and deletion all read these curves, so each is co
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
-import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
 from fgg.faithfulness.checks import check_relevance, class_of, probability
+from fgg.models.arguments import full_precision, whole_number, without_autocast
+from fgg.models.call_arguments import image_names, seed_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import channel_values, make_fill
@@ -27,13 +31,17 @@ class OrderCurves:
         engine: an engine of the images, with the fill.
         relevance: (B, N); ties are broken by patch index in MIF. LIF is the reverse order.
         target: class whose probability is read, int64 (B,), or one for all; None takes the predicted class.
+        precise: whether a caller's torch.autocast is switched off while curves are computed.
 
     Raises:
         FggError: relevance of the wrong shape, or an unknown class.
     """
 
-    def __init__(self, engine: Perturber, relevance: Tensor, target: Tensor | int | None = None) -> None:
+    def __init__(
+        self, engine: Perturber, relevance: Tensor, target: Tensor | int | None = None, precise: bool = False
+    ) -> None:
         self.engine = engine
+        self.precise = precise
         self.relevance = check_relevance(engine, relevance)
         self.target = class_of(engine, target)
         self.order = self.relevance.argsort(dim=-1, descending=True, stable=True)
@@ -55,7 +63,7 @@ class OrderCurves:
 
         It has the form of `mif` and starts with the filled image's probability.
         """
-        check_step(patches_per_step)
+        patches_per_step = check_step(patches_per_step)
         if self.engine.patches % patches_per_step == 0:
             return self.lif(patches_per_step).flip(1)
         return self._curve("insertion", patches_per_step)
@@ -75,22 +83,22 @@ class OrderCurves:
         return torch.where(self.relevance.isnan().any(1), torch.nan, area)
 
     def _curve(self, kind: str, patches_per_step: int) -> Tensor:
-        check_step(patches_per_step)
+        patches_per_step = check_step(patches_per_step)
         if (kind, patches_per_step) not in self._known:
             step_of = steps(self.order.flip(1) if kind == "lif" else self.order, patches_per_step)
             at = torch.arange(-(-self.engine.patches // patches_per_step), device=step_of.device)[:, None]
             masks = step_of[:, None, :] >= at if kind == "insertion" else step_of[:, None, :] <= at
-            found = probability(self.engine.logits(masks), self.target)
+            with without_autocast() if self.precise else contextlib.nullcontext():
+                found = probability(self.engine.logits(masks), self.target)
             clean = probability(self.engine.clean[:, None], self.target)
             parts = [found, clean] if kind == "insertion" else [clean, found]
             self._known[kind, patches_per_step] = torch.cat(parts, dim=1)
         return self._known[kind, patches_per_step]
 
 
-def check_step(patches_per_step: int) -> None:
-    """Raise FggError for anything but a whole number of patches per step, at least one."""
-    if not isinstance(patches_per_step, int | np.integer) or patches_per_step < 1:
-        raise FggError(f"patches_per_step: {patches_per_step} must be a whole number, at least 1")
+def check_step(patches_per_step: int) -> int:
+    """The patches per step. Raises FggError for anything but a whole number, at least one."""
+    return whole_number(patches_per_step, "patches_per_step")
 
 
 def steps(order: Tensor, patches_per_step: int) -> Tensor:
@@ -99,6 +107,7 @@ def steps(order: Tensor, patches_per_step: int) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, number.expand_as(order))
 
 
+@full_precision
 def order_curves(
     model: VisionTransformer,
     images: Tensor,
@@ -128,7 +137,22 @@ def order_curves(
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill.
     """
-    return OrderCurves(engine_of(model, images, fill, preprocess, image_ids, seed), relevance, target)
+    return OrderCurves(engine_of(model, images, fill, preprocess, image_ids, seed), relevance, target, precise=True)
+
+
+def check_fill(fill: Any, preprocess: Any, images: Any) -> None:
+    """Raise FggError for a number beyond float32, and for a preprocessing that is none, or is not that of the images."""
+    if not isinstance(fill, str) and isinstance(fill, Real) and abs(fill) > torch.finfo(torch.float32).max:
+        raise FggError(f"fill: {fill!r} is beyond the range of float32; give a number in the units of the images")
+    if preprocess is None:
+        return
+    if not isinstance(preprocess, Preprocess):
+        raise FggError(f"preprocess is a {type(preprocess).__name__}; give the fgg.Preprocess that made the images")
+    if isinstance(images, Tensor) and images.ndim == 4 and images.shape[1] != preprocess.n_channels:
+        raise FggError(
+            f"preprocess gives {preprocess.n_channels} channels, but the images have {images.shape[1]}; give the "
+            "fgg.Preprocess that made them"
+        )
 
 
 def engine_of(
@@ -149,7 +173,8 @@ def engine_of(
     Raises:
         FggError: images of the wrong shape, or an unknown fill.
     """
+    check_fill(fill, preprocess, images)
     engine = Perturber(model, images)
-    names = [str(number) for number in range(len(images))] if image_ids is None else list(image_ids)
-    channels = None if preprocess is None else channel_values(preprocess)
+    names = [str(number) for number in range(len(images))] if image_ids is None else image_names(image_ids, len(images))
+    channels, seed = None if preprocess is None else channel_values(preprocess), seed_number(seed)
     return engine.using(make_fill(fill, engine.images, patch_size(model), channels, names, seed))

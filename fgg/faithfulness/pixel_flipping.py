@@ -121,7 +121,7 @@ def from_curves(curves: OrderCurves, patches_per_step: int, protocol: str) -> Pi
     """Pixel Flipping from the curves of a batch of maps. Raises FggError for an unknown protocol."""
     check_protocol(protocol)
     if protocol == "thesis":
-        check_step(patches_per_step)
+        patches_per_step = check_step(patches_per_step)
         found = follow(curves.engine, curves.order, curves.target, patches_per_step)
         return PixelFlipping(torch.where(curves.relevance.isnan().any(1), torch.nan, found.auc), found.curve)
     curve = curves.mif(patches_per_step)

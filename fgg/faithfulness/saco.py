@@ -172,6 +172,8 @@ def saco(
     """
     if bins is not None:
         bins = whole_number(bins, "bins", least=None)
+    if not isinstance(ranks, bool):
+        raise FggError(f"ranks: {ranks!r} must be True or False")
     engine = engine_of(model, images, fill, preprocess, image_ids, seed)
     found = evaluate(engine, relevance, target, bins, protocol, ranks, weigh)
     reasons = {

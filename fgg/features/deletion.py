@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from fgg.models.capture import at_rest
-from fgg.models.vit import at_patches, reads_class_token
-from fgg.perturbation.token_path import class_row, is_standard
+from fgg.models.vit import at_patches
+from fgg.perturbation.token_path import rest_of_rows
 from fgg.saes.codes import codes_of, decoder_of
 
 NONE = -1  # fills up the rows of deletions with fewer features
@@ -119,14 +119,5 @@ def delete(
 
 
 def rest(model: VisionTransformer, layer: int, tokens: Tensor) -> Tensor:
-    """Logits (B, K) from the residual stream (B, T, D) after a layer: the blocks after it, the norm and the head.
-
-    If the head reads the class token, the last block computes only that row.
-    """
-    blocks = list(model.blocks)[layer + 1 :]
-    one_row = bool(blocks) and is_standard(blocks[-1]) and reads_class_token(model)
-    for block in blocks[: -1 if one_row else None]:
-        tokens = block(tokens)
-    if one_row:
-        tokens = class_row(blocks[-1], tokens)
-    return model.forward_head(model.norm(tokens))
+    """Logits (B, K) from the residual stream (B, T, D) after a layer: the blocks after it, the norm and the head."""
+    return rest_of_rows(model, tokens, layer + 1)

@@ -13,8 +13,10 @@ from typing import Any
 
 from fgg.errors import OUT_OF_MEMORY, FggError, Named, explain_os_error, parse_json
 from fgg.jobs.shards import WHOLE, Shard
+from fgg.visible import visible
 
 # How torch and the libraries below it word a lack of memory, in RuntimeErrors.
+LAYOUT = "\n\t"  # what a message may hold beside text; escapes in names of files would reach the terminal
 MEMORY_WORDS = ("can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory", "bad_alloc")
 
 
@@ -43,9 +45,11 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
             message = OUT_OF_MEMORY
         except OSError as error:
             message = explain_os_error(error)
+        except KeyboardInterrupt:
+            message = "interrupted; what is finished is kept, and the same command goes on"
         else:
             return 0
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {visible(message, keep=LAYOUT)}", file=sys.stderr)
         return 1
 
     return run

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any, ParamSpec, TypeVar
 
+import numpy as np
 import torch
 
 from fgg.errors import FggError
@@ -23,7 +24,9 @@ def whole_number(value: Any, name: str, least: int | None = 1) -> int:
     Raises:
         FggError: it is something else.
     """
-    if isinstance(value, torch.Tensor) and value.ndim == 0 and not value.is_complex():
+    if isinstance(value, torch.Tensor) and value.ndim == 0 and not (value.is_complex() or value.is_meta):
+        value = value.item()
+    if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
     whole = isinstance(value, Integral) or (isinstance(value, Real) and float(value).is_integer())
     if not whole or isinstance(value, bool) or (least is not None and value < least):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ from torch import Tensor
 
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
+from fgg.data.preprocess_words import preprocess_words
 from fgg.errors import FggError
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files, zero_shot
 from fgg.models.checkpoints import names
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.hugging_face import Described, described
+from fgg.models.image_records import ASSUMED, note, said_by_weights
+from fgg.models.image_settings import GIVEN, Derived, derive
 from fgg.models.layer_diagnosis import diagnose
 from fgg.models.training import predict, train
 from fgg.models.vit import NORM_EPS, load_model, with_config
@@ -36,6 +39,7 @@ MOST_IMAGES = 5000
 DIAGNOSED_IMAGES = 16
 LOOKED_AT = 256  # images in memory at once
 SPLITS = ("train", "val", "test")
+PLANTED = "planted"  # a source whose images have their final size
 BASELINE_SIDE = 20  # pixels; 40 gives the same accuracy and takes much longer
 BASELINE_C = (1e-4, 1e-3, 1e-2)  # chosen on the validation split
 
@@ -60,18 +64,18 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     """Train or load the model, measure it, and write its folder; returns its record."""
     options, known = _with_folder(settings["model"])
     device = resolve(settings["device"])
-    classes = read_json(data / "dataset.json")["classes"]
+    dataset = read_json(data / "dataset.json")
+    classes = dataset["classes"]
     everything = load_split(data / "train.parquet")
     shape = load_model(options["architecture"], options["kwargs"], num_classes=len(classes))
     if known:
         with_config(shape, known)
-    preprocess = resolve_preprocess(settings["preprocess"], shape)
+    said = said_by_weights(options, shape, known, whole=dataset.get("source") == PLANTED)
+    derived = derive(settings["preprocess"], shape, said)
     training = options["weights"] == "train" and not options["zero_shot"]
-    images = everything.pixels(preprocess) if training else None
-    if preprocess.mean is None or preprocess.std is None:
-        taken = shape.pretrained_cfg
-        mean, std = (taken["mean"], taken["std"]) if images is None else statistics(images)
-        preprocess = replace(preprocess, mean=preprocess.mean or mean, std=preprocess.std or std)
+    images = everything.pixels(derived.preprocess) if training else None
+    derived = _with_statistics(derived, everything, images)
+    preprocess = derived.preprocess
     history: list[dict[str, float]] = []
     head: dict[str, Any] | None = None
     if images is None:
@@ -97,18 +101,16 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
         "weights": options["weights"],
         "classes": classes,
         "preprocess": preprocess.to_dict(),
+        "preprocess_from": derived.origins,
         **({"zero_shot": head} if head else {}),
         "training_mean": seen["train"].means.mean(0).tolist(),
         "accuracy": measure(seen),
         "layers": diagnose(model, splits["val"].tensors(preprocess, slice(0, DIAGNOSED_IMAGES)).to(device)),
         "training": history,
     }
-    print(f"preprocessing: mean {preprocess.mean}, standard deviation {preprocess.std}, {_origin(settings, known)}")
-    if known and known.interpolation not in (None, preprocess.interpolation):
-        print(
-            f"note: the weights' folder resizes by {known.interpolation}, preprocess.interpolation is "
-            f"{preprocess.interpolation}"
-        )
+    print(f"preprocessing: {preprocess_words(record['preprocess'], derived.origins)}")
+    if ASSUMED in derived.origins.values():
+        note(f"mean and std are {ASSUMED}; compare them with the training of the weights, or give them")
     report(record)
     model_files.save(output, model, record, settings)
     return record
@@ -128,18 +130,34 @@ def _norm_eps(model: VisionTransformer, shape: VisionTransformer) -> dict[str, f
     return {NORM_EPS: own.pop()} if own != usual and len(own) == 1 else {}
 
 
-def _origin(settings: dict[str, Any], known: Described | None) -> str:
-    """Where mean and standard deviation come from."""
-    given = settings["preprocess"]
-    if given["mean"] is not None and given["std"] is not None:
-        return "as preprocess says"
-    if settings["model"]["weights"] == "train" and not settings["model"]["zero_shot"]:
-        return "of the training images"
-    if known and known.mean and known.std:
-        return f"as the files beside {known.source} say"
-    if settings["model"]["weights"] == "pretrained":
-        return "timm's for these weights"
-    return "timm's for this architecture: the weights do not say theirs, so compare them with their training"
+def _with_statistics(derived: Derived, split: Split, images: Tensor | None) -> Derived:
+    """Mean and std measured on the training images where they are unknown, and what colours these images have.
+
+    Args:
+        split: the training split.
+        images: its pixels, if a model is trained on them.
+    """
+    preprocess, count = derived.preprocess, f"the {len(split)} training images"
+    if images is None and (preprocess.mean is None or preprocess.std is None):
+        note(
+            f"mean and std are those of {count}, since the weights name none for the channels {preprocess.channels}; compare "
+            "them with the training of the weights, or give them"
+        )
+    elif images is not None and derived.origins["channels"] != GIVEN:
+        colour = split.coloured() if len(images[0]) == 1 else sum(not (image == image[:1]).all() for image in images)
+        told = f"{derived.origins['channels']}; of {count}, {colour} are in colour"
+        derived = derived.told(channels=told)
+        if colour and preprocess.n_channels == 1:
+            note(
+                f"{colour} of {count} are in colour, which a model of one channel does not see; see model.kwargs.in_chans"
+            )
+
+    def measure() -> tuple[Sequence[float], Sequence[float]]:
+        parts = batches(len(split), LOOKED_AT, "mean and standard deviation") if images is None else ()
+        streamed = (image for part in parts for image in split.pixels(preprocess, part))
+        return statistics(streamed if images is None else images)
+
+    return derived.measured(measure, count)
 
 
 def order_classes(model: VisionTransformer, labels: Sequence[str], classes: Sequence[str]) -> None:
@@ -173,29 +191,6 @@ def _load(options: dict[str, Any], classes: list[str]) -> tuple[VisionTransforme
             f"dataset has {len(classes)}; give the path of fine-tuned weights, or 'train'"
         )
     return model, None
-
-
-def resolve_preprocess(settings: dict[str, Any], shape: VisionTransformer) -> Preprocess:
-    """The preprocessing with its size filled in.
-
-    Raises:
-        FggError: its output does not fit the model's input.
-    """
-    size = settings["resize"] or list(shape.patch_embed.img_size)
-    options = {key: settings[key] for key in ("crop", "channels", "interpolation", "mean", "std")}
-    preprocess = Preprocess(size=size, **options)
-    takes = shape.patch_embed.proj.in_channels
-    if preprocess.n_channels != takes:
-        raise FggError(
-            f"preprocess.channels: {preprocess.channels!r} gives {preprocess.n_channels} channels, but the model "
-            f"takes {takes}; set model.kwargs.in_chans, or choose other channels"
-        )
-    if tuple(preprocess.output_size) != tuple(shape.patch_embed.img_size):
-        raise FggError(
-            f"preprocess: the output size is {tuple(preprocess.output_size)}, but the model takes "
-            f"{tuple(shape.patch_embed.img_size)}; set preprocess.resize and crop, or model.kwargs.img_size"
-        )
-    return preprocess
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
+from fgg.models.architectures import attention_modules, mixing, slope_of_mixing
+from fgg.models.call_arguments import class_numbers
 from fgg.models.finite_logits import check_finite
 from fgg.models.onednn_linear import fast_products
 from fgg.models.vit import check_images, check_layers
@@ -30,9 +32,11 @@ class Captured:
     Attributes:
         logits: (B, K).
         target: int64 (B,), the class that was explained.
-        cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty if not requested.
-        attention: per block the mean of A over heads, (B, T, T); empty if not requested.
-        last_attention, last_attention_gradient: A of the last block and dz/dA, (B, H, T, T); empty if not requested.
+        cams: per block mean_h max(A * dz/dA, 0), (B, T, T); empty if not requested. Attentions that stand side by side in
+            a block add up, since their outputs do.
+        attention: per block the mean of A over heads, (B, T, T), added up likewise; empty if not requested.
+        last_attention, last_attention_gradient: A of the last block and dz/dA, (B, H, T, T), with the heads of all its
+            attentions; empty if not requested.
         residuals: layer -> output of the block, (B, T, D).
         gradients: layer -> dz / d residual, (B, T, D).
         input_gradient: dz / d images, (B, C, H, W); None if not requested.
@@ -96,11 +100,15 @@ def usable(images: Tensor) -> Tensor:
 
 
 def attention_module(block: nn.Module) -> Any:
-    """The module of a block that has the attention's dropout, after which the attention can be read."""
-    for module in (getattr(block, "attn", None), block):
-        if isinstance(getattr(module, "attn_drop", None), nn.Module):
-            return module
-    raise FggError(f"attention cannot be captured in a block of type {type(block).__name__}")
+    """The one module of a block that has the attention's dropout, after which the attention can be read.
+
+    Raises:
+        FggError: the block has none, or several.
+    """
+    found = attention_modules(block)
+    if len(found) > 1:
+        raise FggError(f"a block of type {type(block).__name__} has {len(found)} attentions side by side, not one")
+    return found[0]
 
 
 def capture(
@@ -144,26 +152,34 @@ def capture(
 
     weights: dict[int, Tensor] = {}
 
-    def read_attention(index: int):
-        def hook(_module, _inputs, output: Tensor) -> Tensor | None:
+    def add(name: str, index: int, value: Tensor) -> None:
+        before = per_block[name][index]
+        per_block[name][index] = value if before is None else before + value
+
+    lasts: list[Tensor] = []
+    slopes: dict[int, Tensor] = {}
+
+    def read_attention(index: int, module: nn.Module):
+        def hook(_drop, _inputs, output: Tensor) -> Tensor | None:
             if attention:
-                per_block["attention"][index] = output.detach().mean(1)
+                add("attention", index, mixing(module, output.detach()).mean(1))
             if not backward:
                 return None
             replaced = None
             if not output.requires_grad:  # the first block: the graph begins here
                 output = replaced = output.detach().requires_grad_()
             if cams:
-                values, weight = output.detach(), weights.pop(index, None)
+                values, weight = mixing(module, output.detach()), weights.pop(index, None)
 
                 def reduce(gradient: Tensor) -> None:
-                    positive = (values * gradient).clamp_(min=0)
-                    per_block["cams"][index] = (positive if weight is None else positive * weight[:, :, None]).mean(1)
+                    positive = (values * slope_of_mixing(module, gradient)).clamp_(min=0)
+                    add("cams", index, (positive if weight is None else positive * weight[:, :, None]).mean(1))
 
                 output.register_hook(reduce)
             if last_attention and index == len(model.blocks) - 1:
-                found.last_attention = output.detach()
-                output.register_hook(lambda gradient: setattr(found, "last_attention_gradient", gradient))
+                place = len(lasts)
+                lasts.append(mixing(module, output.detach()))
+                output.register_hook(lambda gradient: slopes.__setitem__(place, slope_of_mixing(module, gradient)))
             return replaced
 
         return hook
@@ -189,11 +205,11 @@ def capture(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(backward))
         for index, block in enumerate(model.blocks):
-            module = attention_module(block)
-            if cams or attention or last_attention or (backward and index == 0):
-                stack.enter_context(unfused(module))
-                handle = module.attn_drop.register_forward_hook(read_attention(index))
-                stack.callback(handle.remove)
+            for module in attention_modules(block):
+                if cams or attention or last_attention or (backward and index == 0):
+                    stack.enter_context(unfused(module))
+                    handle = module.attn_drop.register_forward_hook(read_attention(index, module))
+                    stack.callback(handle.remove)
             if weigh is not None:
                 stack.callback(block.register_forward_pre_hook(read_input(index, weigh)).remove)
             if index in layers or index in wanted:
@@ -210,6 +226,9 @@ def capture(
             logits.gather(1, found.target[:, None]).sum().backward()
     if input_gradient:
         found.input_gradient = images.grad
+    if last_attention:
+        found.last_attention = torch.cat(lasts, dim=1)
+        found.last_attention_gradient = torch.cat([slopes[place] for place in range(len(lasts))], dim=1)
     if cams:
         found.cams = [c for c in per_block["cams"] if c is not None]
     if attention:
@@ -225,10 +244,9 @@ def capture(
 def check_target(target: Tensor | int, logits: Tensor) -> Tensor:
     """The target as int64 (B,) for logits (B, K); raises FggError if it does not hold one class per image."""
     batch, classes = logits.shape
-    target = torch.as_tensor(target, device=logits.device)
+    target = class_numbers(target, logits.device)
     if target.ndim == 0:
         target = target.expand(batch)
-    whole = not target.is_floating_point() and target.dtype != torch.bool
-    if target.shape != (batch,) or not whole or not ((target >= 0) & (target < classes)).all():
+    if target.shape != (batch,) or not ((target >= 0) & (target < classes)).all():
         raise FggError(f"target must hold one class from 0 to {classes - 1} per image, int64 ({batch},)")
-    return target.long()
+    return target

@@ -23,6 +23,8 @@ import torch
 from safetensors import SafetensorError
 
 from fgg.errors import FggError
+from fgg.models.bounded_pickles import check_legacy, check_tensors, check_zip
+from fgg.models.foreign_files import foreign, foreign_zip
 
 # Errors that the readers of weights raise for damaged or foreign files; to the user they all mean the same.
 UNREADABLE = (
@@ -54,8 +56,13 @@ def damaged_part(file: BinaryIO) -> str:
     """The first damaged part of a zip that torch wrote, or an empty string; torch itself verifies no checksums.
 
     For a tensor that is marked as a folder, torch would return uninitialised memory.
+
+    Raises:
+        FggError: it would take more memory than its length (`fgg.models.bounded_pickles`).
     """
+    size = file.seek(0, 2)
     with zipfile.ZipFile(file) as parts:
+        check_zip(parts, size)
         folders = (part.filename for part in parts.infolist() if part.external_attr & FOLDER_BIT)
         found = parts.testzip() or next(folders, "")
     file.seek(0)
@@ -86,19 +93,31 @@ def content_of(file: BinaryIO) -> Any:
         if start.startswith(GZIP_START) or start[TAR_MARK_AT:] == TAR_MARK:
             return _from_tar(file)
         if start.startswith(ZIP_START):
+            if what := foreign_zip(file):
+                raise FggError(f"cannot be read safely as weights: it is {what}")
             damage = damaged_part(file)
             if damage:
                 raise FggError(f"cannot be read safely as weights: it is damaged (at {damage}); fetch it again")
+        size = file.seek(0, 2)
+        file.seek(0)
+        if start.startswith(PICKLE_START):
+            check_legacy(file, size)
         if start.startswith((ZIP_START, PICKLE_START)):
-            return _load(file)
+            content = _load(file)
+            check_tensors(content, size)
+            return content
     except FggError:
         raise
+    except MemoryError:
+        raise FggError("cannot be read safely as weights: it asks for more memory than there is") from None
     except UNREADABLE as error:
         raise FggError(
             f"cannot be read safely as weights: it is damaged, or in another format ({first_line(error)})"
         ) from None
     if not start:
         raise FggError("cannot be read safely as weights: it is empty; fetch it again")
+    if what := foreign(start):
+        raise FggError(f"cannot be read safely as weights: it is {what}")
     raise FggError(
         "cannot be read safely as weights: it is neither safetensors nor a torch checkpoint, nor a tar that holds one"
     )

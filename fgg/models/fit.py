@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fgg.errors import FggError
 from fgg.models.checkpoint_files import names
+from fgg.models.projections import with_projections
 
 # Hints for tensors that do not fit: the kind of fault, a pattern of the name, what to do.
 MISSING, UNEXPECTED, SHAPE = "missing", "unexpected", "wrong shape"
@@ -24,11 +25,14 @@ HINTS = (
     (UNEXPECTED, r"blocks\.\d+\.attn\.[qk]_norm", "the file's model normalises queries and keys: set model.kwargs.qk_norm to true"),
     (UNEXPECTED, r"reg_token", "the file's model has registers: set model.kwargs.reg_tokens to their number, and no_embed_class if they have no position"),
     (UNEXPECTED, r"blocks\.\d+\.\w+\.", "the file has different or more blocks: see model.kwargs.depth"),
-    (UNEXPECTED, r"(head_dist|dist_token)", "the file's model is distilled and its logits are the mean of two heads, which fgg does not explain"),
+    (UNEXPECTED, r"(head_dist|dist_token)", "the file's model is distilled, and its logits are the mean of two heads: choose a distilled architecture, such as deit_base_distilled_patch16_224"),
     (UNEXPECTED, r"head\.(projection|text)", "these are the weights of a zero-shot model: read its folder with fgg.models.model_files.load"),
     (UNEXPECTED, r"vision_model\.", "these are the names of Hugging Face's transformers: use open_clip's file, or timm's"),
     (MISSING, r"head\.", "a file without a head has no classes: fine-tune it first, or set model.zero_shot for a CLIP tower"),
-    (UNEXPECTED, r".*parametrizations\.", "the file's matrices are in parts: save the model after torch.nn.utils.parametrize.remove_parametrizations"),
+    (UNEXPECTED, r".*(relative_position_bias_table|[qv]_bias|gamma_[12])", "these are the weights of BEiT, EVA or a model with relative positions: choose that architecture, and model.kwargs as in training"),
+    (MISSING, r"(rel_pos_bias|shared_rel_pos|rope)\.", "the positions of the architecture are others than the file's: see model.kwargs"),
+    (MISSING, r"blocks\.\d+\.attn\.qkv\.bias", "the file's projections have no biases: set model.kwargs.qkv_bias to false"),
+    (UNEXPECTED, r".*(parametrizations\.|\.weight_([gv]|orig|mask)$)", "the file's matrices are in parts: save the model after torch.nn.utils.parametrize.remove_parametrizations"),
     (SHAPE, r"patch_embed\.", "see model.kwargs.patch_size, in_chans and embed_dim"),
     (SHAPE, r"head\.", "the number of classes is different"),
 )  # fmt: skip
@@ -48,6 +52,7 @@ def fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -
             names them, with hints.
     """
     own = model.state_dict()
+    state = with_projections(own, _without_tables(model, own, state, origin), origin)
     whole = [
         name
         for name, tensor in state.items()
@@ -74,6 +79,29 @@ def fill(model: torch.nn.Module, state: dict[str, Tensor], origin: str | Path) -
             f"Check model.architecture, model.kwargs and the number of classes{''.join(hints)}"
         )
     model.load_state_dict(state)
+
+
+def _without_tables(
+    model: torch.nn.Module, own: dict[str, Tensor], state: dict[str, Tensor], origin: str | Path
+) -> dict[str, Tensor]:
+    """The state dict without the fixed tables of positions that the model computes itself.
+
+    Raises:
+        FggError: a table is another than the model's.
+    """
+    tables = {name: tensor for name, tensor in model.named_buffers() if name not in own}
+    found = [name for name in state if name in tables]
+    if other := [
+        name for name in found if not torch.equal(tables[name].cpu(), state[name].cpu().to(tables[name].dtype))
+    ]:
+        raise FggError(
+            f"model.weights: {origin} has another order of positions than the architecture, in {names(other)}"
+        )
+    if hasattr(model, "rope"):  # BAAI's files hold the cosines and sines
+        found += [name for name in state if name not in own and re.fullmatch(r"(.*\.)?rope\.freqs_(cos|sin)", name)]
+    if found:
+        print(f"note: model.weights: {origin}: left out tables that timm computes: {names(found)}", file=sys.stderr)
+    return {name: tensor for name, tensor in state.items() if name not in found}
 
 
 def _faults(own: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ Read are ``config.json`` and ``preprocessor_config.json`` of Hugging Face's tran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,7 @@ def _of_transformers(path: Path, told: Mapping[str, Any]) -> Described:
 
 
 def _kwargs(told: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments for timm from the configuration of a ViT, DeiT or DINOv2."""
+    """Arguments for timm from the configuration of a ViT, DeiT, DINOv2 or BEiT."""
     kind, width = told["model_type"], told["hidden_size"]
     sizes = [width, told["num_hidden_layers"], told["num_attention_heads"], told.get("num_register_tokens", 1)]
     sizes += [told.get("intermediate_size", 1), told["image_size"], told["patch_size"]]
@@ -149,11 +150,21 @@ def _kwargs(told: Mapping[str, Any]) -> dict[str, Any]:
     if not told.get("use_swiglu_ffn"):  # timm has it only in architectures of their own
         if activation not in ACTIVATIONS:
             raise ValueError(f"hidden_act {activation!r}")
-        found["mlp_ratio"] = _ratio(width, told["intermediate_size"]) if kind in ("vit", "deit") else told["mlp_ratio"]
+        found["mlp_ratio"] = (
+            _ratio(width, told["intermediate_size"]) if kind in ("vit", "deit", "beit") else told["mlp_ratio"]
+        )
         if ACTIVATIONS[activation] != "gelu":
             found["act_layer"] = ACTIVATIONS[activation]
-    if kind == "deit":
+    if kind == "deit" and not any("WithTeacher" in str(name) for name in told.get("architectures") or ()):
         found["reg_tokens"] = 1  # the distillation token, which no head reads
+    if kind == "beit":
+        found |= {
+            "use_abs_pos_emb": bool(told.get("use_absolute_position_embeddings")),
+            "use_rel_pos_bias": bool(told.get("use_relative_position_bias")),
+            "use_shared_rel_pos_bias": bool(told.get("use_shared_relative_position_bias")),
+            "init_values": told.get("layer_scale_init_value") or 0,  # timm overlooks None
+            "global_pool": "avg" if told.get("use_mean_pooling", True) else "token",
+        }
     if kind.startswith("dinov2"):
         found["init_values"] = told.get("layerscale_value", 1.0) or 1.0
         found["global_pool"] = POOL
@@ -177,10 +188,15 @@ def _preprocessing(path: Path) -> tuple[tuple[float, ...] | None, tuple[float, .
     if told.get("do_normalize") is False:
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     # transformers multiplies bytes by a factor; fgg divides them by 255.
-    factor = 255.0 * (1.0 if told.get("do_rescale") is False else float(told.get("rescale_factor", 1 / 255)))
+    scale = 1.0 if told.get("do_rescale") is False else told.get("rescale_factor")
+    scale = 1 / 255 if scale is None else scale
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not 0 < scale < math.inf:
+        raise FggError(f"model.weights: {path}: rescale_factor {scale!r} must be a number above 0; fetch it again")
+    factor = 255.0 * scale
     if mean and std and abs(factor - 1) > 1e-6:
         mean, std = tuple(value / factor for value in mean), tuple(value / factor for value in std)
-    return mean, std, RESAMPLING.get(told.get("resample"))
+    resample = told.get("resample")
+    return mean, std, RESAMPLING.get(resample) if type(resample) is int else None
 
 
 def _numbers(values: Any) -> tuple[float, ...] | None:

@@ -1,4 +1,4 @@
-"""The names that Hugging Face's transformers give ViT, DeiT and DINOv2, before and since version 5, as timm's names."""
+"""The names that Hugging Face's transformers give ViT, DeiT, DINOv2 and BEiT, before and since version 5, as timm's names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fgg.errors import FggError
 from fgg.models.checkpoint_files import names
 
 # Model type -> epsilon of its layer norms, if no config.json says it.
-FAMILIES = {"vit": 1e-12, "deit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6}
+FAMILIES = {"vit": 1e-12, "deit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6, "beit": 1e-12}
 LAYER = r"(?:encoder\.)?layers?\.(\d+)\."
 PATTERNS = (
     (r"embeddings\.cls_token", r"cls_token"),
@@ -31,10 +31,17 @@ PATTERNS = (
     (rf"{LAYER}(?:output\.dense|mlp\.fc2|mlp\.weights_out|mlp\.down_proj)\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
     (rf"{LAYER}mlp\.(gate|up)_proj\.(\w+)", r"blocks.\1.mlp.\2.\3"),
     (rf"{LAYER}layer_scale([12])\.lambda1", r"blocks.\1.ls\2.gamma"),
+    # BEiT's.
+    (rf"{LAYER}lambda_([12])", r"blocks.\1.gamma_\2"),
+    (rf"{LAYER}(?:attention\.attention\.)?relative_position_bias\.(relative_position_\w+)", r"blocks.\1.attn.\2"),
+    (r"(?:encoder\.relative_position_bias|shared_position_bias)\.(relative_position_\w+)", r"rel_pos_bias.\1"),
+    (r"pooler\.layernorm\.(\w+)", r"fc_norm.\1"),
 )
 # Matrices that timm stacks: the parts, and the whole.
 STACKED = (((".attn.q.", ".attn.k.", ".attn.v."), ".attn.qkv."), ((".mlp.gate.", ".mlp.up."), ".mlp.fc1."))
-TWO_HEADS = ("cls_classifier.", "distillation_classifier.")
+# The heads of DeiTForImageClassificationWithTeacher, on the class and the distillation token, and timm's.
+TWO_HEADS = {"cls_classifier": "head", "distillation_classifier": "head_dist"}
+TWO_HEADS_TOKEN = ("embeddings.distillation_token", "dist_token")
 
 
 def from_hugging_face(state: Mapping[str, Tensor], prefix: str, notes: list[str]) -> dict[str, Tensor]:
@@ -46,23 +53,28 @@ def from_hugging_face(state: Mapping[str, Tensor], prefix: str, notes: list[str]
         notes: gets what was left out.
 
     Raises:
-        FggError: a DeiT with two heads, or projections of which a part is missing.
+        FggError: projections of which a part is missing.
     """
-    if any(name.startswith(TWO_HEADS) for name in state):
-        raise FggError(
-            "is a DeiT with two heads (cls_classifier and distillation_classifier), whose logits are a mean; fgg "
-            "explains models with one head, such as DeiTForImageClassification"
-        )
+    distilled = "distillation_classifier.weight" in state
     found: dict[str, Tensor] = {}
     for name, tensor in state.items():
         short = name.removeprefix(prefix)
-        if short.startswith("pooler.") and "classifier.weight" in state:
+        if short.startswith("pooler.dense.") and ("classifier.weight" in state or distilled):
             notes.append(f"left out {name}, which the classifier does not read")
             continue
+        if distilled:
+            outer, _, part = short.rpartition(".")
+            short = f"{TWO_HEADS[outer]}.{part}" if outer in TWO_HEADS else short
+            short = TWO_HEADS_TOKEN[1] if short == TWO_HEADS_TOKEN[0] else short
         new = next((re.sub(old, new, short) for old, new in PATTERNS if re.fullmatch(old, short)), short)
         if new in found:
             raise FggError(f"holds {new} under two names; save the state dict of the model alone")
         found[new] = tensor
+    for name in [name for name in found if name.endswith(".attn.q.bias")]:
+        # BEiT's keys have no bias, and timm keeps the other two apart.
+        if name.replace(".q.", ".k.") not in found and prefix == "beit.":
+            for part in ("q", "v"):
+                found[name.replace(".q.bias", f".{part}_bias")] = found.pop(name.replace(".q.", f".{part}."))
     for parts, whole in STACKED:
         for name in [name for name in found if parts[0] in name]:
             own = [name.replace(parts[0], part) for part in parts]

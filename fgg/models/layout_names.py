@@ -1,4 +1,4 @@
-"""Names of weights in the layouts of open_clip, torchvision and Meta's DINOv2, and timm's names for them."""
+"""Names of weights in the layouts of open_clip, torchvision, Meta's DINOv2 and BAAI's EVA-02, and timm's names for them."""
 
 from __future__ import annotations
 
@@ -34,5 +34,13 @@ TORCHVISION_NAMES = (
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:0|linear_1)\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
     (r"encoder\.layers\.encoder_layer_(\d+)\.mlp\.(?:3|linear_2)\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
 )
-# Meta's DINOv2.
-OTHER_NAMES = ((r"register_tokens", r"reg_token"), (r"(blocks\..*)\.mlp\.w12\.(\w+)", r"\1.mlp.fc1.\2"), (r"(blocks\..*)\.mlp\.w3\.(\w+)", r"\1.mlp.fc2.\2"))  # fmt: skip
+# Meta's DINOv2, and BAAI's EVA-02.
+OTHER_NAMES = (
+    (r"register_tokens", r"reg_token"),
+    (r"(blocks\..*)\.mlp\.w12\.(\w+)", r"\1.mlp.fc1.\2"),
+    (r"(blocks\..*)\.mlp\.w1\.(\w+)", r"\1.mlp.fc1_g.\2"),
+    (r"(blocks\..*)\.mlp\.w2\.(\w+)", r"\1.mlp.fc1_x.\2"),
+    (r"(blocks\..*)\.mlp\.w3\.(\w+)", r"\1.mlp.fc2.\2"),
+    (r"(blocks\..*)\.mlp\.ffn_ln\.(\w+)", r"\1.mlp.norm.\2"),
+    (r"(blocks\..*)\.attn\.inner_attn_ln\.(\w+)", r"\1.attn.norm.\2"),
+)

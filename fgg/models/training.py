@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchvision.transforms.v2 import functional as transforms
 
 from fgg.errors import FggError
+from fgg.models.architectures import FIXED_PATCHES
 from fgg.models.newton_schulz import fast_newton_schulz
 from fgg.models.vit import grid_size, load_model
 from fgg.progress import progress
@@ -62,8 +63,11 @@ def train(
         fast_newton_schulz(images.device),
         progress([], seen, "training") as bar,
     ):
-        options = {"patch_drop_rate": settings["patch_drop"], "drop_path_rate": settings["drop_path"], **kwargs}
+        options = _dropping(architecture, kwargs, settings)
         model = load_model(architecture, options, num_classes=num_classes)
+        dropping = getattr(model, "patch_drop", None)
+        if hasattr(dropping, "num_prefix_tokens"):  # timm would drop the distillation token, too
+            dropping.num_prefix_tokens = model.num_prefix_tokens
         start_from_sines(model)
         model = model.to(images.device).train()
         optimisers = make_optimisers(model, settings)
@@ -78,8 +82,8 @@ def train(
         # Without dropout: the model that `load_model` will build.
         plain = load_model(architecture, kwargs, num_classes=num_classes)
         for epoch in range(settings["epochs"]):
-            if epoch >= settings["epochs"] - settings["full_epochs"] and hasattr(model.patch_drop, "prob"):
-                model.patch_drop.prob = 0.0
+            if epoch >= settings["epochs"] - settings["full_epochs"] and hasattr(dropping, "prob"):
+                dropping.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
             loss_sum, correct = 0.0, 0
             for index in order.split(batch):
@@ -114,12 +118,24 @@ def train(
     return plain, history
 
 
+def _dropping(architecture: str, kwargs: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Timm's arguments with the dropout of paths and patches; with relative biases, timm leaves no patch out."""
+    with torch.random.fork_rng(devices=[]):  # the model that is trained is drawn as if this one did not exist
+        shape = load_model(architecture, kwargs)
+    found = {"drop_path_rate": settings["drop_path"], **kwargs}
+    if not isinstance(shape, FIXED_PATCHES):
+        return {"patch_drop_rate": settings["patch_drop"], **found}
+    if settings["patch_drop"]:
+        print(f"note: model.train.patch_drop: a {type(shape).__name__} needs all patches, so none is dropped")
+    return found
+
+
 def start_from_sines(model: VisionTransformer) -> None:
     """Set the learnable position embeddings of the patches to two-dimensional sines and cosines.
 
     Models without position embeddings, or whose width is not divisible by 4, are left unchanged.
     """
-    if model.pos_embed is None or model.embed_dim % 4:
+    if getattr(model, "pos_embed", None) is None or model.embed_dim % 4:
         return
     height, width = grid_size(model)
     quarter = model.embed_dim // 4

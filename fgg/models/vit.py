@@ -14,6 +14,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.errors import FggError
+from fgg.models.architectures import VisionTransformerDistilled, refusal
+from fgg.models.arguments import whole_number
+from fgg.models.call_arguments import check_numbers
 from fgg.models.checkpoints import first_line, read_named
 from fgg.models.class_and_patches import POOL, ClassAndPatchesHead, give_head
 from fgg.models.fit import fill
@@ -32,10 +35,10 @@ def load_model(
     num_classes: int | None = None,
     weights_key: str | None = None,
 ) -> VisionTransformer:
-    """Build a timm VisionTransformer in eval mode, float32, on the CPU.
+    """Build one of timm's Vision Transformers in eval mode, float32, on the CPU.
 
     Args:
-        architecture: any timm VisionTransformer name, such as ``vit_base_patch16_224``.
+        architecture: timm's name of a model of `fgg.models.architectures.KINDS`, such as ``vit_base_patch16_224``.
         kwargs: overrides for timm, such as ``img_size``, ``patch_size``, ``embed_dim``, ``depth``. Beside timm's,
             ``norm_eps`` is the epsilon of all layer norms, and ``global_pool`` may be ``token_and_avg``, a head that
             reads the class token beside the mean of the patches.
@@ -51,8 +54,14 @@ def load_model(
         FggError: the architecture is unknown, kwargs are wrong, the file is missing or damaged, or tensors do not fit
             (the message names them).
     """
-    if not is_model(architecture):
+    if not isinstance(architecture, str) or not is_model(architecture):
         raise FggError(f"model.architecture: timm has no model {architecture!r}; see timm.list_models('vit_*')")
+    if not isinstance(kwargs, Mapping | None):
+        raise FggError(f"model.kwargs: {kwargs!r} must be a dictionary of arguments for timm")
+    if not isinstance(weights, str | Path | None):
+        raise FggError(f"model.weights: {weights!r} must be 'pretrained', a path, or None for random weights")
+    if num_classes is not None:
+        num_classes = whole_number(num_classes, "num_classes", least=0)
     pretrained = weights == "pretrained"
     if weights is None or pretrained:
         return _built(architecture, dict(kwargs or {}), num_classes, pretrained).eval()
@@ -91,7 +100,7 @@ def _built(architecture: str, options: dict[str, Any], num_classes: int | None, 
     if pooled:
         options["global_pool"] = ""
     try:
-        model = create_model(architecture, pretrained=pretrained, **options)
+        model: Any = create_model(architecture, pretrained=pretrained, **options)
     except (OSError, RuntimeError) as error:
         if pretrained:
             raise FggError(
@@ -101,11 +110,8 @@ def _built(architecture: str, options: dict[str, Any], num_classes: int | None, 
         raise FggError(_unbuildable(architecture, given, error)) from None
     except (TypeError, AssertionError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise FggError(_unbuildable(architecture, given, error)) from None
-    if type(model) is not VisionTransformer and isinstance(model, VisionTransformer):
-        # Such as distilled models, whose head reads two tokens.
-        raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, whose head is not supported")
-    if not isinstance(model, VisionTransformer):
-        raise FggError(f"model.architecture: {architecture!r} is a {type(model).__name__}, not a VisionTransformer")
+    if reason := refusal(model):
+        raise FggError(f"model.architecture: {architecture!r} is {reason}")
     if eps is not None:
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
@@ -150,15 +156,29 @@ def patches_of(model: VisionTransformer, images: Tensor) -> int:
 
 
 def reads_class_token(model: VisionTransformer) -> bool:
-    """Whether the head reads the class token (otherwise it pools the patches)."""
-    return model.cls_token is not None and model.global_pool == "token" and model.attn_pool is None
+    """Whether the head reads the class token, or the class and the distillation token (otherwise it pools the patches)."""
+    return model.cls_token is not None and model.global_pool == "token" and _attn_pool(model) is None
+
+
+def head_tokens(model: VisionTransformer) -> int:
+    """How many tokens at the start the head reads and nothing else: 1 or 2; 0 if it pools the patches."""
+    return (2 if isinstance(model, VisionTransformerDistilled) else 1) if reads_class_token(model) else 0
+
+
+def pools_prefix(model: VisionTransformer) -> bool:
+    """Whether a head that pools takes the prefix tokens, too."""
+    return getattr(model, "pool_include_prefix", False)
+
+
+def _attn_pool(model: VisionTransformer) -> nn.Module | None:
+    return getattr(model, "attn_pool", None)
 
 
 def readout(model: VisionTransformer, like: Tensor) -> Tensor:
     """The row of the identity that the head reads: the class token's, or the mean of the tokens that the head pools.
 
     The tokens are the patches, and with ``pool_include_prefix`` all tokens. A head that reads the class token beside the
-    mean of the patches has half of each row.
+    mean of the patches has half of each row, and so has the mean of two heads on the class and the distillation token.
 
     Args:
         like: (B, T, …), gives the row its batch, tokens, dtype and device.
@@ -169,17 +189,17 @@ def readout(model: VisionTransformer, like: Tensor) -> Tensor:
     Raises:
         FggError: the head takes maxima.
     """
-    if model.global_pool in ("max", "avgmax") and model.attn_pool is None:
+    if model.global_pool in ("max", "avgmax") and _attn_pool(model) is None:
         raise FggError(
             f"the head takes the maximum over the patches (global_pool={model.global_pool!r}), so no row of the attention "
             "stands for what it reads; choose a method of gradients or perturbations"
         )
     batch, tokens = like.shape[:2]
     row = like.new_zeros(batch, tokens)
-    if reads_class_token(model):
-        row[:, 0] = 1
+    if own := head_tokens(model):
+        row[:, :own] = 1 / own
     else:
-        first = 0 if model.pool_include_prefix else model.num_prefix_tokens
+        first = 0 if pools_prefix(model) else model.num_prefix_tokens
         row[:, first:] = 1 / (tokens - first)
     if isinstance(model.head, ClassAndPatchesHead):
         row = row / 2
@@ -188,15 +208,15 @@ def readout(model: VisionTransformer, like: Tensor) -> Tensor:
 
 
 def check_images(model: VisionTransformer, images: Tensor) -> None:
-    """Raise FggError unless the model is a VisionTransformer and the images are a batch (B, C, H, W) that it takes."""
-    if not isinstance(model, VisionTransformer):
-        raise FggError(
-            f"the model is a {type(model).__name__}; fgg explains timm's VisionTransformers, see fgg.load_model"
-        )
+    """Raise FggError unless fgg knows the kind of model and the images are a batch (B, C, H, W) that it takes."""
+    if reason := refusal(model):
+        raise FggError(f"the model is {reason}; see fgg.load_model")
     if not isinstance(images, Tensor):
         raise FggError(
             f"images must be a float tensor (B, C, H, W), not a {type(images).__name__}; see torch.from_numpy"
         )
+    check_numbers(images, "images")
+    _check_device(model, images)
     # In a hybrid, the projection follows a backbone and says nothing about the images.
     channels = model.patch_embed.proj.in_channels if type(model.patch_embed) is PatchEmbed else None
     if images.ndim != 4 or not images.is_floating_point():
@@ -214,7 +234,9 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
             f"images have {images.shape[1]} channels, but the model takes {channels}; see preprocess.channels"
         )
     size = tuple(model.patch_embed.img_size or images.shape[2:])
-    if tuple(images.shape[2:]) != size and not model.dynamic_img_size:
+    # Rotary positions and biases are those of the model's own grid.
+    flexible = isinstance(model, VisionTransformer) and model.dynamic_img_size
+    if tuple(images.shape[2:]) != size and not flexible:
         raise FggError(f"images are {tuple(images.shape[2:])}, but the model takes {size}; see preprocess.resize")
     if any(length % patch for length, patch in zip(images.shape[2:], patch_size(model), strict=True)):
         raise FggError(
@@ -223,12 +245,20 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
         )
 
 
+def _check_device(model: VisionTransformer, images: Tensor) -> None:
+    """Raise FggError unless the model has values, on the images' device."""
+    own = next(model.parameters())
+    check_numbers(own, "the model")
+    if own.device != images.device:
+        raise FggError(f"images are on {images.device}, but the model is on {own.device}; move one: images.to(…)")
+
+
 def _check_head(model: VisionTransformer) -> None:
     """Raise FggError if the head gives no logits of at least two classes."""
     if isinstance(model.head, nn.Identity):
         raise FggError("the model has no head (num_classes=0), so it gives no logits; load it with its classes")
     pooled = isinstance(model.head, ClassAndPatchesHead)
-    if not model.global_pool and model.attn_pool is None and not pooled:
+    if not model.global_pool and _attn_pool(model) is None and not pooled:
         raise FggError(
             "the model does not pool its tokens (global_pool=''), so it gives logits for each token; set global_pool "
             "to token or avg"

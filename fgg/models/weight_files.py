@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fgg.data.locations import locate
+from fgg.data.settings_files import parse_settings
 from fgg.errors import FggError
 from fgg.models.checkpoint_files import SUFFIXES, names
 
@@ -37,6 +37,8 @@ def weight_files(path: str | Path) -> tuple[list[Path], Mapping[str, str] | None
     own = chosen(path)
     if own.is_dir():
         own = _in_folder(own)
+    if own.exists() and not own.is_file():
+        raise FggError(f"{own} is no file, but a pipe or a device; {CHOICES}")
     if not own.is_file():
         raise FggError(f"{own} does not exist; {CHOICES}")
     if own.name.endswith(INDEX):
@@ -92,10 +94,10 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MOST_INDEX_BYTES:
             raise ValueError("it is too large")
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_settings(path.read_text(encoding="utf-8"), "JSON")
         if not isinstance(found, dict):
             raise ValueError("it is not an object in braces")
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise FggError(f"model.weights: {path} cannot be read ({error}); fetch it again") from None
     return found
 

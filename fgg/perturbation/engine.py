@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.models.call_arguments import plain
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
@@ -51,7 +52,7 @@ class Perturber:
     ) -> None:
         check_images(model, images)
         self.model = model
-        self.images = images.detach()
+        self.images = plain(images)
         self.rows = rows or rows_per_batch(model, images.device)
         self.grid = tuple(size // patch for size, patch in zip(images.shape[2:], patch_size(model), strict=True))
         self.patches = self.grid[0] * self.grid[1]
@@ -117,7 +118,7 @@ class Perturber:
         with self._evaluating():
             if kind in ("value", "image") and self._tokens is not None and versions and masks.any():
                 self._tokens.exchange(values) if kind == "image" else self._tokens.fill(values)
-            if kind == "removal":
+            if kind == "removal" and batch:
                 out = self._removal_tokens().without(masks, self.rows)
             for images, chosen in self._plan(batch, versions) if out is None else ():
                 part = masks[images, chosen]

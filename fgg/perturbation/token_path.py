@@ -3,6 +3,8 @@
 The patch embedding is linear and its patches do not overlap, so filling a patch replaces its token. Tokens are computed
 once per image and then gathered. The same holds for the first block's queries, keys and values, since each patch has
 only two versions of them, clean and filled. If the head reads the class token, the last block computes only that row.
+Both shortcuts are for timm's standard block; others run as they are. Rotary positions and relative biases stay with their
+patches when others are removed (`fgg.models.architectures.after`).
 
 Symbols: B images, V versions of each, N patches, T tokens, D width, K classes.
 """
@@ -15,8 +17,10 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from fgg.models.architectures import after, logits_of
+from fgg.models.architectures import embedded as embedded_tokens
 from fgg.models.onednn_linear import linear
-from fgg.models.vit import reads_class_token
+from fgg.models.vit import head_tokens, pools_prefix
 
 
 def allows_tokens(model: VisionTransformer) -> bool:
@@ -45,9 +49,8 @@ class Tokens:
     def __init__(self, model: VisionTransformer, images: Tensor, exact: bool) -> None:
         self.model = model
         self.first = is_standard(model.blocks[0])
-        self.last = is_standard(model.blocks[-1]) and reads_class_token(model) and len(model.blocks) > 1
         self.prefix = model.num_prefix_tokens
-        self.reads_prefix = reads_class_token(model) or (model.pool_include_prefix and self.prefix > 0)
+        self.reads_prefix = head_tokens(model) > 0 or (pools_prefix(model) and self.prefix > 0)
         self.embedded = self._normed(model.patch_embed.proj(images)) if exact else model.patch_embed(images)
         self.clean = self._row(self.embedded)
         self.tokens = self.clean.shape[1]
@@ -94,28 +97,20 @@ class Tokens:
             if count == patches and not self.reads_prefix:
                 continue
             for members in (counts == count).nonzero()[:, 0].split(rows):
-                kept = (~gone[members]).nonzero()[:, 1].view(len(members), patches - count) + self.prefix
-                index = torch.cat([self.identity[: self.prefix].expand(len(members), -1), kept], dim=1)
-                index = index + self.tokens * (members // versions)[:, None]
-                tokens = table.index_select(0, index.flatten()).view(*index.shape, -1)
-                logits[members] = self._blocks(tokens).float()
+                kept = (~gone[members]).nonzero()[:, 1].view(len(members), patches - count)
+                index = torch.cat([self.identity[: self.prefix].expand(len(members), -1), kept + self.prefix], dim=1)
+                rows_of = index + self.tokens * (members // versions)[:, None]
+                tokens = table.index_select(0, rows_of.flatten()).view(*index.shape, -1)
+                logits[members] = self._blocks(tokens, kept).float()
         return logits.view(batch, versions, -1)
 
-    def _blocks(self, rows: Tensor) -> Tensor:
-        """Logits of rows of the table, (n, T, …) to (n, K)."""
-        model = self.model
-        blocks = list(model.blocks)
-        if self.first:
-            width = self.clean.shape[-1]
-            x = _attend(blocks[0], rows[..., :width], _heads(blocks[0].attn, rows[..., width:]))
-            blocks = blocks[1:]
-        else:
-            x = rows
-        for block in blocks[: -1 if self.last else None]:
-            x = block(x)
-        if self.last:
-            x = class_row(model.blocks[-1], x)
-        return model.forward_head(model.norm(x))
+    def _blocks(self, rows: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Logits of rows of the table, (n, T, …) to (n, K); ``kept`` (n, k) are the patches that are left, None for all."""
+        if not self.first:
+            return rest_of_rows(self.model, rows, 0, kept)
+        block, width = self.model.blocks[0], self.clean.shape[-1]
+        x = _attend(block, rows[..., :width], _heads(block.attn, rows[..., width:]))
+        return rest_of_rows(self.model, x, 1, kept)
 
     def _normed(self, features: Tensor) -> Tensor:
         """Patch features (B, D, h, w) in the layout and norm of timm's patch embedding."""
@@ -128,7 +123,7 @@ class Tokens:
 
     def _row(self, embedded: Tensor) -> Tensor:
         """The tokens that enter the first block, (B, T, D)."""
-        return self.model.norm_pre(self.model._pos_embed(embedded))
+        return embedded_tokens(self.model, embedded)
 
     def _pair(self, clean: Tensor, filled: Tensor) -> Tensor:
         tokens = torch.cat([clean, filled], dim=1)
@@ -152,14 +147,31 @@ def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Te
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
-def class_row(block: Block, x: Tensor) -> Tensor:
-    """The class-token row of a block's output, (B, 1, D), from the keys and values of all tokens and one query."""
+def rest_of_rows(model: VisionTransformer, tokens: Tensor, first: int, kept: Tensor | None = None) -> Tensor:
+    """Logits (B, K) from the tokens (B, T, D) that enter block ``first``: the blocks from there on, the norm and the head.
+
+    If the head reads the class token (and the distillation token), a standard last block computes only these rows.
+
+    Args:
+        kept: see `fgg.models.architectures.after`.
+    """
+    rows, last = head_tokens(model), model.blocks[-1]
+    if not rows or first >= len(model.blocks) or not is_standard(last):
+        return logits_of(model, after(model, tokens, first, kept))
+    # Standard blocks are not called with positions.
+    for block in model.blocks[first:-1]:
+        tokens = block(tokens)
+    return logits_of(model, class_row(last, tokens, rows))
+
+
+def class_row(block: Block, x: Tensor, rows: int = 1) -> Tensor:
+    """The first rows of a block's output, (B, rows, D), from the keys and values of all tokens and their queries."""
     attn = block.attn
     normed = block.norm1(x)
     width = attn.attn_dim
     weight, bias = attn.qkv.weight, attn.qkv.bias
-    q = linear(normed[:, :1], weight[:width], None if bias is None else bias[:width])
+    q = linear(normed[:, :rows], weight[:width], None if bias is None else bias[:width])
     kv = linear(normed, weight[width:], None if bias is None else bias[width:])
     q = q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
     k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    return _attend(block, x[:, :1], (attn.q_norm(q), attn.k_norm(k), v))
+    return _attend(block, x[:, :rows], (attn.q_norm(q), attn.k_norm(k), v))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fgg.errors import FggError
@@ -78,7 +78,7 @@ def _code(text: str, package: tuple[str, ...]) -> tuple[str, frozenset[str]]:
     """
     tree = ast.parse(text)
     found = {".".join(package)}
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -91,10 +91,20 @@ def _code(text: str, package: tuple[str, ...]) -> tuple[str, frozenset[str]]:
     )
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """The tree and all statements in it, in any order. Expressions, which are most of a tree, hold no statements."""
+    left: list[ast.AST] = [tree]
+    while left:
+        node = left.pop()
+        yield node
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            left += getattr(node, part, ())
+
+
 def _without_docstrings(tree: ast.Module) -> ast.Module:
     """The tree, changed in place."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
     return tree

@@ -29,6 +29,7 @@ NAMES: dict[str, tuple[Callable[[], Mapping[str, Any]], bool]] = {
     "sources": (sources, False),
 }
 LARGEST = 2**63  # larger integers do not fit into tables
+MOST_VALUES, MOST_DEPTH = 1_000_000, 100  # in a configuration, each alias counted as what it stands for
 EXPONENT = re.compile(r"[+-]?\d+e[+-]?\d+", re.IGNORECASE)
 
 
@@ -43,16 +44,52 @@ def refuse(faults: Iterable[str]) -> None:
         raise FggError("the configuration has faults:\n" + "\n".join(f"  {line}" for line in lines))
 
 
-def unfit(value: Any, place: str = "") -> Iterator[str]:
-    """Faults of values that a schema cannot exclude: dates and similar types (also as keys), NaN, huge integers."""
+def unfit(config: Any) -> Iterator[str]:
+    """Faults that a schema cannot exclude: aliases without bound, dates and similar types (also as keys), NaN, huge integers."""
+    if fault := next(_boundless(config), None):
+        yield fault
+    else:
+        yield from _unfit(config, "")
+
+
+def _boundless(value: Any) -> Iterator[str]:
+    """What makes a configuration larger than a file can be: YAML's aliases, by which parts hold others many times, or themselves."""
+    sizes: dict[int, int] = {}
+    above: set[int] = set()
+
+    def size(own: Any, place: str, depth: int) -> int:
+        if not isinstance(own, Mapping | list | tuple):
+            return 1
+        if id(own) in above:
+            raise FggError(f"{place}: this part contains itself, by an alias; write it out")
+        if depth > MOST_DEPTH:
+            raise FggError(f"{place[:80]}…: nested too deeply; a configuration has at most {MOST_DEPTH} levels")
+        if id(own) not in sizes:
+            above.add(id(own))
+            parts = own.items() if isinstance(own, Mapping) else enumerate(own)
+            sizes[id(own)] = 1 + sum(size(part, f"{place}.{key}".lstrip("."), depth + 1) for key, part in parts)
+            above.discard(id(own))
+        if sizes[id(own)] > MOST_VALUES:
+            raise FggError(
+                f"{place or 'top level'}: its aliases stand for more than {MOST_VALUES:,} values; write it out"
+            )
+        return sizes[id(own)]
+
+    try:
+        size(value, "", 0)
+    except FggError as fault:
+        yield str(fault)
+
+
+def _unfit(value: Any, place: str) -> Iterator[str]:
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if isinstance(key, bool) or not isinstance(key, str | int):
                 yield f"{place or 'top level'}: the key {key} is read as a {type(key).__name__}; put it in quotes"
-            yield from unfit(inner, f"{place}.{key}".lstrip("."))
+            yield from _unfit(inner, f"{place}.{key}".lstrip("."))
     elif isinstance(value, list | tuple):
         for number, inner in enumerate(value):
-            yield from unfit(inner, f"{place}[{number}]")
+            yield from _unfit(inner, f"{place}[{number}]")
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"{place}: {value} is not a finite number"
     elif isinstance(value, int) and abs(value) >= LARGEST:
@@ -80,7 +117,7 @@ def explain(error: ValidationError, where: str = "") -> str:
         lacking = [key for key in rule if key not in found]
         return f"{place}: the key {', '.join(map(repr, lacking))} is missing"
     if error.validator == "enum":
-        return f"{place}: {shown(found)} is not allowed{near(found, rule)}; choose from: {', '.join(map(str, rule))}"
+        return f"{place}: {shown(found)} is not allowed{near(found, rule)}; choose from: {_choices(rule)}"
     if error.validator == "registry":
         names, foreign = NAMES[str(rule)]
         more = ", or module:function" if foreign else ""
@@ -105,6 +142,10 @@ def near(found: Any, allowed: Iterable[Any]) -> str:
     return f" (did you mean {match[0]!r}?)" if match else ""
 
 
+def _choices(allowed: Iterable[Any]) -> str:
+    return ", ".join("null" if each is None else str(each) for each in allowed)
+
+
 def allowed_by(rule: Mapping[str, Any]) -> str:
     """What a rule of the schema allows, in words."""
     if "anyOf" in rule:
@@ -112,7 +153,7 @@ def allowed_by(rule: Mapping[str, Any]) -> str:
     if "const" in rule:
         return str(rule["const"])
     if "enum" in rule:
-        return "one of " + ", ".join(map(str, rule["enum"]))
+        return f"one of {_choices(rule['enum'])}"
     types = rule.get("type", [])
     words = " or ".join(KINDS[kind] for kind in ([types] if isinstance(types, str) else types)) or "a value"
     bounds = [

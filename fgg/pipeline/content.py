@@ -42,7 +42,7 @@ def _names(path: Path) -> Iterator[str]:
     seen = set()
     for folder, inside, names in os.walk(path, followlinks=True):
         seen.add(Path(folder).resolve())
-        inside[:] = [name for name in inside if Path(folder, name).resolve() not in seen]
+        inside[:] = sorted(name for name in inside if Path(folder, name).resolve() not in seen)
         yield from (Path(folder, name).relative_to(path).as_posix() for name in names)
 
 

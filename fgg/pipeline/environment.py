@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from fgg.errors import FggError
 
 
 def accelerators(device: str, local: bool) -> int:
@@ -35,8 +37,17 @@ def use_environment(folder: str) -> None:
     """Let jobs run in the environment of Snakemake, and find the package from any working folder.
 
     Threads that wait for each other sleep after a short time instead of spinning: two spinning threads on cores that
-    were also used by others took six times as long. The log of each job ends with its start-up time.
+    were also used by others took six times as long. The log of each job ends with its start-up time. Files and output of
+    jobs are UTF-8 in every locale.
+
+    Raises:
+        FggError: the folder's name cannot be passed on.
     """
+    if os.pathsep in folder:
+        raise FggError(
+            f"the repository lies in {folder}, but {os.pathsep!r} separates folders in PYTHONPATH; rename the folder"
+        )
+    os.environ["PYTHONUTF8"] = "1"
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # some tens of microseconds, the time between two operations
     os.environ.setdefault("FGG_TIMING", "1")
@@ -51,3 +62,52 @@ def add_to_path(folder: Path) -> None:
     installed = any(Path(place).resolve() == folder for place in sys.path if "-packages" in place)
     if str(folder) not in known and not installed:
         os.environ["PYTHONPATH"] = os.pathsep.join([*filter(None, known), str(folder)])
+
+
+def writable(path: Path) -> bool:
+    """Whether a file or folder can be made or changed, as far as permissions and the kind of mount tell."""
+    place = path
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if place.is_dir():
+        return os.access(place, os.W_OK | os.X_OK)
+    return place == path and os.access(place, os.W_OK)
+
+
+def check_outputs(paths: Iterable[str | Path]) -> None:
+    """Check, before jobs run, that the places in which they write are folders and can be written.
+
+    Args:
+        paths: the files that the jobs will write, relative to the working folder.
+
+    Raises:
+        FggError: names the first place in which nothing can be written.
+    """
+    for folder in sorted({Path(path).parent for path in paths}):
+        check_folders([folder])
+        place = folder
+        while not place.exists():
+            place = place.parent
+        if not writable(place):
+            raise FggError(
+                f"nothing can be written to {place}, where jobs would write; fix its permissions, or choose another folder "
+                "with --directory"
+            )
+
+
+def check_folders(paths: Iterable[str | Path]) -> None:
+    """Check that nothing else lies where folders are needed; those that do not exist are made later.
+
+    Raises:
+        FggError: names what is in the way.
+    """
+    for path in paths:
+        place = Path(path)
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise FggError(f"{place} is {_what(place)}, but a folder is needed; move it away, or choose --directory")
+
+
+def _what(path: Path) -> str:
+    return "a link that leads nowhere" if path.is_symlink() and not path.exists() else "a file"

@@ -49,5 +49,6 @@ def image_faults(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     patch = kwargs.get("patch_size")
     if planted["placement"] == GRID and isinstance(patch, int) and patch != planted["cell"]:
         yield f"{PLANTED}.cell", f"{planted['cell']} is not the model's patch_size {patch}; placement: grid needs it"
-    if planted["cue"] == "colour" and preprocess["channels"] != COLOURED:
-        yield "preprocess.channels", f"{preprocess['channels']!r} hides the cue's colour; set channels: {COLOURED}"
+    channels = preprocess["channels"] or ("grey" if kwargs.get("in_chans") == 1 else COLOURED)
+    if planted["cue"] == "colour" and channels != COLOURED:
+        yield "preprocess.channels", f"{channels!r} hides the cue's colour; set channels: {COLOURED}"

@@ -88,7 +88,9 @@ class Outputs:
             return []
         old = [path for path in sorted(self.planned - new) if Path(path).parts[0] == RESULTS]
         gone = [path for path in old if put_aside(folder, path, ASIDE)]
-        self.planned, self.seen = new, {path for path in new if (folder / path).exists()}
+        _remove_empty(folder / RESULTS)
+        # What was deleted stays missed until it is made: this run may be killed before that.
+        self.planned, self.seen = new, {path for path in new if path in self.seen or (folder / path).exists()}
         return gone
 
     def bring_back(self, folder: Path, target: Target) -> list[str]:
@@ -120,6 +122,13 @@ def _move(source: Path, target: Path) -> None:
         if one.exists():
             other.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(one, other)
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove the folders in a folder that hold nothing."""
+    for inside in sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True):
+        if not any(inside.iterdir()):
+            inside.rmdir()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TextIO
 
 from fgg.errors import FggError
-from fgg.liveness import RUN
+from fgg.liveness import RUN, alive
 from fgg.pipeline.again import helping
 
 FOLDER = Path(".snakemake")
@@ -61,9 +61,9 @@ def enter(folder: Path) -> str | None:
     with file:
         owner = _owner(file)
         held = _try(file)
-        if held is None:
+        if held is False:
             return None
-        if not held:
+        if held is None and owner.lives():  # a file system without locks: the process tells
             return None
         if locks and owner.host != platform.node():
             return (
@@ -88,8 +88,11 @@ def claim(folder: Path) -> None:
         file = (folder / FOLDER / "fgg.lock").open("a+", encoding="utf-8")
     except OSError:
         return
-    owner = _owner(file)
-    if _try(file) is False:
+    owner, held = _owner(file), _try(file)
+    if held is None and not owner.lives() and any((folder / FOLDER / "locks").glob("*.lock")):
+        file.close()  # without locks of the system, Snakemake's own decides
+        return
+    if held is False or (held is None and owner.lives()):
         file.close()
         atexit.unregister(_tell)
         raise FggError(BUSY.format(owner=owner, folder=folder))
@@ -103,7 +106,8 @@ def busy(folder: Path) -> bool:
     if not file.is_file() or _held:
         return False
     with file.open(encoding="utf-8") as lock:
-        return _try(lock) is False
+        held = _try(lock)
+        return held is False or (held is None and _owner(lock).lives())
 
 
 def locked() -> list[int]:
@@ -155,6 +159,15 @@ class _Owner:
 
     def __init__(self, host: str | None, process: int | None) -> None:
         self.host, self.process = host, process
+
+    def lives(self) -> bool:
+        """Whether it is another run, on this machine, that has not ended."""
+        if self.host != platform.node() or self.process in (None, os.getpid()) or not alive(self.process):
+            return False
+        try:  # the number may by now be that of another program
+            return b"snakemake" in Path(f"/proc/{self.process}/cmdline").read_bytes()
+        except OSError:
+            return True
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}" if self.host else "of unknown process"

@@ -41,6 +41,7 @@ from fgg.saes.sweep import combinations, is_sweep
 
 NEVER = "(?!)"  # a wildcard constraint that nothing matches
 PACKAGE = Path(__file__).parents[2]
+WRITTEN = ("data/prepared", "data/models", "data/saes", "results")  # with a folder for each dataset
 SWEEP = "sweep/"  # folder of the SAEs of a sweep
 
 
@@ -184,6 +185,11 @@ class Study:
         return sorted({layer for name in own for layer in self.grid[dataset][name]["gate"]["layers"]})
 
     # ---- before jobs run
+
+    def folders(self) -> list[str]:
+        """The folders, relative to the working folder, in which Snakemake looks for files before it plans jobs."""
+        own = {f"{place}/{name}" for place in WRITTEN for name in self.settings}
+        return ["logs", "benchmarks", *sorted(own)]
 
     def warn(self, folder: Path = Path()) -> None:
         """Print to standard error, before any job runs, which experiments are meaningless."""

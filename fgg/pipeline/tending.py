@@ -84,6 +84,7 @@ class Tending:
         if not helping():
             known = Outputs.read(self._folder)
             known.look(self._folder)
+            known.seen |= known.planned.intersection(self._later)  # still missing after a run that failed
             known.write(self._folder)
 
     def _again(self, command: Command, targets: Sequence[str]) -> None:

@@ -40,5 +40,7 @@ def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[
 
 
 def _matching(path: str) -> list[str]:
-    """The paths that match a path with wildcards; the path itself if it has none, or if nothing matches."""
+    """The paths that match a path with wildcards; the path itself if it exists, has none, or if nothing matches."""
+    if Path(path).exists():
+        return [path]
     return sorted(glob.glob(path, recursive=True)) or [path]  # noqa: PTH207 - a pattern of the user, absolute or not

@@ -1,6 +1,6 @@
 """Self-contained HTML pages: a table that can be sorted, filtered and saved, or text from Markdown.
 
-The templates are in ``templates/``; Jinja escapes all values inserted into them.
+The templates are in ``templates/``; Jinja escapes all values inserted into them, and control characters become visible.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from fgg.comparison.verdicts import BETTER, WORSE
+from fgg.visible import visible
 
 KEY = "experiment"  # the column that stays visible when a wide table is scrolled
 P_VALUES = ("p_value", "p_adjusted", "wilcoxon_p", "wilcoxon_p_adjusted")
@@ -49,8 +50,20 @@ class Row(NamedTuple):
 @functools.cache
 def _templates() -> Environment:
     return Environment(
-        loader=PackageLoader("fgg.report"), autoescape=True, trim_blocks=True, keep_trailing_newline=True
+        loader=PackageLoader("fgg.report"),
+        autoescape=True,
+        finalize=_shown,
+        trim_blocks=True,
+        keep_trailing_newline=True,
     )
+
+
+def _shown(value: Any) -> Any:
+    """What a template inserts: of a text, control characters and overrides of the direction become visible."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value, keep="\n\t")
+    return Markup(text) if isinstance(value, Markup) else text
 
 
 def render(template: str, **values: Any) -> str:

@@ -20,6 +20,7 @@ from fgg.catalogue import CONSTRUCTIONS
 from fgg.comparison.compared import measures_of
 from fgg.comparison.quality import weak_saes
 from fgg.comparison.strata import ALL, MEASURABLE
+from fgg.data.preprocess_words import preprocess_words
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import figures
@@ -29,6 +30,7 @@ from fgg.report.headline import TEXTS, words
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.report.order_and_values import order_and_values, random_check
 from fgg.tables import atomic, read_csv, read_json, read_settings, read_table
+from fgg.visible import markdown_plain
 
 POOR = 0.3  # an SAE with less explained variance hardly describes the residual stream
 STATUS = {
@@ -150,17 +152,19 @@ def _run(dataset: str, rows: pd.DataFrame, origin: Origin, split: str) -> Iterat
     yield ""
     yield (
         f"- images: {first['n_images']} of the {available} of the split {split}, source {origin.images['source']}, "
-        f"{len(classes)} classes ({', '.join(classes[:8])}{', …' if len(classes) > 8 else ''})"
+        f"{len(classes)} classes ({', '.join(map(markdown_plain, classes[:8]))}{', …' if len(classes) > 8 else ''})"
     )
-    yield f"- model: {record['architecture']}, weights: {_weights(record)}; {_accuracy(record, split)}"
+    yield f"- model: {markdown_plain(record['architecture'])}, weights: {markdown_plain(_weights(record))}; {_accuracy(record, split)}"
+    if record.get("preprocess"):
+        yield f"- preprocessing: {preprocess_words(record['preprocess'], record.get('preprocess_from'))}"
     weak = weak_saes(rows["note"])
     for layer, own in origin.saes.items():
         yield (
             f"- SAE of layer {layer}: {own['features']} features, explained variance {_number(own['explained_variance'])}, "
             f"L0 {_number(own['l0'])}, dead features {_number(100 * own['dead_share'])} %, on {own['tokens']} held-out patches"
             + _interpretable(own)
-            + (f". Chosen on these images: {own['chosen']}" if own.get("chosen") else "")
-            + (f". **Warning:** {weak[layer]}" if layer in weak else "")
+            + (f". Chosen on these images: {markdown_plain(own['chosen'])}" if own.get("chosen") else "")
+            + (f". **Warning:** {markdown_plain(weak[layer])}" if layer in weak else "")
         )
     yield (
         f"- experiments: {first['n_experiments_tried'] + 1}, compared with {first['baseline']}; protocol "
@@ -219,14 +223,14 @@ def _missing(
         yield f"- `{dataset}`, undefined scores: none"
     untested = rows[rows["p_value"].isna() & (rows["experiment"] != rows["baseline"])]
     for reason, own in untested.groupby("reason", sort=False):
-        yield f"- `{dataset}`, not testable ({reason}): {len(own)} comparisons, of {_named(own, rows)}"
+        yield f"- `{dataset}`, not testable ({markdown_plain(reason)}): {len(own)} comparisons, of {_named(own, rows)}"
     for status, why in STATUS.items():
         found = [layer["layer"] for layer in origin.model["layers"] if layer["status"] == status]
         if found:
             here = "" if _layers(rows) & set(found) else "; no experiment has a gate there"
             yield f"- `{dataset}`, degenerate layer{'s' * (len(found) > 1)} {', '.join(map(str, found))}: {why}{here}"
     for note, own in rows[rows["note"].fillna("") != ""].groupby("note", sort=False):
-        yield f"- `{dataset}`, {_named(own, rows)}: {note}"
+        yield f"- `{dataset}`, {_named(own, rows)}: {markdown_plain(note)}"
 
 
 def _named(some: pd.DataFrame, rows: pd.DataFrame) -> str:

@@ -45,6 +45,8 @@ def load_sae(path: str | Path) -> Any:
 
 def read_sae(path: str | Path) -> Any:
     """Like `load_sae`, but an SAE that needs a normalisation that is not folded into its weights is not refused."""
+    if not isinstance(path, str | Path):
+        raise FggError(f"sae.weights: {path!r} must be a path")
     if "://" in str(path):
         raise FggError(
             f"sae.weights: {path} is an address, which only a run of the workflow downloads; give a path here"

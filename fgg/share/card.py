@@ -12,6 +12,7 @@ import yaml
 from fgg import __version__
 from fgg.comparison.quality import LEVELS, sae_warnings
 from fgg.share.folder import SharedSae
+from fgg.visible import markdown_code, markdown_plain, visible
 
 TAGS = ("sparse-autoencoder", "sae", "vision-transformer", "mechanistic-interpretability", "explainability", "fgg")
 ANYWHERE = "OWNER/REPO"
@@ -63,7 +64,7 @@ def model_card(dataset: str, saes: Sequence[SharedSae], facts: Facts, repository
     noun = "an SAE (sparse autoencoder)" if len(saes) == 1 else "SAEs (sparse autoencoders)"
     parts = [
         _front_matter(facts),
-        f"# SAEs of layer {layers}, {dataset}\n",
+        f"# SAEs of layer {layers}, {markdown_plain(dataset)}\n",
         f"This folder has {noun} of the residual stream of a Vision Transformer, at the end of block {layers}, counted from 0. fgg {__version__} wrote it.\n",
         "## Place\n",
         _table(
@@ -96,14 +97,14 @@ def _place(sae: SharedSae) -> list[str]:
     hook = said.get("hook_name") or f"blocks.{sae.layer}.hook_resid_post"
     architecture = str(config.get("architecture") or "standard") + (f", k = {config['k']}" if config.get("k") else "")
     return [
-        f"`{sae.name}`",
-        f"`{hook}`",
-        str(said.get("place") or "not said"),
-        str(said.get("kind") or "not said").replace("_", " "),
-        architecture,
-        str(config.get("d_in")),
-        str(config.get("d_sae")),
-        f"`{sae.digest}`",
+        markdown_code(sae.name),
+        markdown_code(hook),
+        markdown_plain(said.get("place") or "not said"),
+        markdown_plain(said.get("kind") or "not said").replace("_", " "),
+        markdown_plain(architecture),
+        markdown_plain(config.get("d_in")),
+        markdown_plain(config.get("d_sae")),
+        markdown_code(sae.digest),
     ]
 
 
@@ -113,32 +114,34 @@ def _model(saes: Sequence[SharedSae], given: Mapping[str, Any]) -> Iterator[str]
     if not model:
         yield "The model is not named.\n"
         return
-    yield f"Model: `{model.get('architecture') or 'not said'}` of timm; SHA-256 of its weights `{model.get('sha256') or 'not said'}`."
+    architecture, digest = (markdown_code(model.get(key) or "not said") for key in ("architecture", "sha256"))
+    yield f"Model: {architecture} of timm; SHA-256 of its weights {digest}."
     yield "The weights are not part of this folder. The SAEs fit these weights only.\n"
     for name, words in (("kwargs", "Options for timm"), ("preprocess", "Preparation of the images")):
         if model.get(name):
-            yield f"{words}:\n\n```json\n{json.dumps(model[name], sort_keys=True)}\n```\n"
+            yield f"{words}:\n\n```json\n{visible(json.dumps(model[name], sort_keys=True))}\n```\n"
 
 
 def _data(dataset: str, saes: Sequence[SharedSae], data: Mapping[str, Any]) -> Iterator[str]:
     said = saes[0].metadata
     loaded = said.get("kind") == "loaded"
-    rows = [["data set", f"`{said.get('dataset') or ('not said' if loaded else dataset)}`"]]
+    rows = [["data set", markdown_code(said.get("dataset") or ("not said" if loaded else dataset))]]
     if loaded and said.get("dataset") != dataset:
-        rows.append(["measured on", f"`{dataset}`"])
+        rows.append(["measured on", markdown_code(dataset)])
     counts = data.get("counts", {})
     for key, words in (("split", "split that the SAEs learnt from"), ("tokens_seen", "tokens seen"), ("seed", "seed")):
         if said.get(key) is not None:
-            rows.append([words, f"{said[key]:,}" if key == "tokens_seen" else str(said[key])])
+            number = isinstance(said[key], int | float)
+            rows.append([words, f"{said[key]:,}" if key == "tokens_seen" and number else markdown_plain(said[key])])
     if said.get("normalisation") not in (None, "none"):
-        rows.append(["normalisation in training, folded in", str(said["normalisation"])])
+        rows.append(["normalisation in training, folded in", markdown_plain(said["normalisation"])])
     if counts:
         rows.append(["images", ", ".join(f"{split} {sum(own.values()):,}" for split, own in counts.items())])
     if data.get("classes"):
         rows.append(["classes", f"{len(data['classes']):,}"])
     for key, words in (("source", "source"), ("licence", "licence of the images"), ("citation", "citation")):
         if data.get(key):
-            rows.append([words, str(data[key])])
+            rows.append([words, markdown_plain(data[key])])
     yield _table(["", ""], rows)
 
 
@@ -148,7 +151,11 @@ def _quality(saes: Sequence[SharedSae]) -> Iterator[str]:
         yield "It has not been measured.\n"
         return
     rows = [
-        [f"`{key}`", MEANINGS.get(key, key.replace("_", " ")), *(_number(sae.measured.get(key)) for sae in saes)]
+        [
+            markdown_code(key),
+            MEANINGS.get(key, markdown_plain(key.replace("_", " "))),
+            *(_number(sae.measured.get(key)) for sae in saes),
+        ]
         for key in dict.fromkeys(keys)
     ]
     yield "On held-out images:\n"
@@ -156,9 +163,9 @@ def _quality(saes: Sequence[SharedSae]) -> Iterator[str]:
     for sae in saes:
         weak = list(sae_warnings(sae.layer, sae.measured, LEVELS)) if "explained_variance" in sae.measured else []
         for warning in [*(sae.measured.get("warnings") or []), *weak]:
-            yield f"- layer {sae.layer}: {warning}\n"
+            yield f"- layer {sae.layer}: {markdown_plain(warning)}\n"
         if chosen := sae.measured.get("chosen"):
-            yield f"- layer {sae.layer}: chosen on these images: {chosen}\n"
+            yield f"- layer {sae.layer}: chosen on these images: {markdown_plain(chosen)}\n"
 
 
 def _figures(figures: Mapping[int, tuple[str, str]]) -> Iterator[str]:
@@ -170,6 +177,7 @@ def _figures(figures: Mapping[int, tuple[str, str]]) -> Iterator[str]:
 
 def _use(first: SharedSae, repository: str, saes: Sequence[SharedSae]) -> Iterator[str]:
     numbers = ", ".join(str(sae.layer) for sae in saes)
+    width, features = (visible(str(first.config.get(key))) for key in ("d_in", "d_sae"))
     yield f"""With fgg, in a configuration:
 
 ```yaml
@@ -192,7 +200,7 @@ With sae-lens:
 from sae_lens import SAE
 
 sae = SAE.from_pretrained("{repository}", "{first.name}")   # or SAE.load_from_disk("{first.name}")
-codes = sae.encode(residual)      # (…, {first.config.get("d_in")}) to (…, {first.config.get("d_sae")})
+codes = sae.encode(residual)      # (…, {width}) to (…, {features})
 again = sae.decode(codes)
 ```
 

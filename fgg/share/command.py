@@ -10,6 +10,7 @@ from typing import Any
 
 from fgg.errors import FggError
 from fgg.tables import atomic, read_json
+from fgg.visible import has_controls
 
 LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 UNKNOWN = ("unknown", "none", "not-stated", "unlicensed")
@@ -78,6 +79,8 @@ def check_licence(licence: str | None, link: str | None, needed: bool) -> None:
         raise FggError(
             f"--license {licence!r} is no identifier of a licence; write one such as cc-by-4.0, apache-2.0 or mit"
         )
+    if link is not None and (has_controls(link) or " " in link):
+        raise FggError(f"--license-link {link!r} is no address; give one such as https://HOST/PATH")
     if licence == "other" and not link:
         raise FggError("--license other needs --license-link URL, where the licence can be read")
     if needed and (licence is None or licence in UNKNOWN):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fgg.data.settings_files import read_settings
 from fgg.errors import FggError
 from fgg.saes.sae import SAE_FILES, load_sae
 from fgg.share.private import without_paths
@@ -98,7 +99,7 @@ def write_sae(source: Path, folder: Path, layer: int) -> SharedSae:
     from safetensors.torch import load_file, save_file
 
     sae = load_sae(source)  # reports what is damaged
-    config = json.loads((source / SAE_FILES[0]).read_text(encoding="utf-8"))
+    config: dict[str, Any] = read_settings(source / SAE_FILES[0])
     left_out: list[str] = []
     config = without_paths(config, SAE_FILES[0], left_out) | {"device": "cpu"}
     target = folder / f"layer_{layer}"
@@ -120,7 +121,10 @@ def write_sae(source: Path, folder: Path, layer: int) -> SharedSae:
 
 def _write_json(path: Path, value: Any) -> None:
     with atomic(path) as temporary:
-        text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        try:
+            text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+        except ValueError as error:
+            raise FggError(f"{path.name} of the SAE holds a number that is not finite ({error}); correct it") from None
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from fgg.statistics.bootstrap import bootstrap_interval
 from fgg.statistics.power import equivalence_p, smallest_detectable
+from fgg.statistics.signed_rank import signed_rank_p
 
 MARGIN = 0.2  # a difference with a smaller |d_z| is called small (Cohen 1988)
 RESOLUTION = 1e-6  # scores are computed in float32, so smaller differences are ties
@@ -97,7 +98,7 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
         "reason": "" if np.isfinite([low, high]).all() else "the bootstrap interval is undefined",
     }
     if not ties.all():
-        row["wilcoxon_p"] = float(stats.wilcoxon(np.where(ties, 0, differences), zero_method="wilcox").pvalue)
+        row["wilcoxon_p"] = signed_rank_p(np.where(ties, 0.0, differences))
     return row
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import slow_relevance as slow
 import torch
-from timm.models.vision_transformer import ParallelScalingBlock, ResPostBlock
+from timm.models.vision_transformer import ParallelThingsBlock
 
 from fgg.attribution.legrad import legrad
 from fgg.errors import FggError
@@ -127,8 +127,7 @@ def test_a_block_that_is_not_there_is_refused(start, plain, pictures):
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({"block_fn": ResPostBlock}, "blocks of type ResPostBlock"),
-        ({"block_fn": ParallelScalingBlock}, "blocks of type ParallelScalingBlock"),
+        ({"block_fn": ParallelThingsBlock}, "blocks of type ParallelThingsBlock with 2 attentions"),
         ({"class_token": False, "global_pool": "map"}, "pools by attention"),
     ],
 )

@@ -140,7 +140,7 @@ def test_blocks_whose_attention_is_their_own(method, make_model, pictures):
 
 def test_blocks_without_one_attention(make_model, pictures):
     with pytest.raises(FggError, match="ParallelThingsBlock"):
-        fgg.attribute(make_model(block_fn=ParallelThingsBlock), pictures)
+        fgg.attribute(make_model(block_fn=ParallelThingsBlock), pictures, "legrad")
 
 
 def test_layers_of_a_gate():

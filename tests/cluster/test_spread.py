@@ -29,7 +29,7 @@ def snakemake(folder: Path, *arguments: str, settings: dict | None = None) -> st
     """Run the workflow in a folder; its output as text. ``settings`` go over the configuration."""
     own = folder / "own.yaml"
     own.write_text(yaml.safe_dump(settings or {}))
-    return whole_workflow.snakemake(folder, *arguments, configs=[*CONFIGS, own])
+    return whole_workflow.snakemake(folder, *arguments, configs=[*CONFIGS, own], warm=True)
 
 
 def planned(folder: Path, *arguments: str, settings: dict) -> dict[str, int]:
@@ -47,7 +47,7 @@ def tables(folder: Path) -> dict[str, bytes]:
         for path in sorted((folder / place).rglob("*"))
         if path.is_file()
         and path.suffix not in (".png", ".svg")
-        and path.name not in ("configuration.html", "versions.html")
+        and path.name not in ("configuration.html", "versions.html", "manifest.json")
     }
 
 
@@ -122,6 +122,7 @@ def spread(slurm, tmp_path_factory) -> Path:
         "comparison": 1,
         "figures": 1,
         "pages": 1,
+        "manifest": 1,
         "readme": 1,
         "summary": 1,
     }, "a shard that is done is not done again"

@@ -143,7 +143,7 @@ def test_standardised(picture):
     pixels, out = preprocess.pixels(picture()), preprocess(picture())
     for c in range(3):
         assert torch.allclose(out[c], (pixels[c] - preprocess.mean[c]) / preprocess.std[c])
-    with pytest.raises(ValueError, match="statistics"):
+    with pytest.raises(FggError, match="statistics"):
         Preprocess(4)(picture())
 
 

@@ -39,7 +39,20 @@ KINDS = {
         transformers.Dinov2WithRegistersForImageClassification,
         {"num_register_tokens": 3},
     ),
+    "deit, two heads": (transformers.DeiTConfig, transformers.DeiTForImageClassificationWithTeacher, {}),
+    "beit": (
+        transformers.BeitConfig,
+        transformers.BeitForImageClassification,
+        {"use_relative_position_bias": True, "use_mean_pooling": True},
+    ),
+    "beit, class token": (
+        transformers.BeitConfig,
+        transformers.BeitForImageClassification,
+        {"use_shared_relative_position_bias": True, "use_absolute_position_embeddings": True, "use_mean_pooling": False}
+        | {"layer_scale_init_value": 0.0},
+    ),
 }
+ARCHITECTURES = {"deit, two heads": "deit_base_distilled_patch16_224", "beit": "beit_base_patch16_224", "beit, class token": "beit_base_patch16_224"}  # fmt: skip
 KWARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
 LABELS = {0: "dog", 1: "cat", 2: "bird"}
 PROCESSOR = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "resample": 3, "do_normalize": True}
@@ -73,7 +86,7 @@ def test_a_folder(tmp_path, kind):
     other.save_pretrained(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
     for given in (tmp_path, tmp_path / "model.safetensors", str(tmp_path / "*.safetensors")):
-        model = load_model(BASE, {}, given)
+        model = load_model(ARCHITECTURES.get(kind, BASE), {}, given)
         assert close(model, other)
         assert model.num_classes == 3 and model.pretrained_cfg["label_names"] == ["dog", "cat", "bird"]
         assert model.pretrained_cfg["mean"] == (0.1, 0.2, 0.3) and model.pretrained_cfg["interpolation"] == "bicubic"
@@ -91,17 +104,17 @@ def test_a_sharded_folder(tmp_path, kind):
 @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
 def test_a_state_dict_as_it_is_in_memory(tmp_path, kind, prefix, capsys):
     """Version 5 names modules otherwise than its files do; no config.json lies beside it."""
-    other = theirs(kind)
+    other, architecture = theirs(kind), ARCHITECTURES.get(kind, BASE)
     config, _, own = KINDS[kind]
     torch.save({"state_dict": {prefix + name: t for name, t in other.state_dict().items()}}, tmp_path / "w.pt")
-    told = config(**SIZES | own)
+    told = config(**SIZES | own, architectures=[type(other).__name__])
     told.save_pretrained(tmp_path / "other")
     kwargs = described(tmp_path / "other").kwargs
     usual = kwargs.pop("norm_eps")
     if "eps" not in "".join(own):
-        assert close(load_model(BASE, kwargs, tmp_path / "w.pt", 3), other)
+        assert close(load_model(architecture, kwargs, tmp_path / "w.pt", 3), other)
         assert "no config.json beside it" in capsys.readouterr().err
-    assert close(load_model(BASE, kwargs | {"norm_eps": usual}, tmp_path / "w.pt", 3), other)
+    assert close(load_model(architecture, kwargs | {"norm_eps": usual}, tmp_path / "w.pt", 3), other)
 
 
 def test_swiglu_in_an_architecture_that_has_it(tmp_path):
@@ -144,7 +157,7 @@ def test_another_number_of_classes(tmp_path):
 def test_what_is_not_read(tmp_path):
     deit = transformers.DeiTForImageClassificationWithTeacher(transformers.DeiTConfig(**SIZES))
     deit.save_pretrained(tmp_path / "deit")
-    with pytest.raises(FggError, match="a DeiT with two heads"):
+    with pytest.raises(FggError, match="the mean of two heads: choose a distilled architecture"):
         load_model(BASE, {}, tmp_path / "deit")
     transformers.ViTModel(transformers.ViTConfig(**SIZES)).save_pretrained(tmp_path / "bare")
     with pytest.raises(FggError, match=r"missing: head\.weight"):
@@ -237,13 +250,14 @@ def test_a_folder_in_the_workflow(tmp_path, data, model_settings, capsys):
     options = model_settings["model"] | {"architecture": BASE, "kwargs": {}, "weights": str(tmp_path / "hub")}
     record = build_model.build(data, model_settings | {"model": options}, tmp_path / "model")
     model, preprocess, _ = model_files.load(tmp_path / "model", torch.device("cpu"))
-    assert preprocess == Preprocess((32, 32), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    assert preprocess == Preprocess((32, 32), mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
     images = pictures(model)
     with torch.no_grad():
         assert torch.allclose(model(images), other(images).logits.flip(1), atol=1e-5)
     told = capsys.readouterr().out
     assert record["kwargs"]["norm_eps"] == 1e-6 and "were put into the order of the dataset" in told
-    assert "config.json say" in told and "the weights' folder resizes by bicubic" in told
+    assert record["preprocess_from"]["interpolation"] == str(tmp_path / "hub" / "preprocessor_config.json")
+    assert "bicubic (" in told
 
 
 def test_the_epsilon_of_the_norms_is_kept(tmp_path, data, model_settings):

@@ -158,7 +158,7 @@ def test_a_distilled_model(tmp_path, state):
     extra = {"head_dist.weight": state["head.weight"], "head_dist.bias": state["head.bias"]}
     extra["dist_token"] = torch.zeros(1, 1, 24)
     torch.save(state | extra, tmp_path / "w.pth")
-    assert "the mean of two heads, which fgg does not explain" in refusal(tmp_path / "w.pth")
+    assert "the mean of two heads: choose a distilled architecture" in refusal(tmp_path / "w.pth")
 
 
 # ---- positions and registers

@@ -267,11 +267,31 @@ def test_a_missing_key_is_named(key):
     assert f"top level: the key '{key}' is missing" in fault(config)
 
 
-@pytest.mark.parametrize("key", ["source", "model", "preprocess", "sae"])
+@pytest.mark.parametrize("key", ["source", "model", "sae"])
 def test_a_missing_key_of_a_dataset_is_named(key):
     config = default()
     del config["datasets"]["elpv"][key]
     assert f"datasets.elpv: the key '{key}' is missing" in fault(config)
+
+
+def test_the_preprocessing_may_be_left_out():
+    config = default()
+    del config["datasets"]["elpv"]["preprocess"]
+    own = check(config, SCHEMA)["datasets"]["elpv"]["preprocess"]
+    assert own == dict.fromkeys(["resize", "crop", "channels", "interpolation", "mean", "std"])
+    assert check(changed("datasets.elpv.preprocess", {}), SCHEMA)["datasets"]["elpv"]["preprocess"] == own
+    for key in own:
+        assert check(changed(f"datasets.elpv.preprocess.{key}", None), SCHEMA)
+    message = fault(changed("datasets.elpv.preprocess.channels", "cmyk"))
+    assert "choose from: rgb, grey, extremes, dark_lines, null" in message
+
+
+def test_a_planted_colour_needs_channels_that_show_it():
+    planted = {"source": "planted", "planted": {"cue": "colour"}, "preprocess": {}}
+    config = changed("datasets.elpv", default()["datasets"]["elpv"] | planted)
+    assert check(config, SCHEMA)
+    message = fault(changed("datasets.elpv.model.kwargs.in_chans", 1, config))
+    assert "preprocess.channels: 'grey' hides the cue's colour" in message
 
 
 def test_a_dataset_name_that_cannot_be_a_folder_is_refused():

@@ -167,10 +167,11 @@ def test_changed_masks_are_noticed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "masks").mkdir()
     digits = SimpleNamespace(dataset="digits")
-    parameters = Parameters(Study(masked()))
-    before = parameters.pictures(digits)
+    study = Study(masked())
+    content = Parameters(study).content(Inputs(study).pictures)
+    before = content(digits)
     (tmp_path / "masks/digit0001.png").write_bytes(b"x")
-    assert parameters.pictures(digits) != before and parameters.pictures(SimpleNamespace(dataset="elpv")) == ""
+    assert content(digits) != before and content(SimpleNamespace(dataset="elpv")) == ""
 
 
 def test_a_folder_of_masks_that_is_not_there(tmp_path, monkeypatch):
@@ -184,7 +185,7 @@ def test_words_for_masks_of_the_source_are_no_folder(tmp_path, monkeypatch):
     found = config(("covidquex",))
     found["datasets"]["covidquex"]["masks"] = "infection"
     study = Study(found)
-    assert Parameters(study).pictures(SimpleNamespace(dataset="covidquex")) == ""
+    assert Inputs(study).pictures(SimpleNamespace(dataset="covidquex")) == []
     assert {name for name, entry in study.metrics["covidquex"].items() if entry.localises} == NAMES
 
 

@@ -122,6 +122,22 @@ def test_the_results_in_words_without_a_gate(run):
     assert "the grid has no combined gate to test. The best means on measurable images: by SaCo: `" in text
 
 
+def test_the_results_say_how_images_are_prepared(run, tmp_path):
+    shutil.copytree(run / "data", tmp_path / "data")
+    path = tmp_path / "data" / "models" / "toy" / "model.json"
+    prepared = {"size": {"shorter": 256}, "crop": 224, "channels": "rgb", "interpolation": "bicubic", "mean": [0.5] * 3}
+    origins = {"size": "given", "crop": "the model's input", "mean": "the 24 training images", "std": "given"}
+    for own, told in (({}, ""), ({"preprocess_from": origins}, " (the 24 training images)")):
+        write_json(path, read_json(path) | {"preprocess": prepared | {"std": [0.25, 0.5, 0.125]}} | own, {})
+        frame, none = read_table(run / "comparison.parquet").to_pandas(), pd.read_csv(run / "hypotheses.csv").iloc[:0]
+        text = "\n".join(results_readme.readme(frame, {"hypotheses": none}, tmp_path / "data", {"toy": "test"}))
+        line = next(
+            line for line in text.splitlines() if line.startswith("- preprocessing: shorter side resized to 256")
+        )
+        assert f"mean 0.5/0.5/0.5{told}" in line and "standard deviation 0.25/0.5/0.125" in line
+        assert ("the 224 x 224 in the middle (the model's input), channels rgb, bicubic" in line) == bool(told)
+
+
 def draw(folder, *names):
     arguments = ["--results", str(folder), "--pages", *names, "--configuration", json.dumps(SETTINGS)]
     return pages.main([*arguments, "--output", str(folder)])

@@ -29,7 +29,9 @@ pytestmark = pytest.mark.dag
 
 def snakemake(folder: Path, *arguments: str, config: Path = TINY, check: bool = True, code: Path = ROOT) -> str:
     """Run the workflow in a folder; its output as text."""
-    return whole_workflow.snakemake(folder, "--cores", "2", *arguments, configs=[config], code=code, check=check)
+    return whole_workflow.snakemake(
+        folder, "--cores", "2", *arguments, configs=[config], code=code, check=check, warm=True
+    )
 
 
 def planned(folder: Path, config: Path = TINY, code: Path = ROOT) -> dict[str, int]:
@@ -182,6 +184,7 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
         "selection": 1,
         "readme": 1,
         "pages": 1,
+        "manifest": 1,
         "summary": 1,
     }
 
@@ -190,7 +193,7 @@ def test_an_added_experiment_adds_its_own_jobs_only(finished, tmp_path):
     plan = planned(
         finished, changed(tmp_path, experiments__baselines=["random", "transmm", "rollout"], experiments__sanity=[])
     )
-    last = {"comparison": 1, "figures": 1, "selection": 1, "readme": 1, "pages": 1, "summary": 1}
+    last = {"comparison": 1, "figures": 1, "selection": 1, "readme": 1, "pages": 1, "manifest": 1, "summary": 1}
     assert plan == {"attribution": 1, "faithfulness": 1, **last}
 
 
@@ -202,7 +205,7 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
 
 
 def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
-    last = {"pages": 1, "summary": 1}  # a page shows the configuration
+    last = {"pages": 1, "manifest": 1, "summary": 1}  # a page shows the configuration
     assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **PAGES, **last}
     assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **PAGES, **last}
     assert planned(finished, changed(tmp_path, cases__pages=1)) == {**PAGES, **last}
@@ -217,7 +220,7 @@ def test_a_changed_name_of_a_feature_redraws_the_pages_only(finished):
     try:
         assert planned(finished) == {}, "a name of another dataset"
         names.write_text("dataset,layer,feature,name\ntiny,1,2,x\n")
-        assert planned(finished) == {"feature_pages": 1, "summary": 1}
+        assert planned(finished) == {"feature_pages": 1, "manifest": 1, "summary": 1}
     finally:
         names.unlink()
 

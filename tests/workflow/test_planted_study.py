@@ -19,7 +19,7 @@ LOCALISATION = {"relevance_mass", "relevance_rank", "pointing_game", "average_pr
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted_study")
-    snakemake(folder, "--cores", "2", "results/summary.csv", configs=[CONFIG])
+    snakemake(folder, "--cores", "2", "results/summary.csv", configs=[CONFIG], warm=True)
     return folder / "results"
 
 

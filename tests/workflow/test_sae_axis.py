@@ -34,7 +34,7 @@ def finished(tmp_path_factory, config) -> Path:
     folder = tmp_path_factory.mktemp("saes")
     draw(folder / "pictures", per_class=8, side=16)
     targets = ("results/hypotheses.csv", "results/figures/tiny_sae_sweep.png")
-    whole_workflow.snakemake(folder, "--cores", "2", *targets, configs=[config])
+    whole_workflow.snakemake(folder, "--cores", "2", *targets, configs=[config], warm=True)
     return folder
 
 
@@ -84,6 +84,8 @@ def test_another_choice_trains_nothing(finished, config, tmp_path):
 
 def made(folder: Path, config: Path) -> set[str]:
     """Which SAEs a dry run would make, beside the chosen one."""
-    said = whole_workflow.snakemake(folder, "--cores", "2", "--dry-run", "results/hypotheses.csv", configs=[config])
+    said = whole_workflow.snakemake(
+        folder, "--cores", "2", "--dry-run", "results/hypotheses.csv", configs=[config], warm=True
+    )
     assert "chosen_sae" in said
     return set(re.findall(r"Making the SAE of layer 0 of tiny: (\S+)", said))

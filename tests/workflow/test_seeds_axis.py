@@ -26,7 +26,9 @@ def configured(folder: Path, **keys) -> Path:
 
 def planned(folder: Path, config: Path) -> dict[str, int]:
     """What a dry run would run: rule -> jobs."""
-    text = whole_workflow.snakemake(folder, "--cores", "2", "--dry-run", "results/summary.csv", configs=[config])
+    text = whole_workflow.snakemake(
+        folder, "--cores", "2", "--dry-run", "results/summary.csv", configs=[config], warm=True
+    )
     if "Nothing to be done" in text:
         return {}
     table = text.split("Job stats:")[1].split("total")[0].splitlines()[3:]
@@ -39,7 +41,7 @@ def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("seeds")
     draw(folder / "pictures", per_class=8, side=16)
     config = configured(folder, seeds={"sae": [0, 1]})
-    whole_workflow.snakemake(folder, "--cores", "2", "results/summary.csv", configs=[config])
+    whole_workflow.snakemake(folder, "--cores", "2", "results/summary.csv", configs=[config], warm=True)
     return folder
 
 
@@ -55,7 +57,7 @@ def test_stages_are_repeated_for_their_seeds_only(tmp_path):
 def test_the_first_seed_alone_has_nothing_more_to_compute(finished, tmp_path):
     """Its folders bear the dataset's name, so a second seed can be added later."""
     plan = planned(finished, configured(tmp_path))
-    assert set(plan) <= {"comparison", "feature_deletion_summary", "figures", "readme", "pages", "summary"}
+    assert set(plan) <= {"comparison", "feature_deletion_summary", "figures", "readme", "pages", "manifest", "summary"}
     more = planned(finished, configured(tmp_path, seeds={"sae": [0, 1, 2]}))
     assert (more["sae"], more.get("model", 0), more["faithfulness"]) == (1, 0, 2)
 

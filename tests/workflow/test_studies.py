@@ -32,7 +32,7 @@ def snakemake(folder: Path, server: Server, *arguments: str, check: bool = True)
     changes = {"HF_ENDPOINT": server.url, "HF_TOKEN": "hf_test", "NO_PROXY": "127.0.0.1", "HF_HUB_OFFLINE": "0"}
     changes |= {"HF_HOME": str(folder / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     arguments = ("--cores", "2", *arguments)
-    return whole_workflow.snakemake(folder, *arguments, configs=[CONFIG], check=check, changes=changes)
+    return whole_workflow.snakemake(folder, *arguments, configs=[CONFIG], check=check, changes=changes, warm=True)
 
 
 def hand_out(server: Server, folder: Path) -> dict:
@@ -212,7 +212,9 @@ def test_the_thesis_settings_plan_offline(name, tmp_path):
     """The real configuration and table, before anything was downloaded: a dry run asks nobody."""
     overlay = ROOT / "workflow" / "studies" / f"{name}.yaml"
     changes = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    text = whole_workflow.snakemake(tmp_path, "-n", "results/summary.csv", configs=[overlay], changes=changes)
+    text = whole_workflow.snakemake(
+        tmp_path, "-n", "results/summary.csv", configs=[overlay], changes=changes, warm=True
+    )
     plan = dict(words for line in text.splitlines() if len(words := line.split()) == 2 and words[1].isdigit())
     assert int(plan["download"]) == (5 if name == "imagenet" else 3)  # images, model, and SAEs: one archive or three
     assert (plan["prepare"], plan["model"], plan["sae"]) == ("1", "1", "3")

@@ -36,6 +36,15 @@ except FggError as error:
 onstart:
     try:
         runs.claim(Path.cwd())
+        check_outputs(
+            path
+            for job in workflow.dag.needrun_jobs()
+            for path in [
+                *job.output,
+                *job.log,
+                *([job.benchmark] if job.benchmark else []),
+            ]
+        )
         if workflow.local_exec:
             note_plan(runs.SHARED, plan(study, inputs))
         for remark in tending.start(

@@ -3,7 +3,7 @@ rule attribution:
         images=inputs.explained_images,
         model=inputs.model_files,
         saes=inputs.gate_saes,
-        maps=ancient(inputs.given_maps),
+        maps=ancient(nameable(inputs.given_maps)),
         chosen=inputs.chosen_options,
     output:
         relevance=piece("results/{dataset}/{shard}attributions/{experiment}.parquet"),
@@ -15,7 +15,7 @@ rule attribution:
         experiment=study.one_of("plain"),
     priority: 2  # maps before scores, so that the experiments are scored together
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("attribution"),
         gpu=parameters.gpus,
@@ -45,7 +45,7 @@ rule option_choice:
     log:
         "logs/option_choice/{dataset}/{experiment}.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("attribution"),
         gpu=parameters.gpus,
@@ -79,7 +79,7 @@ rule gated_attribution:
         experiment=study.one_of("gated"),
     priority: 2  # maps before scores, so that the experiments are scored together
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("gated_attribution"),
         gpu=parameters.gpus,
@@ -114,7 +114,7 @@ rule merge:
         place=study.divided_places(),
         table="(attributions|faithfulness|curves|scores/[^/]+)/[^/]+|responses",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("merge"),
     params:
@@ -147,7 +147,7 @@ rule merge_gated:
         place=study.divided_places(),
         experiment=study.one_of("gated"),
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("merge"),
     params:

@@ -10,7 +10,7 @@ rule prototypes:
     benchmark:
         "benchmarks/prototypes/{dataset}/layer_{layer}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("prototypes"),
         gpu=parameters.gpus,
@@ -55,7 +55,7 @@ rule cases:
     benchmark:
         "benchmarks/cases/{dataset}/{experiment}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("cases"),
         gpu=parameters.gpus,
@@ -99,7 +99,7 @@ rule feature_statistics:
     benchmark:
         "benchmarks/feature_statistics/{dataset}/layer_{layer}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("feature_statistics"),
         gpu=parameters.gpus,
@@ -138,7 +138,7 @@ rule feature_pages:
     log:
         "logs/feature_pages/{dataset}.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("feature_pages"),
     params:

@@ -5,15 +5,17 @@ from pathlib import Path
 
 from fgg.errors import FggError
 from fgg.pipeline import runs
-from fgg.pipeline.environment import use_environment
+from fgg.pipeline.braces import doubled_braces, nameable
+from fgg.pipeline.environment import check_folders, check_outputs, use_environment
 from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
 from fgg.pipeline.study import Study
 
-# Jobs use the environment in which Snakemake runs, and can import the package from any folder.
-use_environment(workflow.basedir)
+ENVIRONMENT = doubled_braces(f"{workflow.basedir}/envs/fgg.yaml")  # of all rules
 
 try:
+    # Jobs use the environment in which Snakemake runs, and can import the package from any folder.
+    use_environment(workflow.basedir)
     study = Study(
         config,
         local=lambda: workflow.local_exec,
@@ -25,6 +27,7 @@ try:
     )
     config, inputs, parameters = study.config, Inputs(study), Parameters(study)
     if workflow.is_main_process:
+        check_folders(study.folders())
         study.warn()
         if remark := runs.enter(Path.cwd()):
             print(remark, file=sys.stderr)

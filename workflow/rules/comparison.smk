@@ -18,7 +18,7 @@ rule comparison:
     log:
         "logs/comparison.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("comparison"),
     params:
@@ -41,7 +41,7 @@ rule thesis_statistics:
     log:
         "logs/thesis_statistics.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("comparison"),
     params:
@@ -63,7 +63,7 @@ rule pooled:
     log:
         "logs/pooled.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("sanity"),
     params:
@@ -83,7 +83,7 @@ rule sanity:
     log:
         "logs/sanity.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("sanity"),
     params:
@@ -111,7 +111,7 @@ rule summary:
     log:
         "logs/summary.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("summary"),
     params:

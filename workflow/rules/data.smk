@@ -4,7 +4,7 @@ rule download:
     log:
         "logs/download/{source}.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("download"),
     params:
@@ -19,7 +19,7 @@ rule download:
 rule prepare:
     input:
         downloaded=inputs.downloaded_images,
-        sample=ancient(inputs.sample_file),
+        sample=ancient(nameable(inputs.sample_file)),
     output:
         train="data/prepared/{dataset}/train.parquet",
         val="data/prepared/{dataset}/val.parquet",
@@ -28,7 +28,7 @@ rule prepare:
     log:
         "logs/prepare/{dataset}.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("prepare"),
     params:

@@ -10,7 +10,7 @@ rule responses:
         "benchmarks/responses/{shard}{dataset}.tsv"
     priority: 1
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("responses"),
         gpu=parameters.gpus,
@@ -36,7 +36,7 @@ rule measurable:
     wildcard_constraints:
         place=study.places(),
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("measurable"),
     params:
@@ -63,7 +63,7 @@ rule faithfulness:
     benchmark:
         "benchmarks/faithfulness/{dataset}/{shard}{experiment}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("faithfulness"),
         gpu=parameters.gpus,
@@ -96,7 +96,7 @@ rule foreign_metric:
     benchmark:
         "benchmarks/foreign_metric/{dataset}/{shard}{metric}/{experiment}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("faithfulness"),
         gpu=parameters.gpus,

@@ -11,7 +11,7 @@ rule feature_deletion:
     benchmark:
         "benchmarks/feature_deletion/{dataset}/layer_{layer}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("feature_deletion"),
         gpu=parameters.gpus,
@@ -36,7 +36,7 @@ rule feature_deletion_summary:
     log:
         "logs/feature_deletion_summary.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("sanity"),
     params:

@@ -1,7 +1,7 @@
 rule model:
     input:
         data=inputs.prepared_dataset,
-        own=ancient(inputs.model_weights),
+        own=ancient(nameable(inputs.model_weights)),
     output:
         weights="data/models/{dataset}/model.safetensors",
         record="data/models/{dataset}/model.json",
@@ -10,7 +10,7 @@ rule model:
     benchmark:
         "benchmarks/model/{dataset}.tsv"
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     threads: 2
     resources:
         **parameters.needs("model"),
@@ -31,7 +31,7 @@ rule sae:
     input:
         model=inputs.model_files,
         data=inputs.prepared_dataset,
-        own=ancient(inputs.sae_weights),
+        own=ancient(nameable(inputs.sae_weights)),
     output:
         config="data/saes/{dataset}/layer_{layer}/cfg.json",
         weights="data/saes/{dataset}/layer_{layer}/sae_weights.safetensors",
@@ -44,7 +44,7 @@ rule sae:
         dataset=study.swept(False),
     priority: 3  # before the maps, so that all experiments share the model's passes over the images
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("sae"),
         gpu=parameters.gpus,
@@ -107,7 +107,7 @@ rule chosen_sae:
         dataset=study.swept(),
     priority: 3
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("measurable"),
     params:

@@ -31,7 +31,7 @@ rule figures:
     log:
         "logs/figures/{dataset}.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("figures"),
     params:
@@ -66,7 +66,7 @@ rule readme:
     log:
         "logs/readme.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("readme"),
     params:
@@ -102,7 +102,7 @@ rule pages:
     log:
         "logs/pages.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("pages"),
     params:
@@ -130,9 +130,9 @@ rule manifest:
     log:
         "logs/manifest.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
-        **parameters.needs("readme"),
+        **parameters.needs("manifest"),
     params:
         configuration=parameters.whole_configuration,
         inputs=parameters.user_files(

@@ -4,7 +4,7 @@ use rule attribution as validation_attribution with:
         images=inputs.validation_images,
         model=inputs.model_files,
         saes=inputs.gate_saes,
-        maps=ancient(inputs.given_maps),
+        maps=ancient(nameable(inputs.given_maps)),
         chosen=inputs.chosen_options,
     output:
         relevance=piece(
@@ -120,7 +120,7 @@ rule selection:
     log:
         "logs/selection.log",
     conda:
-        "../../envs/fgg.yaml"
+        ENVIRONMENT
     resources:
         **parameters.needs("selection"),
     params:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fgg.data.locations import CONTENTS, DOWNLOADS
 from fgg.errors import FggError
+from fgg.tables import read_json
 
 
 def root_of(name: str, settings: Mapping[str, Any]) -> Path:
@@ -32,7 +32,7 @@ def facts_of(root: Path) -> dict[str, Any]:
     place = root / CONTENTS
     if not place.is_file():
         return {}
-    note = json.loads(place.read_text(encoding="utf-8"))
+    note = read_json(place)
     return {
         "version": note["revision"] or note["address"],
         "citation": note["citation"],

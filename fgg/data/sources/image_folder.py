@@ -11,6 +11,7 @@ from typing import Any
 from fgg.data.sources.records import SPLITS, SUFFIXES, Record, Source
 from fgg.data.sources.registry import source
 from fgg.errors import FggError
+from fgg.visible import has_controls, visible
 
 LAYOUTS = f"DIR/<class>/* or DIR/{{train,val,test}}/<class>/* (files: {', '.join(SUFFIXES)})"
 
@@ -63,6 +64,10 @@ def _class_images(
     """(class, file) of all images directly in the class folders of a folder."""
     found = []
     for label, place in (_folders(folder, root, skipped) if classes is None else classes).items():
+        if has_controls(label):
+            raise FggError(
+                f"the class folder {visible(str(place))} has a name with control characters, or that is not valid UTF-8; rename it"
+            )
         files = _images(place, root, skipped)
         if not files:
             raise FggError(
@@ -89,6 +94,8 @@ def _images(folder: Path, root: Path, skipped: list[dict[str, str]]) -> list[Pat
             skipped.append(_skip(entry, root, f"not an image file: its name ends in none of {', '.join(SUFFIXES)}"))
         elif not _is_text(entry.relative_to(root)):
             skipped.append(_skip(entry, root, "its name is not valid UTF-8"))
+        elif has_controls(entry.name):
+            skipped.append(_skip(entry, root, "its name holds control characters, such as a line break"))
         elif entry.exists() and not entry.is_file():
             skipped.append(_skip(entry, root, "not a regular file"))
         else:  # a dangling link too: reading it fails, and it counts as unreadable
@@ -101,7 +108,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _skip(entry: Path, root: Path, reason: str) -> dict[str, str]:
-    return {"path": os.fsencode(entry.relative_to(root)).decode(errors="replace"), "reason": reason}
+    return {"path": visible(os.fsencode(entry.relative_to(root)).decode(errors="replace")), "reason": reason}
 
 
 def _is_text(path: Path) -> bool:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
+from fgg.data.claimed_sizes import check_parquet
+from fgg.data.settings_files import parse_settings
 from fgg.data.sources.downloaded import facts_of, root_of
 from fgg.data.sources.records import SPLITS, Record, Source
 from fgg.data.sources.registry import source
 from fgg.errors import FggError
+from fgg.visible import has_controls
 
 SHARDS = "*.parquet"
+MOST_ROWS, ROWS, MOST_LETTERS = 2_000_000, 1024, 4096  # rows of a shard, rows read at once, letters of a name
 
 
 @source(name="imagenet", downloaded=True)
@@ -79,30 +82,62 @@ def _shard(shard: Path) -> tuple[list[int | None], list[str | None], list[str]]:
     try:
         with pq.ParquetFile(shard) as file:
             schema = file.schema_arrow
-            if "image" not in schema.names or "label" not in schema.names:
-                raise FggError(f"{shard} has the columns {schema.names}, expected image and label")
-            columns = file.read(columns=["image.path", "label"]).to_pydict()
-    except (pa.ArrowException, OSError) as error:
+            _check_columns(shard, schema)
+            check_parquet(file, ("image", "label"), MOST_ROWS, MOST_ROWS)
+            labels = file.read(columns=["label"])["label"].to_pylist()
+        # A long name that is stored once for many rows is held once.
+        with pq.ParquetFile(shard, read_dictionary=["image.path"]) as file:
+            paths = [path for batch in file.iter_batches(ROWS, columns=["image.path"]) for path in _paths(batch)]
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise FggError(f"{shard} cannot be read ({error}); delete its folder and run the same command again") from None
-    paths = [(image or {}).get("path") for image in columns["image"]]
-    return columns["label"], paths, _class_names(schema, shard)
+    return labels, paths, _class_names(schema, shard)
+
+
+def _check_columns(shard: Path, schema: pa.Schema) -> None:
+    if "image" not in schema.names or "label" not in schema.names:
+        raise FggError(f"{shard} has the columns {schema.names}, expected image and label")
+    image, label = schema.field("image").type, schema.field("label").type
+    parts = {part.name for part in image} if pa.types.is_struct(image) else set()
+    if not parts >= {"bytes", "path"} or not pa.types.is_integer(label):
+        raise FggError(f"{shard} has images {image} and labels {label}, expected bytes and path, and whole numbers")
+
+
+def _paths(batch: pa.RecordBatch) -> list[str | None]:
+    """The names of images; of one that is too long, none."""
+    own = batch.column("image")
+    found = own.field("path")
+    values = [None if name is None or len(name) > MOST_LETTERS else name for name in found.dictionary.to_pylist()]
+    places = zip(found.indices.to_pylist(), own.is_valid().to_pylist(), strict=True)
+    return [values[place] if valid and place is not None else None for place, valid in places]
 
 
 def _class_names(schema: pa.Schema, shard: Path) -> list[str]:
     """The label feature's class names, from the shard's metadata, or else from the repository's README.md."""
-    note = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    names = note.get("info", {}).get("features", {}).get("label", {}).get("names")
-    if names:
-        return list(names)
-    for folder in shard.parents[:2]:
-        if (folder / "README.md").is_file():
-            return _readme_names((folder / "README.md").read_text(encoding="utf-8"))
-    return []
+    place, names = shard, []
+    try:
+        note = parse_settings((schema.metadata or {}).get(b"huggingface", b"{}").decode(), "JSON")
+        names = list(note.get("info", {}).get("features", {}).get("label", {}).get("names") or [])
+        for folder in shard.parents[:2]:
+            if not names and (folder / "README.md").is_file():
+                place = folder / "README.md"
+                names = _readme_names(place.read_text(encoding="utf-8"))
+                break
+        if not all(isinstance(name, str) and name for name in names):
+            raise ValueError("a class has no name")
+        if odd := [name for name in names if has_controls(name)]:
+            raise ValueError(f"the name {odd[0]!r} holds control characters")
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"two classes are named {twice[0]!r}")
+    except (ValueError, AttributeError, LookupError, TypeError) as error:
+        raise FggError(
+            f"{place}: the names of the classes cannot be read ({' '.join(str(error).split())[:200]}); fetch the dataset again, or correct them"
+        ) from None
+    return names
 
 
 def _readme_names(text: str) -> list[str]:
     parts = text.split("---\n")
-    head = yaml.safe_load(parts[1]) if len(parts) > 2 else {}
+    head = parse_settings(parts[1], "YAML") if len(parts) > 2 else {}
     info = head.get("dataset_info") or {}
     for each in info if isinstance(info, list) else [info]:
         for feature in each.get("features", []):

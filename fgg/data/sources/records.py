@@ -7,6 +7,7 @@ files that cannot be read are found where they are counted (`fgg.data.prepare`).
 from __future__ import annotations
 
 import functools
+import stat
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -17,6 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 SPLITS = ("train", "val", "test")
+MOST_FILE_BYTES = 2**30
+MOST_GROUP_BYTES = 2**32  # the hub's shards have 100 images in a row group
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 
 
@@ -39,7 +42,7 @@ class Record:
     @property
     def data(self) -> bytes:
         """The file's bytes, read again on each access. Raises OSError."""
-        return self.file.read_bytes() if self.row is None else image_bytes(self.file, self.row)
+        return file_bytes(self.file) if self.row is None else image_bytes(self.file, self.row)
 
     @property
     def extras(self) -> dict[str, bytes | None]:
@@ -47,7 +50,7 @@ class Record:
 
         ``mask`` is inside where it is not black. Raises OSError.
         """
-        return {} if self.mask_file is None else {"mask": self.mask_file.read_bytes()}
+        return {} if self.mask_file is None else {"mask": file_bytes(self.mask_file)}
 
 
 @dataclass(frozen=True)
@@ -72,8 +75,22 @@ class Source:
     unused_masks: list[str] = field(default_factory=list)
 
 
+def file_bytes(path: Path) -> bytes:
+    """The bytes of an image file. Raises OSError if it cannot be read, is no regular file, or too large for an image."""
+    facts = path.stat()
+    if not stat.S_ISREG(facts.st_mode):  # a pipe would never end
+        raise OSError(None, "not a regular file", str(path))
+    if facts.st_size > MOST_FILE_BYTES:
+        raise OSError(None, f"larger than {MOST_FILE_BYTES:,} bytes", str(path))
+    return path.read_bytes()
+
+
 def image_bytes(shard: Path, row: int) -> bytes:
-    """The encoded image of a row; empty if the row has none. Raises OSError for a shard that cannot be read."""
+    """The encoded image of a row; empty if the row has none.
+
+    Raises:
+        OSError: the shard cannot be read, or claims more than `MOST_GROUP_BYTES` for the images around this one.
+    """
     try:
         starts = _starts(shard)
         group = bisect_right(starts, row) - 1
@@ -94,5 +111,24 @@ def _starts(shard: Path) -> tuple[int, ...]:
 def _group(shard: Path, group: int) -> tuple[bytes, ...]:
     """All images of a row group; the last group is cached, since images are read in order."""
     with pq.ParquetFile(shard) as file:
-        images = file.read_row_group(group, columns=["image.bytes"])["image"].to_pylist()
-    return tuple((image or {}).get("bytes") or b"" for image in images)
+        own = file.metadata.row_group(group)
+        columns = [own.column(at) for at in range(own.num_columns)]
+        images = next(column for column in columns if column.path_in_schema == "image.bytes")
+        if images.total_uncompressed_size > MOST_GROUP_BYTES:
+            claimed = f"{images.total_uncompressed_size:,} bytes of images"
+            raise OSError(None, f"a row group claims {claimed}; allowed are {MOST_GROUP_BYTES:,}", str(shard))
+        repeated = images.has_dictionary_page
+    # An image that is stored once for many rows is held once.
+    with pq.ParquetFile(shard, read_dictionary=["image.bytes"] if repeated else None) as file:
+        found = file.read_row_group(group, columns=["image.bytes"])["image"]
+    return tuple(data for chunk in found.chunks for data in _images(chunk))
+
+
+def _images(chunk: pa.StructArray) -> list[bytes]:
+    own = chunk.field("bytes")
+    if isinstance(own, pa.DictionaryArray):
+        values, places = own.dictionary.to_pylist(), own.indices.to_pylist()
+        data = [None if place is None else values[place] for place in places]
+    else:
+        data = own.to_pylist()
+    return [own or b"" if valid else b"" for own, valid in zip(data, chunk.is_valid().to_pylist(), strict=True)]

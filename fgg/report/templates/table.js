@@ -29,9 +29,9 @@ field.addEventListener("input", () => {
   count.textContent = `${shown} of ${all} rows`;
 });
 document.querySelector("#save").addEventListener("click", () => {
-  const quote = text => /[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  const quote = text => /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   // An apostrophe keeps a spreadsheet from computing a text as a formula.
-  const safe = (text, i) => !heads[i].classList.contains("n") && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  const safe = (text, i) => !heads[i].classList.contains("n") && /^'*[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text;
   const lines = [heads.map(head => head.dataset.name), ...[...body.rows].filter(row => !row.hidden)
     .map(row => heads.map((_, i) => safe(value(row, i), i)))].map(cells => cells.map(quote).join(","));
   const link = document.createElement("a");

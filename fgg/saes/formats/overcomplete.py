@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgg.data.settings_files import read_settings
 from fgg.errors import FggError
+from fgg.models.checkpoint_files import ZIP_START
 from fgg.saes.formats.registry import sae_format
 from fgg.saes.formats.torch_files import (
     MODULES,
@@ -31,10 +33,10 @@ from fgg.saes.formats.torch_files import (
     named,
     per_feature,
     reaching,
-    read_settings,
     read_weights,
     whole,
 )
+from fgg.saes.formats.weight_bytes import header_of, read_bytes
 from fgg.saes.sae import build_sae
 
 PACKAGE = "overcomplete"
@@ -67,7 +69,11 @@ def overcomplete(path: Path) -> Any | None:
     file = path if path.is_file() else _weights_in(path)
     if file is None or file.suffix not in SUFFIXES:
         return None
-    data = file.read_bytes()
+    with file.open("rb") as opened:
+        if file.suffix != ".safetensors" and not opened.read(len(ZIP_START)).startswith(ZIP_START):
+            return None
+    with named(file):
+        data = header_of(file) if file.suffix == ".safetensors" else read_bytes(file)
     if not any(mark in data for mark in MARKS):
         return None
     with named(file):

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgg.data.settings_files import read_settings
 from fgg.errors import FggError
 from fgg.saes.formats.registry import sae_format
 from fgg.saes.formats.torch_files import Record as _Record
-from fgg.saes.formats.torch_files import read_settings, read_torch
+from fgg.saes.formats.torch_files import read_torch
+from fgg.saes.formats.weight_bytes import read_bytes
 from fgg.saes.sae import TENSORS, build_sae
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "weights.pt"
@@ -62,7 +64,7 @@ def load_prisma(path: str | Path) -> Any:
     path = Path(path)
     file = _weights_in(path) if path.is_dir() else path
     try:
-        content = read_torch(file.read_bytes(), (PACKAGE,))
+        content = read_torch(read_bytes(file), (PACKAGE,))
         if not isinstance(content, Mapping):
             raise FggError("it does not hold a dictionary of tensors")
         if path.is_dir() and (path / CONFIG_FILE).is_file():

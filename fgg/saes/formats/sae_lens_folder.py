@@ -6,7 +6,6 @@ sae-lens would drop without a word, such as another activation, is computed or r
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from fgg.data.settings_files import read_settings
 from fgg.errors import FggError
 from fgg.models.checkpoints import UNREADABLE, first_line
 from fgg.saes.formats.registry import sae_format
-from fgg.saes.normalisation import fold_saved
+from fgg.saes.normalisation import SCALER_FILE, fold_saved
 from fgg.saes.sae import SAE_FILES
 
 BATCH_TOP_K = ("batchtopk", "matryoshka_batchtopk")
@@ -52,8 +52,9 @@ def sae_lens_folder(path: Path) -> Any | None:
     if not all((path / name).is_file() for name in SAE_FILES):
         return None
     try:
-        config = json.loads((path / SAE_FILES[0]).read_text(encoding="utf-8"))
+        config = _config(path / SAE_FILES[0])
         architecture, activation = _kind(config)
+        _check_scaler(path / SCALER_FILE)
         if architecture in BATCH_TOP_K:
             sae = _jumprelu(path, config, architecture)
         else:
@@ -61,12 +62,29 @@ def sae_lens_folder(path: Path) -> Any | None:
         fold_saved(sae, path)
     except FggError as error:
         raise FggError(f"sae.weights: {path}: {error}") from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, OverflowError) as error:
         raise FggError(f"sae.weights: {path} cannot be read as a sae-lens SAE ({first_line(error)})") from None
     if activation == TANH:
         sae.activation_fn = nn.Sequential(nn.ReLU(), nn.Tanh())
     _keep_place(sae, config)
     return sae
+
+
+def _config(file: Path) -> dict[str, Any]:
+    """The settings of an SAE. Raises ValueError: there are none."""
+    try:
+        return read_settings(file)
+    except FggError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_scaler(file: Path) -> None:
+    """Raise FggError if a file of statistics, which sae-lens will read, holds no scale."""
+    found = read_settings(file).get("scaling_factor") if file.is_file() else None
+    if found is not None and (
+        isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < float("inf")
+    ):
+        raise FggError(f"{file.name}: scaling_factor must be a number above 0, not {found!r}")
 
 
 def _load(path: Path) -> Any:
@@ -80,10 +98,8 @@ def _kind(config: Mapping[str, Any]) -> tuple[str, str]:
 
     Raises:
         FggError: fgg cannot use such an SAE.
-        TypeError, ValueError: it is not a configuration.
+        TypeError, ValueError: it is not a configuration of sae-lens.
     """
-    if not isinstance(config, Mapping):
-        raise TypeError("cfg.json holds no settings")
     architecture = str(config.get("architecture") or "standard")
     _check_transcoder(config, architecture)
     if architecture in REFUSED:

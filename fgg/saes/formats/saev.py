@@ -17,11 +17,11 @@ checkpoint holds neither mean nor norm.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fgg.data.settings_files import parse_settings, read_settings
 from fgg.errors import FggError
 from fgg.models.checkpoint_files import SUFFIXES
 from fgg.saes.formats.registry import sae_format
@@ -34,10 +34,10 @@ from fgg.saes.formats.torch_files import (
     matrix,
     named,
     per_feature,
-    read_settings,
     read_torch,
     whole,
 )
+from fgg.saes.formats.weight_bytes import read_bytes
 from fgg.saes.normalisation import CENTRED, CENTRED_BY_NORM, SCALED
 from fgg.saes.sae import TENSORS, build_sae
 
@@ -62,18 +62,22 @@ def saev(path: Path) -> Any | None:
         if opened.read(1) != b"{":
             return None
     with named(file):
-        header, separator, rest = file.read_bytes().partition(b"\n")
-        if not separator or len(header) > MOST_HEADER:
+        with file.open("rb") as opened:
+            header = opened.readline(MOST_HEADER)
+        if not header.endswith(b"\n"):
             raise FggError("it has no line of settings, or is damaged")
+        rest = read_bytes(file, len(header))
         beside = file.parent / CONFIG_FILE
         return _build(_header(header), read_torch(rest), read_settings(beside) if beside.is_file() else {}, file.parent)
 
 
 def _header(line: bytes) -> Mapping[str, Any]:
     try:
-        header = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        header = parse_settings(line.decode(), "JSON")
+    except ValueError as error:
         raise FggError(f"its first line is not valid JSON ({error})") from None
+    if not isinstance(header, Mapping):
+        raise FggError("its first line has no settings")
     if "schema" in header and header["schema"] not in SCHEMAS:
         known = ", ".join(map(str, SCHEMAS))
         raise FggError(f"its schema {header['schema']!r} is unknown; fgg reads {known}, and files without one")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,12 +18,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import yaml
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.models.bounded_pickles import check_tensors
 from fgg.models.checkpoint_files import UNREADABLE, ZIP_START, damaged_part, first_line
+from fgg.saes.formats.weight_bytes import NO_TENSORS, read_bytes
 from fgg.saes.normalisation import UNFOLDED, fold_centred
 
 TORCHSCRIPT_MARK = b"constants.pkl"
@@ -39,21 +39,8 @@ def named(path: Path) -> Iterator[None]:
         yield
     except FggError as error:
         raise FggError(f"sae.weights: {path}: {error}") from None
-    except UNREADABLE as error:
+    except (*UNREADABLE, OverflowError) as error:
         raise FggError(f"sae.weights: {path}: the file is damaged or incomplete ({first_line(error)})") from None
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The settings in a file of JSON, or of YAML if its name ends so. Raises FggError: it holds none."""
-    kind = "YAML" if file.suffix in (".yaml", ".yml") else "JSON"
-    try:
-        text = file.read_text(encoding="utf-8")
-        config = yaml.safe_load(text) if kind == "YAML" else json.loads(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:  # other syntax, not UTF-8, or nested too deeply
-        raise FggError(f"{file.name} is not valid {kind} ({first_line(error)})") from None
-    if not isinstance(config, dict):
-        raise FggError(f"{file.name} must hold a {kind} object with settings")
-    return config
 
 
 def read_weights(file: Path, records: Sequence[str] = ()) -> Any:
@@ -66,8 +53,7 @@ def read_weights(file: Path, records: Sequence[str] = ()) -> Any:
     Raises:
         FggError: it is damaged, or its pickle names what it must not.
     """
-    data = file.read_bytes()
-    return load(data) if file.suffix == ".safetensors" else read_torch(data, records)
+    return load_file(file) if file.suffix == ".safetensors" else read_torch(read_bytes(file), records)
 
 
 def read_torch(data: bytes, records: Sequence[str] = ()) -> Any:
@@ -86,16 +72,18 @@ def read_torch(data: bytes, records: Sequence[str] = ()) -> Any:
     # Other formats that torch.load accepts (tar, bare pickles, TorchScript programs) take other code paths in it.
     # Search the bytes, not the zip's list of names: a forged zip can show different lists to different readers.
     if not data.startswith(ZIP_START) or TORCHSCRIPT_MARK in data:
-        raise FggError("this is not a file of tensors that torch.save wrote, or it is damaged")
+        raise FggError(NO_TENSORS)
     try:
         broken = damaged_part(io.BytesIO(data))
         if broken:
             raise FggError(f"the file is damaged (at {broken}); fetch it again")
         try:
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             restricted = _restricted(tuple(records))
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=restricted)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=restricted)
+        check_tensors(content, len(data))
+        return content
     except FggError:
         raise
     except Exception as error:  # noqa: BLE001 - a damaged file can fail at any step, with any error

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fgg.data.settings_files import read_settings
 from fgg.errors import FggError
 from fgg.saes.formats.registry import sae_format
 from fgg.saes.formats.torch_files import (
@@ -29,7 +30,6 @@ from fgg.saes.formats.torch_files import (
     named,
     per_feature,
     reaching,
-    read_settings,
     read_weights,
     whole,
 )

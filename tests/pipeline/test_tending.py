@@ -1,0 +1,80 @@
+"""A file that was deleted is missed until it is made again, however often the runs in between are killed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fgg.errors import FggError
+from fgg.pipeline import again
+from fgg.pipeline.outputs import LAST, Outputs
+from fgg.pipeline.tending import Tending
+
+FIGURE = "results/figures/a.png"
+PATTERNS = [(re.compile(r"results/summary\.csv$"), False), (re.compile(r"results/figures/\w+\.png$"), False)]
+
+
+class Command:
+    """A command line whose second run makes the files, or is killed."""
+
+    dry = False
+
+    def __init__(self, killed: bool = False) -> None:
+        self.killed, self.asked = killed, []
+
+    def run(self, folder: Path, targets, forced, locks) -> None:
+        self.asked += targets
+        if self.killed:
+            raise FggError("killed")
+        for target in targets:
+            make(folder / target)
+
+
+def make(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("content")
+
+
+def tending(folder: Path, command: Command) -> Tending:
+    """A run that has planned its jobs and, unless it was killed before, made the summary."""
+    own = Tending(folder, PATTERNS, command)
+    assert not list(own.before())
+    assert not list(own.start([FIGURE, LAST]))
+    make(folder / LAST)
+    return own
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    """A folder in which a whole run was; then the figure and the summary were deleted."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(again.AGAIN, raising=False)
+    monkeypatch.setattr("fgg.pipeline.runs.claim", lambda folder: None)
+    for name in (FIGURE, LAST):
+        make(tmp_path / name)
+    tending(tmp_path, Command()).end()
+    for name in (FIGURE, LAST):
+        (tmp_path / name).unlink()
+    return tmp_path
+
+
+@pytest.mark.parametrize("killed", ["in its jobs", "while it makes the file again", "by an error"])
+def test_the_next_run_makes_it(folder, killed):
+    first = tending(folder, Command(killed=True))
+    if killed == "while it makes the file again":
+        with pytest.raises(FggError):
+            first.end()
+    elif killed == "by an error":
+        first.note()  # what Snakemake calls when a job has failed
+    assert Outputs.read(folder).deleted(folder) == [FIGURE]
+    command = Command()
+    assert "deleted since the last run" in "\n".join(Tending(folder, PATTERNS, command).before())
+    assert command.asked == [FIGURE] and (folder / FIGURE).is_file()
+
+
+def test_a_run_that_is_not_killed_makes_it_at_its_end(folder):
+    command = Command()
+    tending(folder, command).end()
+    assert command.asked == [FIGURE] and not Outputs.read(folder).deleted(folder)
