@@ -169,7 +169,7 @@ ONES = [1, 1.0, np.int64(1), np.array(1), torch.tensor(1), torch.tensor(1, dtype
 
 
 @pytest.mark.parametrize(
-    "target", [*ONES, [1] * 4, (1,) * 4, np.ones(4), torch.ones(4), torch.ones(4, dtype=torch.int8)]
+    "target", [*ONES, [1] * 4, (1,) * 4, np.ones(4, int), torch.ones(4, dtype=torch.int8)]
 )
 def test_classes(target):
     for name in ("saco", "faithfulness_correlation", "srg"):

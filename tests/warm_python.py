@@ -40,9 +40,10 @@ def warmed(environment: Mapping[str, str]) -> dict[str, str]:
     """The same environment, but ``python -m snakemake`` and the jobs below it start warm; as it is where that cannot be."""
     if not hasattr(os, "pidfd_open"):  # no Linux
         return dict(environment)
-    key = tuple(sorted(item for item in environment.items() if item[0] != "PYTEST_CURRENT_TEST"))
+    own = {name: value for name, value in environment.items() if name not in ("PYTHONPATH", "PYTEST_CURRENT_TEST")}
+    key = tuple(sorted(own.items()))
     if key not in _servers:
-        _servers[key] = _start(environment)
+        _servers[key] = _start(own)
     paths = [str(HOOK), *filter(None, [environment.get("PYTHONPATH")])]
     return {**environment, VARIABLE: str(_servers[key]), "PYTHONPATH": os.pathsep.join(paths)}
 
@@ -51,10 +52,9 @@ def _start(environment: Mapping[str, str]) -> Path:
     """Start a server, which ends with this process; its socket."""
     folder = tempfile.TemporaryDirectory(prefix="warm.")  # the path of a socket is short: no folder of pytest's
     place = Path(folder.name) / "socket"
-    own = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | THREADS
     server = subprocess.Popen(
         [sys.executable, __file__, place],
-        env=own,
+        env={**environment, **THREADS},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

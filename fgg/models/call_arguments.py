@@ -71,12 +71,12 @@ def _from_python(values: Any) -> Tensor:
 
 
 def class_numbers(target: Any, device: torch.device) -> Tensor:
-    """Classes as int64, one or several: whole numbers of any type.
+    """Classes as int64, one or several: a whole number of any type, or an array of integers.
 
     Raises:
-        FggError: names of classes, numbers that are not whole, booleans, or no numbers.
+        FggError: names of classes, fractions, arrays of floats (most often logits or probabilities), booleans, or no numbers.
     """
-    form = "a class per image, int64 (images,), or one number for all"
+    form = "one class per image, int64 (images,), or one number for all"
     numbers = isinstance(target, Tensor | np.ndarray | Sequence) and not isinstance(target, str | bytes)
     if not numbers:
         try:
@@ -84,7 +84,7 @@ def class_numbers(target: Any, device: torch.device) -> Tensor:
         except (FggError, RuntimeError, ValueError, OverflowError):
             raise FggError(f"target: {target!r} must be {form}") from None
     found = as_tensor(target, "target", form, form)
-    if found.dtype == torch.bool or (found.is_floating_point() and not (found == found.round()).all()):
+    if found.dtype == torch.bool or found.is_floating_point():
         raise FggError(f"target must hold {form}, not {found.dtype}")
     return found.long().to(device)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import one_process
@@ -15,6 +17,7 @@ import whole_workflow
 import yaml
 from browser import opened
 from pictures import draw
+from warm_python import warmed
 
 from fgg.faithfulness.registry import chosen, defaults
 from fgg.report.contents import figures, pages
@@ -409,6 +412,21 @@ def test_the_report_can_be_read_in_a_browser(report):
         tab.evaluate("app.setView({content: 'stats'})")
         tab.wait_for_function("document.querySelector('#runtimes canvas, #runtimes svg')")
         assert not faults
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(["missing.parquet", "--output", "merged.parquet"], 1), (["--help"], 0)]
+)
+def test_a_warm_process_says_and_returns_what_a_new_one_does(arguments, status, tmp_path):
+    """So that the other tests of this folder are tests of ``python -m …``."""
+    new = whole_workflow.environment({"PYTHONPATH": str(ROOT)})
+    command = [sys.executable, "-m", "fgg.jobs.merge", *arguments]
+    found, expected = (
+        subprocess.run(command, cwd=tmp_path, env=each, capture_output=True, text=True, check=False)
+        for each in (warmed(new), new)
+    )
+    assert found.returncode == expected.returncode == status
+    assert (found.stdout, found.stderr) == (expected.stdout, expected.stderr) and found.stdout + found.stderr
 
 
 def test_the_graph_can_be_drawn(finished):
