@@ -48,10 +48,11 @@ class Tending:
             yield remark
         targets = sorted({*deleted, *self._makeable(damaged)})
         if not command.dry:
+            # Noted first: whenever this run is killed, the next one misses what this one has not made.
+            known.seen = {path for path in known.planned if (folder / path).exists()} | {*targets, *self._later}
+            known.write(folder)
             for path in damaged:
                 outputs.put_aside(folder, path, outputs.DAMAGED)
-            known.seen = {path for path in known.planned if (folder / path).exists()} | {*deleted, *self._later}
-            known.write(folder)
         self._again(command, targets)
 
     def start(self, planned: Iterable[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A file that was deleted is missed until it is made again, however often the runs in between are killed."""
+"""A file that was deleted or damaged is missed until it is made again, however often the runs in between are killed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import pytest
 
 from fgg.errors import FggError
 from fgg.pipeline import again
-from fgg.pipeline.outputs import LAST, Outputs
+from fgg.pipeline.outputs import DAMAGED, LAST, Outputs
 from fgg.pipeline.tending import Tending
+from fgg.tables import atomic
 
 FIGURE = "results/figures/a.png"
 PATTERNS = [(re.compile(r"results/summary\.csv$"), False), (re.compile(r"results/figures/\w+\.png$"), False)]
@@ -78,3 +79,16 @@ def test_a_run_that_is_not_killed_makes_it_at_its_end(folder):
     command = Command()
     tending(folder, command).end()
     assert command.asked == [FIGURE] and not Outputs.read(folder).deleted(folder)
+
+
+def test_a_damaged_file_is_made_by_the_next_run_if_this_one_is_killed(folder):
+    tending(folder, Command()).end()
+    with atomic(folder / FIGURE) as temporary:
+        temporary.write_text("a figure")
+    (folder / FIGURE).write_text("a fig.re")
+    with pytest.raises(FggError, match="killed"):
+        list(Tending(folder, PATTERNS, Command(killed=True)).before())
+    assert not (folder / FIGURE).exists() and (folder / DAMAGED / FIGURE).read_text() == "a fig.re"
+    command = Command()
+    assert "deleted since the last run" in "\n".join(Tending(folder, PATTERNS, command).before())
+    assert command.asked == [FIGURE] and (folder / FIGURE).is_file()
