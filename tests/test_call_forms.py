@@ -168,9 +168,7 @@ def test_whole_numbers(three, expected):
 ONES = [1, 1.0, np.int64(1), np.array(1), torch.tensor(1), torch.tensor(1, dtype=torch.uint8), Fraction(1)]
 
 
-@pytest.mark.parametrize(
-    "target", [*ONES, [1] * 4, (1,) * 4, np.ones(4, int), torch.ones(4, dtype=torch.int8)]
-)
+@pytest.mark.parametrize("target", [*ONES, [1] * 4, (1,) * 4, np.ones(4, int), torch.ones(4, dtype=torch.int8)])
 def test_classes(target):
     for name in ("saco", "faithfulness_correlation", "srg"):
         found, same = (getattr(fgg, name)(MODEL, IMAGES, RELEVANCE, target=each) for each in (target, 1))

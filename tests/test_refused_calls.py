@@ -100,7 +100,7 @@ NO_CLASS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", NO_CLASS, ids=lambda target: str(target)[:30])
+@pytest.mark.parametrize("target", NO_CLASS, ids=lambda target: type(target).__name__)
 def test_no_class(target):
     for call in (
         lambda: fgg.attribute(MODEL, IMAGES, target=target),
@@ -114,7 +114,7 @@ NO_NUMBER = [True, np.bool_(True), torch.tensor(True), "4", b"4", 4.5, Fraction(
              torch.tensor([4]), iter([4]), object(), 0, -4]  # fmt: skip
 
 
-@pytest.mark.parametrize("number", NO_NUMBER, ids=lambda number: str(number)[:30])
+@pytest.mark.parametrize("number", NO_NUMBER, ids=lambda number: type(number).__name__)
 def test_no_whole_number(number):
     curves = fgg.order_curves(MODEL, IMAGES[:1], RELEVANCE[:1])
     for call in (

@@ -81,11 +81,16 @@ class Tending:
         self.note()
 
     def note(self) -> None:
-        """Note which outputs exist."""
+        """Note which outputs exist.
+
+        Those that a job was to make anew when it failed or was stopped are not forgotten: Snakemake has removed them, and
+        would not miss them.
+        """
         if not helping():
             known = Outputs.read(self._folder)
+            missed = known.seen
             known.look(self._folder)
-            known.seen |= known.planned.intersection(self._later)  # still missing after a run that failed
+            known.seen |= missed | known.planned.intersection(self._later)
             known.write(self._folder)
 
     def _again(self, command: Command, targets: Sequence[str]) -> None:

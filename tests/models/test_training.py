@@ -107,7 +107,9 @@ def test_patches_are_dropped_but_in_the_last_epochs(pictures, settings, monkeypa
 
 @pytest.mark.parametrize("learning_rate", [1e3, 1e6, 1e30])
 def test_divergence_is_told(pictures, settings, learning_rate):
-    with pytest.raises(FggError, match=r"training diverged in epoch [12] \(loss .*\); lower model\.train\.learning_rate"):
+    with pytest.raises(
+        FggError, match=r"training diverged in epoch [12] \(loss .*\); lower model\.train\.learning_rate"
+    ):
         run(pictures, settings, learning_rate=learning_rate)
 
 

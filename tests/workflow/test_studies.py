@@ -212,9 +212,7 @@ def test_the_thesis_settings_plan_offline(name, tmp_path):
     """The real configuration and table, before anything was downloaded: a dry run asks nobody."""
     overlay = ROOT / "workflow" / "studies" / f"{name}.yaml"
     changes = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
-    text = whole_workflow.snakemake(
-        tmp_path, "-n", "results/summary.csv", configs=[overlay], changes=changes, warm=True
-    )
+    text = whole_workflow.snakemake(tmp_path, "-n", "results/summary.csv", configs=[overlay], changes=changes)
     plan = dict(words for line in text.splitlines() if len(words := line.split()) == 2 and words[1].isdigit())
     assert int(plan["download"]) == (5 if name == "imagenet" else 3)  # images, model, and SAEs: one archive or three
     assert (plan["prepare"], plan["model"], plan["sae"]) == ("1", "1", "3")
