@@ -55,8 +55,19 @@ class Tending:
                 outputs.put_aside(folder, path, outputs.DAMAGED)
         self._again(command, targets)
 
-    def start(self, planned: Iterable[str]) -> Iterator[str]:
-        """When the jobs are planned: put the results of another configuration aside; notes for the user."""
+    def start(self, planned: Iterable[str], kept: Iterable[str]) -> Iterator[str]:
+        """When the jobs are planned: notes for the user; after the last one, what would stay missing is made.
+
+        Results of another configuration are put aside. A job with several outputs of which one is missing does not run if
+        no other job asks for this one: the user has deleted it, or the job was killed after it had written the others.
+
+        Args:
+            planned: the outputs of all jobs of the plan.
+            kept: those of jobs that will not run.
+
+        Raises:
+            FggError: a file cannot be made again.
+        """
         if helping():
             return
         known = Outputs.read(self._folder)
@@ -65,20 +76,12 @@ class Tending:
                 f"note: results of another configuration are put aside, into {outputs.ASIDE}: {outputs.named(gone)}; they "
                 "come back with their configuration (to keep the results of both, use --directory)"
             )
+        missing = self._makeable(path for path in map(str, kept) if not (self._folder / path).exists())
+        known.seen |= known.planned.intersection(missing)
         known.write(self._folder)
-
-    def end(self) -> None:
-        """After a run: make again what was deleted and was not made on the way.
-
-        Raises:
-            FggError: a file cannot be made again.
-        """
-        if helping():
-            return
-        missing = [path for path in self._later if not (self._folder / path).exists()]
         if missing and self._command:
+            yield f"note: missing beside what was made with it: {outputs.named(missing)}; it is made first"
             self._again(self._command, missing)
-        self.note()
 
     def note(self) -> None:
         """Note which outputs exist.

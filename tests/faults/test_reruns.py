@@ -34,7 +34,8 @@ def run(folder: Path, *arguments: str, **changes) -> str:
     """Run the workflow; all that it says. ``changes`` go over the configuration."""
     own = folder / "own.yaml"
     own.write_text(yaml.safe_dump(changes))
-    return whole_workflow.snakemake(folder, "--cores", "2", *arguments, "results/summary.csv", configs=[SMALL, own])
+    arguments = ("--cores", "2", *arguments, "results/summary.csv")
+    return whole_workflow.snakemake(folder, *arguments, configs=[SMALL, own], warm=True)
 
 
 def content(folder: Path) -> dict[str, str]:

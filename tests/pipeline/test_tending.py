@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fgg.errors import FggError
-from fgg.pipeline import again
+from fgg.pipeline import again, outputs
 from fgg.pipeline.outputs import DAMAGED, LAST, Outputs
 from fgg.pipeline.tending import Tending
 from fgg.tables import atomic
@@ -38,11 +38,12 @@ def make(path: Path) -> None:
     path.write_text("content")
 
 
-def tending(folder: Path, command: Command) -> Tending:
-    """A run that has planned its jobs and, unless it was killed before, made the summary."""
+def tending(folder: Path, command: Command, kept=()) -> Tending:
+    """A run that has planned its jobs and made the summary."""
     own = Tending(folder, PATTERNS, command)
     assert not list(own.before())
-    assert not list(own.start([FIGURE, LAST]))
+    notes = list(own.start([FIGURE, LAST], kept))
+    assert len(notes) == len(kept)
     make(folder / LAST)
     return own
 
@@ -55,7 +56,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr("fgg.pipeline.runs.claim", lambda folder: None)
     for name in (FIGURE, LAST):
         make(tmp_path / name)
-    tending(tmp_path, Command()).end()
+    tending(tmp_path, Command()).note()
     for name in (FIGURE, LAST):
         (tmp_path / name).unlink()
     return tmp_path
@@ -63,26 +64,36 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.parametrize("killed", ["in its jobs", "while it makes the file again", "by an error"])
 def test_the_next_run_makes_it(folder, killed):
-    first = tending(folder, Command(killed=True))
     if killed == "while it makes the file again":
         with pytest.raises(FggError):
-            first.end()
-    elif killed == "by an error":
-        first.note()  # what Snakemake calls when a job has failed
+            tending(folder, Command(killed=True), kept=[FIGURE])
+        make(folder / LAST)
+    else:
+        first = tending(folder, Command())
+        if killed == "by an error":
+            first.note()  # what Snakemake calls when a job has failed
     assert Outputs.read(folder).deleted(folder) == [FIGURE]
     command = Command()
     assert "deleted since the last run" in "\n".join(Tending(folder, PATTERNS, command).before())
     assert command.asked == [FIGURE] and (folder / FIGURE).is_file()
 
 
-def test_a_run_that_is_not_killed_makes_it_at_its_end(folder):
+def test_what_no_job_of_the_plan_would_make_is_made_first(folder):
     command = Command()
-    tending(folder, command).end()
+    tending(folder, command, kept=[FIGURE]).note()
     assert command.asked == [FIGURE] and not Outputs.read(folder).deleted(folder)
 
 
+def test_what_was_never_seen_is_made_too(folder):
+    """A job that was killed after it had written its first output, in a folder that no run has finished."""
+    (folder / outputs.LIST).unlink()
+    command = Command()
+    tending(folder, command, kept=[FIGURE])
+    assert command.asked == [FIGURE] and (folder / FIGURE).is_file()
+
+
 def test_a_damaged_file_is_made_by_the_next_run_if_this_one_is_killed(folder):
-    tending(folder, Command()).end()
+    tending(folder, Command()).note()
     with atomic(folder / FIGURE) as temporary:
         temporary.write_text("a figure")
     (folder / FIGURE).write_text("a fig.re")

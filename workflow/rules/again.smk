@@ -47,11 +47,14 @@ onstart:
         )
         if workflow.local_exec:
             note_plan(runs.SHARED, plan(study, inputs))
-        for remark in tending.start(
-            path
+        planned = {
+            path: workflow.dag.needrun(job)
             for job in workflow.dag.jobs
             for path in job.output
             if not path.is_temp
+        }
+        for remark in tending.start(
+            planned, (path for path, runs_now in planned.items() if not runs_now)
         ):
             print(remark, file=sys.stderr, flush=True)
     except FggError as error:
@@ -60,10 +63,7 @@ onstart:
 
 onsuccess:
     runs.tidy(runs.SHARED)
-    try:
-        tending.end()
-    except FggError as error:
-        raise WorkflowError(str(error))
+    tending.note()
 
 
 onerror:
