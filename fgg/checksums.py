@@ -138,6 +138,18 @@ def written(folder: Path) -> Iterator[str]:
                     yield path.relative_to(folder).as_posix()
 
 
+def tidy(folder: Path) -> None:
+    """Remove the records of files that are gone, such as shards, and what killed writers left among the records."""
+    for name in PLACES:
+        for records in sorted((folder / name).rglob(FOLDER)):
+            for record in sorted(records.iterdir()):
+                if record.name.startswith(".") or not (records.parent / record.name.removesuffix(".json")).exists():
+                    record.unlink(missing_ok=True)
+            for empty in (records, records.parent):
+                if not any(empty.iterdir()):
+                    empty.rmdir()
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """The versions of the installed libraries that can change numbers."""

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from fgg.errors import OUT_OF_MEMORY, FggError, Named, explain_os_error, parse_json
@@ -46,13 +47,21 @@ def command(main: Callable[[list[str] | None], None]) -> Callable[..., int]:
         except OSError as error:
             message = explain_os_error(error)
         except KeyboardInterrupt:
-            message = "interrupted; what is finished is kept, and the same command goes on"
+            print("error: interrupted; what is finished is kept, and the same command goes on", file=sys.stderr)
+            sys.excepthook = _without_interruption
+            raise
         else:
             return 0
         print(f"error: {visible(message, keep=LAYOUT)}", file=sys.stderr)
         return 1
 
     return run
+
+
+def _without_interruption(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The interpreter's last words, but none about an interruption, which has been told."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
 
 
 _start: float | None = None  # seconds until the work began

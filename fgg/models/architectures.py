@@ -68,7 +68,7 @@ def refusal(model: Any) -> str:
         if type(model).__module__.startswith("timm.") and any(part in place for part in parts):
             return f"a {name}: {reason}"
     known = ", ".join(kind.__name__ for kind in KINDS)
-    return f"a {name}; fgg explains Vision Transformers with one attention over all patches: timm's {known}"
+    return f"a {name}; fgg explains timm's VisionTransformers with one attention over all patches: {known}"
 
 
 def attention_modules(block: nn.Module) -> list[Any]:

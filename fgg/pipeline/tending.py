@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fgg.checksums import tidy
 from fgg.pipeline import outputs, runs
 from fgg.pipeline.again import Command, helping
 from fgg.pipeline.outputs import Outputs
@@ -24,6 +26,7 @@ class Tending:
         self._folder, self._target = folder, outputs.targets(patterns)
         self._command = command
         self._later: list[str] = []
+        self._started = False
 
     def before(self) -> Iterator[str]:
         """Before jobs are planned: notes for the user; after the last one, deleted and damaged files are made again.
@@ -36,6 +39,7 @@ class Tending:
             return
         if not command.dry:
             runs.claim(folder)
+            atexit.register(self._idle)
         known = Outputs.read(folder)
         if not command.dry and (back := known.bring_back(folder, self._target)):
             yield f"note: results of this configuration, which lay aside, are back: {outputs.named(back)}"
@@ -68,6 +72,7 @@ class Tending:
         Raises:
             FggError: a file cannot be made again.
         """
+        self._started = True
         if helping():
             return
         known = Outputs.read(self._folder)
@@ -90,11 +95,17 @@ class Tending:
         would not miss them.
         """
         if not helping():
+            tidy(self._folder)
             known = Outputs.read(self._folder)
             missed = known.seen
             known.look(self._folder)
             known.seen |= missed | known.planned.intersection(self._later)
             known.write(self._folder)
+
+    def _idle(self) -> None:
+        """At the end of a process that had no job to run: remove what the jobs of a run shared that was killed after them."""
+        if not self._started and outputs.remains(self._folder):
+            runs.tidy(self._folder / runs.SHARED)
 
     def _again(self, command: Command, targets: Sequence[str]) -> None:
         if targets:

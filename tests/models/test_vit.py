@@ -67,7 +67,7 @@ def test_an_unknown_architecture():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("resnet18", "ResNet; fgg explains Vision Transformers with one attention over all patches"),
+        ("resnet18", "ResNet; fgg explains timm's VisionTransformers with one attention over all patches"),
         ("swin_tiny_patch4_window7_224", "no single attention matrix covers all patches"),
         ("pvt_v2_b0", "changes from stage to stage"),
         ("xcit_nano_12_p16_224", "mixes channels"),

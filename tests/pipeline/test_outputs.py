@@ -147,6 +147,15 @@ def test_files_of_the_user_have_no_record(folder):
         check(path)
 
 
+def test_records_go_with_their_files(folder):
+    kept = read_record(folder / "results/summary.csv")
+    (folder / "results/b/maps/one.parquet").unlink()
+    (folder / "results" / checksums.FOLDER / ".summary.csv.json.x1").touch()  # of a writer that was killed
+    checksums.tidy(folder)
+    assert not (folder / "results/b/maps").exists() and read_record(folder / "results/summary.csv") == kept
+    assert [own.name for own in (folder / "results" / checksums.FOLDER).iterdir()] == ["summary.csv.json"]
+
+
 # ---- deleted files
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fgg.errors import FggError
-from fgg.pipeline import again, outputs
+from fgg.pipeline import again, outputs, runs
 from fgg.pipeline.outputs import DAMAGED, LAST, Outputs
 from fgg.pipeline.tending import Tending
 from fgg.tables import atomic
@@ -103,3 +103,18 @@ def test_a_damaged_file_is_made_by_the_next_run_if_this_one_is_killed(folder):
     command = Command()
     assert "deleted since the last run" in "\n".join(Tending(folder, PATTERNS, command).before())
     assert command.asked == [FIGURE] and (folder / FIGURE).is_file()
+
+
+@pytest.mark.parametrize("jobs", [False, True])
+def test_a_run_without_jobs_tidies_up_after_one_that_was_killed_at_its_end(folder, jobs, monkeypatch):
+    at_the_end = []
+    monkeypatch.setattr("atexit.register", at_the_end.append)
+    make(folder / LAST)
+    make(folder / runs.SHARED / "checksums" / "a")
+    own = Tending(folder, PATTERNS, Command())
+    list(own.before())
+    if jobs:
+        list(own.start([FIGURE, LAST], []))
+    for each in at_the_end:
+        each()
+    assert (folder / runs.SHARED).exists() == jobs
