@@ -6,12 +6,14 @@ thousandfold, one number may stand for a tensor of any size, and a pickle may as
 
 from __future__ import annotations
 
+import contextlib
 import pickletools
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from torch import Tensor, strided
+from torch.utils import deterministic
 
 from fgg.errors import FggError
 
@@ -21,6 +23,17 @@ LEGACY_PICKLES = 5  # torch's old files begin with a mark, a version, facts abou
 ASKS = {"bytearray"}  # names that take a size and make so many bytes
 UNSAFE = "cannot be read safely as weights: "
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+
+
+@contextlib.contextmanager
+def unfilled() -> Iterator[None]:
+    """Inside the block, a tensor that a pickle makes without content takes no memory, in deterministic mode either."""
+    mode: Any = deterministic  # a module with a property, which its stubs lack
+    before, mode.fill_uninitialized_memory = mode.fill_uninitialized_memory, False
+    try:
+        yield
+    finally:
+        mode.fill_uninitialized_memory = before
 
 
 def check_zip(parts: zipfile.ZipFile, size: int) -> None:

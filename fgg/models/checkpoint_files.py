@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 
 from fgg.errors import FggError
-from fgg.models.bounded_pickles import check_legacy, check_tensors, check_zip
+from fgg.models.bounded_pickles import check_legacy, check_tensors, check_zip, unfilled
 from fgg.models.foreign_files import foreign, foreign_zip
 
 # Errors that the readers of weights raise for damaged or foreign files; to the user they all mean the same.
@@ -155,7 +155,7 @@ def _from_tar(file: BinaryIO) -> Any:
 def _load(file: BinaryIO) -> Any:
     """Tensors and plain values of a torch file; a pickle that names anything else is refused."""
     try:
-        with torch.serialization.safe_globals(_harmless()):
+        with unfilled(), torch.serialization.safe_globals(_harmless()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's own message advises loading the file unsafely, so it is not passed on.

@@ -6,11 +6,12 @@ import json
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from handmade_pickles import ATTACKS, HARM, call, saved, tensor, text, torch_zip, whole
 from hostile import refused
 from weight_places import FEATURES, PLACES, PRISMA, WIDTH, sae_lens, state
@@ -131,9 +132,18 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """The mode of the jobs that train, in which torch fills the memory of a tensor without content."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+
+
 @pytest.mark.parametrize("kind", BOMBS)
 @pytest.mark.parametrize("place", ["Prisma's folder", "overcomplete", "a checkpoint .pth"])
-def test_files_that_would_fill_the_memory(tmp_path, place, kind):
+def test_files_that_would_fill_the_memory(tmp_path, place, kind, deterministic):
     with refused("sae.weights|model.weights", 200):
         PLACES[place](BOMBS[kind]())(tmp_path)
 

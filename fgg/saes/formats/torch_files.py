@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.models.bounded_pickles import check_tensors
+from fgg.models.bounded_pickles import check_tensors, unfilled
 from fgg.models.checkpoint_files import UNREADABLE, ZIP_START, damaged_part, first_line
 from fgg.saes.formats.weight_bytes import NO_TENSORS, read_bytes
 from fgg.saes.normalisation import UNFOLDED, fold_centred
@@ -77,11 +77,8 @@ def read_torch(data: bytes, records: Sequence[str] = ()) -> Any:
         broken = damaged_part(io.BytesIO(data))
         if broken:
             raise FggError(f"the file is damaged (at {broken}); fetch it again")
-        try:
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            restricted = _restricted(tuple(records))
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=restricted)
+        with unfilled():
+            content = _loaded(data, records)
         check_tensors(content, len(data))
         return content
     except FggError:
@@ -161,6 +158,15 @@ _IN_MODULES: dict[tuple[str, str], Any] = {
 
 
 @functools.cache
+def _loaded(data: bytes, records: Sequence[str]) -> Any:
+    """What torch makes of the bytes; a pickle that names records is read with stand-ins for them."""
+    try:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        restricted = _restricted(tuple(records))
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False, pickle_module=restricted)
+
+
 def _restricted(records: tuple[str, ...]) -> Any:
     """What torch.load takes in place of ``pickle``, for files with objects of these packages."""
     allowed = _ALLOWED | (_IN_MODULES if MODULES in records else {})
