@@ -14,7 +14,10 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -33,6 +36,7 @@ BUSY = (
     "or give this one a folder of its own with --directory"
 )
 
+PATIENCE, STEP = 60.0, 0.5  # seconds that a run waits for the last processes of a killed one, and between two looks
 _held: list[TextIO] = []  # kept open until the process ends
 
 
@@ -46,6 +50,8 @@ def enter(folder: Path) -> str | None:
         FggError: the folder is not writable.
     """
     if helping():  # the run that it helps has done all this
+        helped = os.environ.get(RUN, "").rpartition(":")[2]
+        threading.Thread(target=_follow, args=[int(helped or os.getppid())], daemon=True).start()
         return None
     os.environ[RUN] = f"{platform.node()}:{os.getpid()}"
     atexit.register(_tell, folder)
@@ -89,6 +95,11 @@ def claim(folder: Path) -> None:
     except OSError:
         return
     owner, held = _owner(file), _try(file)
+    patience = PATIENCE
+    while held is False and patience > 0 and owner.host == platform.node() and not owner.lives():
+        time.sleep(STEP)  # what helped a killed run is about to end
+        patience -= STEP
+        held = _try(file)
     if held is None and not owner.lives() and any((folder / FOLDER / "locks").glob("*.lock")):
         file.close()  # without locks of the system, Snakemake's own decides
         return
@@ -98,6 +109,15 @@ def claim(folder: Path) -> None:
         raise FggError(BUSY.format(owner=owner, folder=folder))
     _sign(file)
     _held.append(file)
+
+
+def _follow(helped: int) -> None:
+    """Interrupt this process once the run that it helps is gone."""
+    while alive(helped):
+        time.sleep(STEP)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(PATIENCE / 10)
+    os.kill(os.getpid(), signal.SIGTERM)  # in the background, interruptions are ignored
 
 
 def busy(folder: Path) -> bool:

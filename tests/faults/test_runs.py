@@ -6,11 +6,14 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from fgg.errors import FggError
+from fgg.liveness import alive
 from fgg.pipeline import runs
 from fgg.tables import atomic, write_json
 
@@ -77,6 +80,41 @@ def test_the_lock_of_a_run_at_work_stays_and_a_second_run_is_told(place, capsys)
         process.kill()
         process.wait()
     assert f"note: another run (process {process.pid} on" in capsys.readouterr().err
+
+
+def test_what_helped_a_killed_run_is_waited_for(place, monkeypatch):
+    """The signer is gone, and a process that has its lock ends a moment later."""
+    process = holder(place)
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (place / ".snakemake" / "fgg.lock").write_text(json.dumps({"host": platform.node(), "process": gone.pid}))
+    monkeypatch.setattr(runs, "STEP", 0.01)
+    monkeypatch.setattr(runs, "PATIENCE", 0.05)
+    with pytest.raises(FggError, match="another run"):
+        runs.claim(place)
+    monkeypatch.setattr(runs, "PATIENCE", 60)
+    threading.Timer(0.3, process.kill).start()
+    runs.claim(place)
+    assert runs.locked()
+    process.wait()
+
+
+def test_a_run_that_makes_files_again_ends_with_the_run_that_it_helps(tmp_path):
+    helper = (
+        "import time; from pathlib import Path; from fgg.pipeline import runs; runs.enter(Path.cwd()); time.sleep(600)"
+    )
+    code = f"import subprocess, sys; own = subprocess.Popen([sys.executable, '-c', {helper!r}]); print(own.pid, flush=True); own.wait()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FGG_AGAIN": "1"}
+    helped = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    number = int(helped.stdout.readline())
+    time.sleep(1.5)  # until it follows
+    assert alive(number)
+    helped.kill()
+    helped.wait()
+    until = time.monotonic() + 30
+    while Path(f"/proc/{number}/cmdline").is_file() and Path(f"/proc/{number}/cmdline").read_bytes():
+        assert time.monotonic() < until, "it goes on"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(
