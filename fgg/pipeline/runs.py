@@ -115,9 +115,10 @@ def _follow(helped: int) -> None:
     """Interrupt this process once the run that it helps is gone."""
     while alive(helped):
         time.sleep(STEP)
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(PATIENCE / 10)
-    os.kill(os.getpid(), signal.SIGTERM)  # in the background, interruptions are ignored
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background, interruptions are ignored
+        if threading.main_thread().is_alive():  # else it is about to end, and would only complain
+            os.kill(os.getpid(), number)
+        time.sleep(PATIENCE / 10)
 
 
 def busy(folder: Path) -> bool:
