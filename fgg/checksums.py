@@ -69,11 +69,8 @@ def read_record(path: Path) -> Record | None:
         return Record(-1, "")
 
 
-def damage(path: Path) -> str:
-    """How the content of a file differs from its record; empty if it does not, or if there is no record."""
-    record = read_record(path)
-    if record is None:
-        return ""
+def damage(path: Path, record: Record) -> str:
+    """How the content of a file differs from a record; empty if it does not."""
     size = path.stat().st_size
     if size != record.size:
         return f"it has {size} bytes, but its job wrote {record.size}" if record.size >= 0 else "its record is damaged"
@@ -95,7 +92,7 @@ def checksum(path: Path) -> str:
     found = _known(path.resolve(), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     record = read_record(path)
     if record is not None and (facts.st_size, found) != (record.size, record.sha256):
-        how = damage(path) or "its content changed while it was read"
+        how = damage(path, record) or "its content changed while it was read"
         _write(place(path), "damaged")  # so that the next run looks again, even if no date tells
         raise FggError(DAMAGED.format(path=path, how=how))
     return found
@@ -128,14 +125,14 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def written(folder: Path) -> Iterator[str]:
-    """The files of a folder that have a record."""
+def written(folder: Path) -> Iterator[tuple[str, Record]]:
+    """The files of a folder that have a record, as paths relative to it, and their records."""
     for name in PLACES:
         for records in sorted((folder / name).rglob(FOLDER)):
             for record in sorted(records.glob("*.json")):
                 path = records.parent / record.name.removesuffix(".json")
-                if path.is_file():
-                    yield path.relative_to(folder).as_posix()
+                if path.is_file() and (own := read_record(path)):
+                    yield path.relative_to(folder).as_posix(), own
 
 
 def tidy(folder: Path) -> None:

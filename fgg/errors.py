@@ -49,6 +49,16 @@ MEANINGS = {
 }
 
 
+def names(found: Sequence[str], most: int = 8) -> str:
+    """The first few names of a list as text."""
+    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
+
+
+def doubled_braces(text: str) -> str:
+    """A text such as a path, as part of a text that will be formatted, by Python or by Snakemake."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
 class Named(dict):
     """A JSON object whose missing keys raise FggError with ``missing``, a message with ``{key}`` and ``{given}``."""
 

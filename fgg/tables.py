@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fgg.checksums import check, write_record
-from fgg.errors import FggError, parse_json
+from fgg.errors import FggError, doubled_braces, parse_json
 from fgg.liveness import alive, check_wanted
 
 SCHEMA_VERSION = 1
@@ -168,7 +168,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     again = "delete it and run the workflow again"
     check(path)
     try:
-        place = str(path).replace("{", "{{").replace("}", "}}")
+        place = doubled_braces(str(path))
         return parse_json(Path(path).read_text(encoding="utf-8"), f"{place} lacks {{key}}; {again}")
     except FileNotFoundError:
         raise FggError(f"{path} does not exist; run the workflow to make it") from None

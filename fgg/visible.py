@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 # With those that change how others are shown: overrides of the direction, and the separators of lines.
@@ -37,3 +41,17 @@ def markdown_code(text: object) -> str:
     fence = "`" * (longest + 1)
     space = " " if shown.startswith("`") or shown.endswith("`") or not shown.strip() else ""
     return f"{fence}{space}{shown}{space}{fence}"
+
+
+def literal(fig: Figure) -> None:
+    """Show characters that control the direction or the place of others as escapes, in all texts of a figure."""
+    from matplotlib.text import Text
+
+    for axes in fig.axes:
+        for axis in (axes.xaxis, axes.yaxis):  # drawing sets the labels of ticks anew
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            if (shown := [visible(label, keep="\n") for label in labels]) != labels:
+                axis.set_ticks(axis.get_ticklocs(), labels=shown)
+    for text in fig.findobj(Text):
+        if (own := visible(text.get_text(), keep="\n")) != text.get_text():
+            text.set_text(own)

@@ -20,7 +20,7 @@ from typing import Any
 from fgg.data.hub_files import wanted
 from fgg.data.pretrained_saes import LENS_SCHEME, hub_address
 from fgg.data.sources.registry import masks_folder
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 
 DOWNLOADS, CONTENTS, HUB, SCHEME = "data/downloads", "contents.json", "hub", "hf://"
 RESERVED = (HUB, "parts", "records")  # folders beside those of the sources
@@ -258,14 +258,12 @@ def locate(path: str | Path, key: str) -> Path:
     if len(found) == 1:
         return Path(found[0])
     if found:
-        names = ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
-        raise FggError(f"{key}: {path} matches {len(found)} files ({names}); name the right one")
+        raise FggError(f"{key}: {path} matches {len(found)} files ({names(found, most=5)}); name the right one")
     base = _fixed_part(path)
     if not base.is_dir():
         raise FggError(f"{key}: {path} matches nothing; the folder {base} does not exist")
     there = sorted(file.relative_to(base).as_posix() for file in base.rglob("*") if file.is_file())
-    names = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "") or "nothing"
-    raise FggError(f"{key}: {path} matches nothing; {base} holds {names}")
+    raise FggError(f"{key}: {path} matches nothing; {base} holds {names(there, most=5) or 'nothing'}")
 
 
 def _fixed_part(path: Path) -> Path:

@@ -23,7 +23,7 @@ from fgg.explain.explained_model import Picture, Subject
 from fgg.models.capture import capture
 from fgg.plot.image_arrays import relevance_grid
 from fgg.tables import atomic
-from fgg.visible import visible
+from fgg.visible import literal
 
 RUNNERS_UP = 3
 BOOST_COLOUR, SUPPRESS_COLOUR = "#B2182B", "#2166AC"  # as for more and less relevance in the map of the difference
@@ -200,7 +200,6 @@ def draw(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
 
     check_output(output, len(explanations))
     gated, bars = explanations[0].vanilla is not None, any(each.features for each in explanations)
@@ -217,8 +216,7 @@ def draw(
         if warnings:
             text = "\n".join(textwrap.fill(f"Warning: {warning}", int(width * LETTERS)) for warning in warnings)
             figure.supxlabel(text, fontsize=8, color=BOOST_COLOUR)
-        for drawn in figure.findobj(Text):
-            drawn.set_text(visible(drawn.get_text(), keep="\n"))
+        literal(figure)
         with atomic(output) as temporary:
             figure.savefig(temporary, format=output.suffix[1:].lower(), dpi=200)
 

@@ -20,10 +20,9 @@ from torch import Tensor
 from fgg.data.load import Split, load_split
 from fgg.data.preprocess import GREY_FIRST, Preprocess, statistics
 from fgg.data.preprocess_words import preprocess_words
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files, zero_shot
-from fgg.models.checkpoints import names
 from fgg.models.device import TRAINING_THREADS, resolve
 from fgg.models.hugging_face import Described, described
 from fgg.models.image_records import ASSUMED, note, said_by_weights

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 from fgg.models.bounded_pickles import check_legacy, check_tensors, check_zip, unfilled
 from fgg.models.foreign_files import foreign, foreign_zip
 
@@ -73,11 +73,6 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, with the error's type if the text alone says little."""
     text = next(iter(str(error).strip().splitlines()), "")
     return text if " " in text else f"{type(error).__name__} {text}".strip()
-
-
-def names(found: list[str], most: int = 8) -> str:
-    """The first few names of a list as text."""
-    return ", ".join(found[:most]) + (f" and {len(found) - most} more" if len(found) > most else "")
 
 
 def content_of(file: BinaryIO) -> Any:

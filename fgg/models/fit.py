@@ -11,8 +11,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
-from fgg.errors import FggError
-from fgg.models.checkpoint_files import names
+from fgg.errors import FggError, names
 from fgg.models.projections import with_projections
 
 # Hints for tensors that do not fit: the kind of fault, a pattern of the name, what to do.

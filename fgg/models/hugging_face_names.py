@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from fgg.errors import FggError
-from fgg.models.checkpoint_files import names
+from fgg.errors import FggError, names
 
 # Model type -> epsilon of its layer norms, if no config.json says it.
 FAMILIES = {"vit": 1e-12, "deit": 1e-12, "dinov2": 1e-6, "dinov2_with_registers": 1e-6, "beit": 1e-12}

@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fgg.errors import FggError
-from fgg.models.checkpoint_files import names
+from fgg.errors import FggError, names
 
 APART = re.compile(r"(blocks\.\d+\.attn\.)(?:([qkv])_proj|([qkv]))\.(weight|bias)")
 

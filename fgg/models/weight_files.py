@@ -10,8 +10,8 @@ from typing import Any
 
 from fgg.data.locations import locate
 from fgg.data.settings_files import parse_settings
-from fgg.errors import FggError
-from fgg.models.checkpoint_files import SUFFIXES, names
+from fgg.errors import FggError, names
+from fgg.models.checkpoint_files import SUFFIXES
 
 INDEX = ".index.json"
 MOST_INDEX_BYTES = 2**26

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fgg.errors import FggError
-from fgg.models.checkpoint_files import names
+from fgg.errors import FggError, names
 from fgg.models.hugging_face_names import FAMILIES, from_hugging_face
 from fgg.models.layout_names import CLIP_NAMES, CLIP_SHAPES, OTHER_NAMES, TORCHVISION_NAMES
 

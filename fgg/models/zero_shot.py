@@ -16,8 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fgg.errors import FggError
-from fgg.models.checkpoints import UNREADABLE, first_line, names, read
+from fgg.errors import FggError, names
+from fgg.models.checkpoints import UNREADABLE, first_line, read
 from fgg.models.vit import fill, load_model
 
 ARTICLE, NAME = "a/an", "{name}"

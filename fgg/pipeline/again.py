@@ -14,27 +14,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 
 AGAIN = "FGG_AGAIN"  # environment variable: this run makes files again for another one
 # Options with which Snakemake runs no jobs, or not those that are out of date.
 SPECIAL = (
-    *("allowed_rules", "archive", "batch", "cleanup_metadata", "conda_cleanup_envs", "conda_create_envs_only"),
-    *("container_cleanup_images", "containerize", "d3dag", "dag", "delete_all_output", "delete_temp_output"),
-    *(
-        "detailed_summary",
-        "draft_notebook",
-        "edit_notebook",
-        "export_cwl",
-        "filegraph",
-        "force",
-        "forceall",
-        "forcerun",
-    ),
-    *("generate_unit_tests", "immediate_submit", "lint", "list_changes", "list_conda_envs", "list_input_changes"),
-    *("list_params_changes", "list_rules", "list_target_rules", "list_untracked", "no_hooks", "omit_from"),
-    *("print_compilation", "report", "rulegraph", "summary", "target_jobs", "touch", "unlock", "until"),
-)
+    "allowed_rules", "archive", "batch", "cleanup_metadata", "conda_cleanup_envs", "conda_create_envs_only",
+    "container_cleanup_images", "containerize", "d3dag", "dag", "delete_all_output", "delete_temp_output",
+    "detailed_summary", "draft_notebook", "edit_notebook", "export_cwl", "filegraph", "force", "forceall",
+    "forcerun", "generate_unit_tests", "immediate_submit", "lint", "list_changes", "list_conda_envs",
+    "list_input_changes", "list_params_changes", "list_rules", "list_target_rules", "list_untracked",
+    "no_hooks", "omit_from", "print_compilation", "report", "rulegraph", "summary", "target_jobs", "touch",
+    "unlock", "until",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Command:
         done = subprocess.run([*words, "--", *targets], cwd=folder, env=environment, pass_fds=locks, check=False)
         if done.returncode:
             raise FggError(
-                f"deleted or damaged files could not be made again ({', '.join(targets[:5])}); the reason is above: mend "
+                f"deleted or damaged files could not be made again ({names(targets)}); the reason is above: mend "
                 "the cause, and the same command goes on"
             )
 
@@ -89,9 +81,7 @@ def typed(
         return None
     options = list(words[1:])
     for target in given.targets or ():
-        options.reverse()
-        options.remove(target)
-        options.reverse()
+        del options[len(options) - 1 - options[::-1].index(target)]  # the last one, not the value of an option
     # Snakemake has changed into the folder, where relative paths mean something else.
     paths = {str(own): str(path) for own, path in zip(given.configfile, configfiles, strict=False)}
     paths |= {str(given.directory): str(Path.cwd()), str(given.snakefile): snakefile}

@@ -18,8 +18,3 @@ def nameable(files: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
         return [path for path in files(wildcards) if not {"{", "}"} & set(path)]
 
     return of
-
-
-def doubled_braces(path: str) -> str:
-    """A path for a directive whose text Snakemake formats, such as ``conda``."""
-    return path.replace("{", "{{").replace("}", "}}")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from fgg.checksums import FOLDER as RECORDS
-from fgg.checksums import damage, place, read_record, versions, written
+from fgg.checksums import Record, damage, place, versions
+from fgg.errors import names
 from fgg.tables import atomic
 
 KEPT = Path(".snakemake") / "fgg"
@@ -23,7 +24,6 @@ LIST, DAMAGED, ASIDE = KEPT / "outputs.json", KEPT / "damaged", KEPT / "aside"
 RESULTS = "results"
 DOWNLOADS = "data/downloads"  # their own rules look after them
 LAST = "results/summary.csv"  # a run that has this among its outputs is a whole one
-NAMED = 5  # files named in a note
 
 Target = Callable[[str], str | None]
 
@@ -57,24 +57,23 @@ class Outputs:
         with atomic(folder / LIST) as temporary:
             temporary.write_text(json.dumps(own), encoding="utf-8")
 
-    def look(self, folder: Path) -> None:
-        """Note which of the planned outputs exist."""
-        self.seen = {path for path in self.planned if (folder / path).exists()}
+    def there(self, folder: Path) -> set[str]:
+        """The planned outputs that exist."""
+        return {path for path in self.planned if (folder / path).exists()}
 
     def deleted(self, folder: Path) -> list[str]:
         """Outputs that existed and are gone."""
         return sorted(path for path in self.seen if not (folder / path).exists())
 
-    def damaged(self, folder: Path) -> dict[str, str]:
+    def damaged(self, folder: Path, records: Mapping[str, Record]) -> dict[str, str]:
         """File -> how its content differs from its record. Only files with new dates are read."""
         found = {}
-        for path in written(folder):
-            record, own = read_record(folder / path), (folder / path).stat()
-            assert record is not None
+        for path, record in records.items():
+            own = (folder / path).stat()
             facts = [own.st_size, own.st_mtime_ns, own.st_ctime_ns, record.sha256]
             if self.facts.get(path) == facts:
                 continue
-            if how := damage(folder / path):
+            if how := damage(folder / path, record):
                 found[path] = how
                 self.facts.pop(path, None)
             else:
@@ -90,7 +89,8 @@ class Outputs:
         gone = [path for path in old if put_aside(folder, path, ASIDE)]
         _remove_empty(folder / RESULTS)
         # What was deleted stays missed until it is made: this run may be killed before that.
-        self.planned, self.seen = new, {path for path in new if path in self.seen or (folder / path).exists()}
+        self.planned = new
+        self.seen = self.seen & new | self.there(folder)
         return gone
 
     def bring_back(self, folder: Path, target: Target) -> list[str]:
@@ -158,13 +158,12 @@ def targets(patterns: Sequence[tuple[Any, bool]]) -> Target:
     return of
 
 
-def other_versions(folder: Path) -> str:
+def other_versions(records: Mapping[str, Record]) -> str:
     """A note if files were made with other versions of the libraries than the installed ones; empty if not."""
     found: dict[str, int] = {}
     now = versions()
-    for path in written(folder):
-        record = read_record(folder / path)
-        for name, version in (record.versions if record else {}).items():
+    for record in records.values():
+        for name, version in record.versions.items():
             if now.get(name) != version:
                 change = f"{name} {version}, now {now.get(name, 'missing')}"
                 found[change] = found.get(change, 0) + 1
@@ -177,17 +176,11 @@ def other_versions(folder: Path) -> str:
     )
 
 
-def named(paths: Sequence[str]) -> str:
-    """Some paths in words."""
-    more = len(paths) - NAMED
-    return ", ".join(paths[:NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def notes(deleted: Sequence[str], damaged: Mapping[str, str], made: str) -> list[str]:
     """What to tell the user of deleted and damaged files; ``made`` is what happens to them."""
     lines = [f"note: {path} is damaged: {how}; {made}" for path, how in damaged.items()]
     if deleted:
-        lines.append(f"note: deleted since the last run: {named(list(deleted))}; {made}")
+        lines.append(f"note: deleted since the last run: {names(deleted)}; {made}")
     return lines
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fgg.checksums import tidy
+from fgg.checksums import tidy, written
+from fgg.errors import names
 from fgg.pipeline import outputs, runs
 from fgg.pipeline.again import Command, helping
 from fgg.pipeline.outputs import Outputs
@@ -25,7 +26,6 @@ class Tending:
     def __init__(self, folder: Path, patterns: Sequence[tuple[Any, bool]], command: Command | None) -> None:
         self._folder, self._target = folder, outputs.targets(patterns)
         self._command = command
-        self._later: list[str] = []
         self._started = False
 
     def before(self) -> Iterator[str]:
@@ -42,18 +42,19 @@ class Tending:
             atexit.register(self._idle)
         known = Outputs.read(folder)
         if not command.dry and (back := known.bring_back(folder, self._target)):
-            yield f"note: results of this configuration, which lay aside, are back: {outputs.named(back)}"
-        damaged = known.damaged(folder)
+            yield f"note: results of this configuration, which lay aside, are back: {names(back)}"
+        records = dict(written(folder))
+        damaged = known.damaged(folder, records)
         deleted = self._makeable(known.deleted(folder))
-        if not outputs.remains(folder):  # the run has work to do, and may make them on its way
-            deleted, self._later = [], deleted
-        yield from outputs.notes(deleted, damaged, "it would be made again" if command.dry else "it is made again")
-        if remark := outputs.other_versions(folder):
+        # Without its last file, the run has work to do, and may make them on its way.
+        now = deleted if outputs.remains(folder) else []
+        yield from outputs.notes(now, damaged, "it would be made again" if command.dry else "it is made again")
+        if remark := outputs.other_versions(records):
             yield remark
-        targets = sorted({*deleted, *self._makeable(damaged)})
+        targets = sorted({*now, *self._makeable(damaged)})
         if not command.dry:
             # Noted first: whenever this run is killed, the next one misses what this one has not made.
-            known.seen = {path for path in known.planned if (folder / path).exists()} | {*targets, *self._later}
+            known.seen = known.there(folder) | {*targets, *deleted}
             known.write(folder)
             for path in damaged:
                 outputs.put_aside(folder, path, outputs.DAMAGED)
@@ -78,14 +79,14 @@ class Tending:
         known = Outputs.read(self._folder)
         if gone := known.plan(self._folder, map(str, planned)):
             yield (
-                f"note: results of another configuration are put aside, into {outputs.ASIDE}: {outputs.named(gone)}; they "
+                f"note: results of another configuration are put aside, into {outputs.ASIDE}: {names(gone)}; they "
                 "come back with their configuration (to keep the results of both, use --directory)"
             )
         missing = self._makeable(path for path in map(str, kept) if not (self._folder / path).exists())
         known.seen |= known.planned.intersection(missing)
         known.write(self._folder)
         if missing and self._command:
-            yield f"note: missing beside what was made with it: {outputs.named(missing)}; it is made first"
+            yield f"note: missing beside what was made with it: {names(missing)}; it is made first"
             self._again(self._command, missing)
 
     def note(self) -> None:
@@ -97,9 +98,7 @@ class Tending:
         if not helping():
             tidy(self._folder)
             known = Outputs.read(self._folder)
-            missed = known.seen
-            known.look(self._folder)
-            known.seen |= missed | known.planned.intersection(self._later)
+            known.seen |= known.there(self._folder)
             known.write(self._folder)
 
     def _idle(self) -> None:

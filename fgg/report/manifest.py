@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fgg.checksums import read_record, versions, written
+from fgg.checksums import versions, written
 from fgg.jobs.command import add_arguments, command, json_object
 from fgg.report.pages import commit
 from fgg.tables import SCHEMA_VERSION, atomic
@@ -48,9 +48,8 @@ def manifest(folder: Path, configuration: dict[str, Any], inputs: dict[str, Any]
     """
     now = versions()
     outputs = {}
-    for path in written(folder):
-        record = read_record(folder / path)
-        if record and path not in LATER:
+    for path, record in written(folder):
+        if path not in LATER:
             other = {} if record.versions == now else {"versions": record.versions}
             outputs[path] = {"bytes": record.size, "sha256": record.sha256, **other}
     return {

@@ -7,16 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pictures import draw
-from small_workflow import planned, run
+from small_workflow import pictures, planned, run
 
 from fgg.checksums import FOLDER as RECORDS
-
-
-def pictures(folder: Path) -> Path:
-    """Draw the pictures of the small workflow into a folder, and return it."""
-    draw(folder / "pictures", per_class=8, side=16)
-    return folder
 
 
 @pytest.fixture

@@ -1,13 +1,18 @@
-"""How the tests of faults start the small workflow, and its commands one by one."""
+"""What the tests of faults share: the small workflow and its commands one by one, its pictures, and file systems of their own."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import one_process
+import pytest
 import whole_workflow
+from pictures import draw
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Path(__file__).with_name("small.yaml")
@@ -41,3 +46,22 @@ def run(module: str, *arguments: str) -> int:
         return found.main(list(arguments))
     except SystemExit as end:  # argparse
         return end.code
+
+
+def pictures(folder: Path) -> Path:
+    """Draw the pictures of the small workflow into a folder, and return it."""
+    draw(folder / "pictures", per_class=8, side=16)
+    return folder
+
+
+@contextlib.contextmanager
+def file_system(place: Path, options: str) -> Iterator[Path]:
+    """A file system in memory, at a place that does not exist yet; the test is skipped where only root may mount one."""
+    place.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("a file system can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_workflow import ROOT, run, start
+from small_workflow import ROOT, file_system, run, start
 
 from fgg.jobs.command import command
 from fgg.pipeline.runs import advice
@@ -28,15 +28,8 @@ COMMANDS += ["faithfulness/tiny/transmm", "comparison", "figures/tiny", "summary
 @pytest.fixture
 def disk(tmp_path) -> Iterator[Path]:
     """An empty file system of half a megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("a small file system can be mounted by root alone")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with file_system(tmp_path / "disk", "size=512k") as place:
+        yield place
 
 
 def fill(place: Path) -> None:

@@ -7,7 +7,6 @@ import getpass
 import json
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import whole_workflow
 import yaml
-from small_workflow import ROOT, SMALL
+from small_workflow import ROOT, SMALL, file_system
 from snakemake.common import get_appdirs
 
 from fgg.errors import FggError
@@ -26,15 +25,8 @@ from fgg.pipeline import before_snakemake, environment
 @pytest.fixture
 def read_only(tmp_path) -> Iterator[Path]:
     """A file system that nobody can write to, not even root."""
-    place = tmp_path / "read-only"
-    place.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k,ro", "tmpfs", str(place)], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("a read-only file system can be mounted by root alone")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with file_system(tmp_path / "read-only", "size=64k,ro") as place:
+        yield place
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 import whole_workflow
 import yaml
-from conftest import pictures
-from small_workflow import SMALL
+from small_workflow import SMALL, pictures
 
 from fgg.checksums import FOLDER as RECORDS
 from fgg.pipeline.outputs import DAMAGED

@@ -4,7 +4,8 @@ import string
 
 import pytest
 
-from fgg.pipeline.braces import doubled_braces, nameable
+from fgg.errors import doubled_braces
+from fgg.pipeline.braces import nameable
 
 
 @pytest.mark.parametrize("path", ["/a/{x}/b", "/{", "/}", "/{{x}}/", "/{dataset}/c", "/plain"])

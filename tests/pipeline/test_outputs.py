@@ -12,7 +12,7 @@ import pytest
 from snakemake.cli import get_argument_parser
 
 from fgg import checksums
-from fgg.checksums import check, checksum, place, read_record
+from fgg.checksums import check, checksum, place, read_record, written
 from fgg.errors import FggError
 from fgg.pipeline import again, outputs
 from fgg.pipeline.outputs import ASIDE, Outputs, targets
@@ -36,7 +36,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     (tmp_path / ".snakemake").mkdir()
     known = Outputs()
     known.plan(tmp_path, PLANNED)
-    known.damaged(tmp_path)
+    known.damaged(tmp_path, dict(written(tmp_path)))
     known.write(tmp_path)
     return tmp_path
 
@@ -78,18 +78,18 @@ HOW = ["flip", "cut", "grow", "empty", "swap"]
 @pytest.mark.parametrize("how", HOW)
 def test_a_damaged_file_is_found_although_its_date_is_old(folder, how):
     damage(folder / "results/a/maps/one.parquet", how)
-    assert list(Outputs.read(folder).damaged(folder)) == ["results/a/maps/one.parquet"]
+    assert list(Outputs.read(folder).damaged(folder, dict(written(folder)))) == ["results/a/maps/one.parquet"]
 
 
 def test_a_file_with_a_new_date_and_the_same_content_is_not_damaged(folder):
     os.utime(folder / "results/a/maps/one.parquet")
-    assert Outputs.read(folder).damaged(folder) == {}
+    assert Outputs.read(folder).damaged(folder, dict(written(folder))) == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"bytes": "x"}', '{"bytes": 1}', "null"])
 def test_a_damaged_record_counts_as_damage_of_its_file(folder, text):
     place(folder / "results/summary.csv").write_text(text)
-    (how,) = Outputs.read(folder).damaged(folder).values()
+    (how,) = Outputs.read(folder).damaged(folder, dict(written(folder))).values()
     assert how == "its record is damaged"
     with pytest.raises(FggError, match=r"summary\.csv is damaged: its record is damaged; run the workflow again"):
         check("results/summary.csv")
@@ -111,7 +111,9 @@ def test_no_reader_gives_a_number_of_a_damaged_file(folder, how, name, make, rea
     damage(path, how)
     with pytest.raises(FggError, match=rf"{re.escape(str(path))} is damaged: it.*; run the workflow again"):
         read(path)
-    assert list(Outputs.read(folder).damaged(folder)) == [path.as_posix()], "the next run finds it"
+    assert list(Outputs.read(folder).damaged(folder, dict(written(folder)))) == [path.as_posix()], (
+        "the next run finds it"
+    )
 
 
 @pytest.mark.parametrize("bit", range(0, 8 * 1000, 97))
@@ -133,10 +135,10 @@ def test_a_failing_reader_makes_the_next_run_look_again(folder, monkeypatch):
     damage(path, "flip")
     own = path.stat()
     known.facts["results/summary.csv"][:3] = [own.st_size, own.st_mtime_ns, own.st_ctime_ns]
-    assert known.damaged(folder) == {}
+    assert known.damaged(folder, dict(written(folder))) == {}
     with pytest.raises(FggError):
         checksum(path)
-    assert list(known.damaged(folder)) == ["results/summary.csv"]
+    assert list(known.damaged(folder, dict(written(folder)))) == ["results/summary.csv"]
 
 
 def test_files_of_the_user_have_no_record(folder):
@@ -201,7 +203,7 @@ def test_results_of_another_configuration_are_put_aside_and_come_back(folder):
     before = (folder / ASIDE / "results/a/maps/one.parquet").stat().st_mtime_ns
     assert len(known.bring_back(folder, targets(PATTERNS))) == 3
     assert (folder / "results/a/maps/one.parquet").stat().st_mtime_ns == before
-    assert known.damaged(folder) == {} and read_record(folder / "results/a/maps/one.parquet")
+    assert known.damaged(folder, dict(written(folder))) == {} and read_record(folder / "results/a/maps/one.parquet")
     assert known.plan(folder, PLANNED) == [] and known.seen == set(PLANNED)
 
 
@@ -227,12 +229,14 @@ def test_a_damaged_list_is_an_empty_one(folder, text):
 
 
 def test_other_versions_of_libraries_are_told(folder):
-    assert outputs.other_versions(folder) == ""
+    assert outputs.other_versions(dict(written(folder))) == ""
     record = place(folder / "results/summary.csv")
     own = json.loads(record.read_text())
     own["versions"]["torch"] = "1.0"
     record.write_text(json.dumps(own))
-    assert re.search(r"torch 1\.0, now [\d.+a-z]+ \(1 files\).*--forceall", outputs.other_versions(folder))
+    assert re.search(
+        r"torch 1\.0, now [\d.+a-z]+ \(1 files\).*--forceall", outputs.other_versions(dict(written(folder)))
+    )
 
 
 # ---- the run that makes files again

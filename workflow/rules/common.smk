@@ -3,9 +3,9 @@ import re
 import sys
 from pathlib import Path
 
-from fgg.errors import FggError
+from fgg.errors import FggError, doubled_braces
 from fgg.pipeline import runs
-from fgg.pipeline.braces import doubled_braces, nameable
+from fgg.pipeline.braces import nameable
 from fgg.pipeline.environment import check_folders, check_outputs, use_environment
 from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters

@@ -20,12 +20,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatter, NullFormatter
 
 from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import atomic
-from fgg.visible import visible
+from fgg.visible import literal
 
 WIDTH = 7.0  # inches
 ROW = 0.175  # inches per line of a dot plot
@@ -93,18 +92,6 @@ def _plain_ticks(fig: Figure) -> None:
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             if isinstance(axis.get_minor_formatter(), LogFormatter):
                 axis.set_minor_formatter(NullFormatter())
-
-
-def literal(fig: Figure) -> None:
-    """Show characters that control the direction or the place of others as escapes, in all texts of a figure."""
-    for axes in fig.axes:
-        for axis in (axes.xaxis, axes.yaxis):  # drawing sets the labels of ticks anew
-            labels = [label.get_text() for label in axis.get_ticklabels()]
-            if (shown := [visible(label, keep="\n") for label in labels]) != labels:
-                axis.set_ticks(axis.get_ticklocs(), labels=shown)
-    for text in fig.findobj(Text):
-        if (own := visible(text.get_text(), keep="\n")) != text.get_text():
-            text.set_text(own)
 
 
 def beyond(axis: Axes, value: float) -> tuple[float, str] | None:
