@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import glob
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,19 @@ def missing_files(dataset: str, settings: Mapping[str, Any], sources: Container[
     if known_sources()[source].downloaded and not settings["path"] and source not in sources:
         faults.append(f"datasets.{dataset}.source: the table of sources has no {source!r}; set `path`")
     return faults
+
+
+def nameable(files: Callable[[Any], list[str]]) -> Callable[[Any], list[str]]:
+    """An input function of Snakemake without the user's files whose paths have braces.
+
+    Snakemake has no way to name them. Their existence is checked before, and the param ``content`` tells of changes.
+    """
+
+    @functools.wraps(files)
+    def of(wildcards: Any) -> list[str]:
+        return [path for path in files(wildcards) if not {"{", "}"} & set(path)]
+
+    return of
 
 
 def _matching(path: str) -> list[str]:

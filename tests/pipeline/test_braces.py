@@ -5,7 +5,7 @@ import string
 import pytest
 
 from fgg.errors import doubled_braces
-from fgg.pipeline.braces import nameable
+from fgg.pipeline.user_files import nameable
 
 
 @pytest.mark.parametrize("path", ["/a/{x}/b", "/{", "/}", "/{{x}}/", "/{dataset}/c", "/plain"])

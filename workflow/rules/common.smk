@@ -5,11 +5,11 @@ from pathlib import Path
 
 from fgg.errors import FggError, doubled_braces
 from fgg.pipeline import runs
-from fgg.pipeline.braces import nameable
 from fgg.pipeline.environment import check_folders, check_outputs, use_environment
 from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
 from fgg.pipeline.study import Study
+from fgg.pipeline.user_files import nameable
 
 ENVIRONMENT = doubled_braces(f"{workflow.basedir}/envs/fgg.yaml")  # of all rules
 
