@@ -74,7 +74,9 @@ class Attributor:
         """See `fgg.jobs.shared_work.Worker`."""
         keys = [task.key for task in tasks if task.key in self._wanted]
         parts: dict[str, list[Attribution]] = {key: [] for key in keys}
-        with arithmetic(self._settings["precision"], self._device):
+        # Maps are float32 also where the metrics' forward passes are not: they cost little, and one error less is carried on.
+        precision = self._settings["precision"]
+        with arithmetic("fp32" if precision == "bf16" else precision, self._device):
             start, size = piece.start, self.batch
             while start < piece.stop:
                 rows = slice(start, min(start + size, piece.stop))

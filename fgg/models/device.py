@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
 
 from fgg.errors import FggError
+from fgg.models.onednn_linear import bf16_products
 
 # The number of threads changes the order of sums. It is fixed instead of following the machine, so that
 # tables are byte-identical whatever the number of cores. Several jobs run side by side.
@@ -36,14 +38,22 @@ def resolve(device: str) -> torch.device:
 
 @contextlib.contextmanager
 def arithmetic(precision: str, device: torch.device) -> Iterator[None]:
-    """Run with fp32, tf32 or bf16 matrix products; the settings are restored afterwards."""
+    """Run with fp32, tf32 or bf16 matrix products; the settings are restored afterwards.
+
+    With bf16, a GPU runs under torch.autocast, and a CPU computes the products of the blocks' linear layers in bfloat16
+    (`fgg.models.onednn_linear.bf16_products`).
+    """
     before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with _bf16(device) if precision == "bf16" else contextlib.nullcontext():
             yield
     finally:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _bf16(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return bf16_products() if device.type == "cpu" else torch.autocast(device.type, torch.bfloat16)
 
 
 def images_per_batch(model: nn.Module, wanted: int | None = None) -> int:

@@ -1,7 +1,11 @@
-"""Matrix products of linear layers on CPUs, by oneDNN.
+"""Matrix products of linear layers on CPUs, by oneDNN, in float32 or in bfloat16.
 
 PyTorch uses MKL for float32 products, which does not use AVX-512 on non-Intel processors. oneDNN, which is also part of
 PyTorch, is twice as fast there. All other cases (GPU, other precisions, PyTorch without oneDNN) are unchanged.
+
+Inside `bf16_products`, the products of the blocks' linear layers are computed in bfloat16: their inputs, weights, biases and
+results are rounded to its eight bits. Sums inside the products, norms, softmax, residual stream, patch embedding and head
+stay in float32, and so does everything that has a gradient.
 """
 
 from __future__ import annotations
@@ -12,28 +16,77 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import Mlp
+from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 from torch.nn import functional
+
+from fgg.models.onednn_attention import attention
 
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 # The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
 _PRODUCT = getattr(_OPERATORS, "_linear_pointwise", None)
+# Weights in bfloat16 inside `bf16_products`, by place and shape; each entry keeps its original, so that no place is reused.
+_rounded: dict[tuple[Any, ...], tuple[Tensor, Tensor]] | None = None
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False) -> Tensor:
+@contextlib.contextmanager
+def bf16_products() -> Iterator[None]:
+    """Inside the block, `linear` with ``low=True`` computes float32 products in bfloat16 on a CPU."""
+    global _rounded
+    before, _rounded = _rounded, {} if _rounded is None else _rounded
+    try:
+        yield
+    finally:
+        _rounded = before
+
+
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, low: bool = False, keep: bool = False
+) -> Tensor:
     """X W^T + b for x (..., I), weight (O, I), bias (O,): (..., O); with ``gelu``, its exact GELU.
 
     Neither weight nor bias gets a gradient.
+
+    Args:
+        low: whether `bf16_products` applies.
+        keep: leave a product in bfloat16 as it is, for another product or for `attention`.
     """
-    suits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.numel() > 0
-    if _PRODUCT is None or not suits or torch.is_autocast_enabled("cpu"):
+    graph = x.requires_grad and torch.is_grad_enabled()
+    if low and _rounded is not None and weight.dtype == torch.float32 and x.device.type == "cpu" and not graph:
+        y = _linear(x.bfloat16(), _bf16(weight), None if bias is None else _bf16(bias), gelu)
+        return y if keep else y.float()
+    return _linear(x, weight, bias, gelu)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
+    if _PRODUCT is None or not suits or not _fast(x.dtype) or torch.is_autocast_enabled("cpu"):
         y = functional.linear(x, weight, bias)
     elif x.requires_grad and torch.is_grad_enabled():
         y = _Product.apply(x, weight, bias)
     else:
         return _PRODUCT(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
     return functional.gelu(y) if gelu else y
+
+
+def _fast(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's products are used; for a model in bfloat16 outside `bf16_products` they are PyTorch's."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _rounded is not None and has_bf16())
+
+
+def has_bf16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16."""
+    amx, avx512 = (getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("amx_tile", "avx512_bf16"))
+    return bool(amx() or avx512())
+
+
+def _bf16(weight: Tensor) -> Tensor:
+    """A parameter in bfloat16, converted once for each block of `bf16_products`."""
+    assert _rounded is not None
+    key = weight.data_ptr(), tuple(weight.shape), weight._version
+    if key not in _rounded:
+        _rounded[key] = weight, weight.detach().bfloat16()
+    return _rounded[key][1]
 
 
 class _Product(torch.autograd.Function):
@@ -52,8 +105,10 @@ class _Product(torch.autograd.Function):
 
 @contextlib.contextmanager
 def fast_products(model: nn.Module) -> Iterator[None]:
-    """Inside the block, the model's linear layers use `linear`, and their parameters get no gradient."""
-    changed = [(module, forward) for module in model.modules() if (forward := _forward(module)) is not None]
+    """Inside the block, the model's linear layers use `linear` and its attentions `attention`; no parameter gets a gradient."""
+    inside = {module for block in getattr(model, "blocks", ()) for module in block.modules()}
+    found = ((module, _forward(module, module in inside)) for module in model.modules())
+    changed = [(module, forward) for module, forward in found if forward is not None]
     for module, forward in changed:
         module.forward = forward  # type: ignore[method-assign]
     try:
@@ -63,14 +118,20 @@ def fast_products(model: nn.Module) -> Iterator[None]:
             del module.forward
 
 
-def _forward(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """The faster forward of a module; None if there is none, or if the module's forward has been replaced already."""
+def _forward(module: nn.Module, low: bool) -> Callable[..., Tensor] | None:
+    """The faster forward of a module; None if there is none, or if the module's forward has been replaced already.
+
+    Args:
+        low: whether `bf16_products` applies to the module.
+    """
     if _PRODUCT is None or "forward" in vars(module):
         return None
     if type(module) is nn.Linear:
-        return lambda x: linear(x, module.weight, module.bias)
+        return lambda x: linear(x, module.weight, module.bias, low=low)
     if type(module) is Mlp and _plain(module):
-        return partial(_mlp, module)
+        return partial(_mlp, module, low)
+    if type(module) is Attention and getattr(module, "gate", None) is None:
+        return partial(_attention, module, low)
     return None
 
 
@@ -79,9 +140,29 @@ def _plain(mlp: Mlp) -> bool:
     parts = (mlp.fc1, mlp.act, mlp.norm, mlp.fc2)
     kinds = (nn.Linear, nn.GELU, nn.Identity, nn.Linear)
     exact = all(type(part) is kind for part, kind in zip(parts, kinds, strict=True)) and mlp.act.approximate == "none"
-    return exact and not any(part._forward_hooks or part._forward_pre_hooks for part in (*parts, mlp.drop1, mlp.drop2))
+    return exact and not any(_hooked(part) for part in (*parts, mlp.drop1, mlp.drop2))
 
 
-def _mlp(mlp: Mlp, x: Tensor) -> Tensor:
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _attention(
+    module: Attention, low: bool, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """The forward of timm's attention, by oneDNN where neither the attention matrix nor a gradient is asked for."""
+    graph = torch.is_grad_enabled() and x.requires_grad
+    if graph or attn_mask is not None or is_causal or module.training or not module.fused_attn:
+        return type(module).forward(module, x, attn_mask, is_causal)
+    if low and type(module.qkv) is nn.Linear and not _hooked(module.qkv):
+        qkv = linear(x, module.qkv.weight, module.qkv.bias, low=True, keep=type(module.q_norm) is nn.Identity)
+    else:
+        qkv = module.qkv(x)
+    q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return module.proj(module.norm(attention(module.q_norm(q), module.k_norm(k), v)))
+
+
+def _mlp(mlp: Mlp, low: bool, x: Tensor) -> Tensor:
     """The forward of an MLP in eval mode, where dropout does nothing."""
-    return linear(linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True), mlp.fc2.weight, mlp.fc2.bias)
+    hidden = linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True, low=low, keep=True)
+    return linear(hidden, mlp.fc2.weight, mlp.fc2.bias, low=low)

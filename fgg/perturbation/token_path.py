@@ -15,10 +15,10 @@ import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 
 from fgg.models.architectures import after, logits_of
 from fgg.models.architectures import embedded as embedded_tokens
+from fgg.models.onednn_attention import attention
 from fgg.models.onednn_linear import linear
 from fgg.models.vit import head_tokens, pools_prefix
 
@@ -142,8 +142,7 @@ def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """The rest of a pre-norm block, given its queries, keys and values; x holds the tokens of the queries."""
     attn = block.attn
-    mixed = scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
-    x = x + block.ls1(attn.proj(attn.norm(mixed)))
+    x = x + block.ls1(attn.proj(attn.norm(attention(*heads))))
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
@@ -171,7 +170,7 @@ def class_row(block: Block, x: Tensor, rows: int = 1) -> Tensor:
     width = attn.attn_dim
     weight, bias = attn.qkv.weight, attn.qkv.bias
     q = linear(normed[:, :rows], weight[:width], None if bias is None else bias[:width])
-    kv = linear(normed, weight[width:], None if bias is None else bias[width:])
+    kv = linear(normed, weight[width:], None if bias is None else bias[width:], low=True)
     q = q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
     k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
     return _attend(block, x[:, :rows], (attn.q_norm(q), attn.k_norm(k), v))
