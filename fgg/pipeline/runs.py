@@ -82,8 +82,12 @@ def enter(folder: Path) -> str | None:
     return f"note: the last run here ({owner}) was killed; its lock is removed, and the work goes on" if locks else None
 
 
-def claim(folder: Path) -> None:
+def claim(folder: Path, early: bool = False) -> None:
     """Lock the folder until this process ends.
+
+    Args:
+        early: whether Snakemake has not yet locked the folder for this process. Its locks are then those of a killed run,
+            which `enter` could not remove while what helped that run was still at work.
 
     Raises:
         FggError: another run has locked it.
@@ -107,6 +111,9 @@ def claim(folder: Path) -> None:
         file.close()
         atexit.unregister(_tell)
         raise FggError(BUSY.format(owner=owner, folder=folder))
+    if early and held:
+        for lock in (folder / FOLDER / "locks").glob("*.lock"):
+            lock.unlink(missing_ok=True)
     _sign(file)
     _held.append(file)
 

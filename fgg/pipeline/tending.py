@@ -38,7 +38,7 @@ class Tending:
         if command is None or (command.dry and runs.busy(folder)):
             return
         if not command.dry:
-            runs.claim(folder)
+            runs.claim(folder, early=True)
             atexit.register(self._idle)
         known = Outputs.read(folder)
         if not command.dry and (back := known.bring_back(folder, self._target)):

@@ -82,20 +82,28 @@ def test_the_lock_of_a_run_at_work_stays_and_a_second_run_is_told(place, capsys)
     assert f"note: another run (process {process.pid} on" in capsys.readouterr().err
 
 
-def test_what_helped_a_killed_run_is_waited_for(place, monkeypatch):
-    """The signer is gone, and a process that has its lock ends a moment later."""
+@pytest.mark.parametrize("early", [True, False])
+def test_what_helped_a_killed_run_is_waited_for(place, monkeypatch, early):
+    """The signer is gone, and a process that has its lock ends a moment later; then Snakemake's locks go, too.
+
+    They stay once Snakemake has locked the folder for this process: then they are its own.
+    """
     process = holder(place)
+    lock(place)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     (place / ".snakemake" / "fgg.lock").write_text(json.dumps({"host": platform.node(), "process": gone.pid}))
     monkeypatch.setattr(runs, "STEP", 0.01)
     monkeypatch.setattr(runs, "PATIENCE", 0.05)
+    assert runs.enter(place) is None
     with pytest.raises(FggError, match="another run"):
-        runs.claim(place)
+        runs.claim(place, early)
+    assert len(locks(place)) == 2
     monkeypatch.setattr(runs, "PATIENCE", 60)
     threading.Timer(0.3, process.kill).start()
-    runs.claim(place)
+    runs.claim(place, early)
     assert runs.locked()
+    assert len(locks(place)) == (0 if early else 2)
     process.wait()
 
 
