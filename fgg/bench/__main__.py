@@ -1,8 +1,10 @@
 """Benchmarks: ``python -m fgg.bench``. Prints ratios, writes JSON.
 
 Two model sizes are measured: the default model (80 x 80, patch 8, width 96, depth 6) and a ViT-B/16 at 224 with random
-weights. Every ratio is against a baseline of the same run with the same number of threads. Rates are medians over
-rounds in which the two sides alternate.
+weights. Every ratio is against a baseline of the same run with the same number of threads: the plain implementation of
+`fgg.bench.plain`, and captum, pytorch-grad-cam and Quantus where they are installed (requirements-peers.txt). Every stage is
+also given as a share of what this machine's matrix products can do at the model's own shapes (`fgg.bench.limits`). Rates are
+medians over rounds in which the two sides alternate.
 """
 
 from __future__ import annotations
@@ -11,11 +13,8 @@ import argparse
 import json
 import re
 import resource
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +23,11 @@ import numpy as np
 import torch
 
 from fgg.attribution.attribute import attribute
-from fgg.bench import plain
+from fgg.bench import limits, peers, plain
+from fgg.bench.timing import in_turn, rate, side_by_side, timed
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.jobs.command import command
-from fgg.models.device import arithmetic, images_per_batch, resolve
+from fgg.models.device import arithmetic, images_per_batch, resolve, rows_per_batch
 from fgg.models.vit import load_model
 from fgg.perturbation.engine import Perturber
 from fgg.tables import write_json
@@ -48,6 +48,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 RUNS, SUBSET = 60, 20
+PEER_ROUNDS = 2
 START = re.compile(r"start-up took ([\d.]+) s of ([\d.]+) s")  # as `fgg.errors.command` writes it
 
 
@@ -73,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     for name in arguments.sizes:
         with arithmetic(arguments.precision, device):
-            found = measure(name, device, arguments.seconds)
+            found = measure(name, device, arguments.seconds, arguments.precision)
         settings = {
             "size": name, "device": str(device), "precision": arguments.precision, "threads": arguments.threads,
             "torch": torch.__version__,
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         write_json(arguments.output / "startup.json", spent, {"logs": str(arguments.logs)})
 
 
-def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
+def measure(name: str, device: torch.device, seconds: float, precision: str) -> dict[str, Any]:
     """All ratios of one model size."""
     size = SIZES[name]
     torch.manual_seed(0)
@@ -105,6 +106,8 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
         model(inputs[:batch])
         return batch
 
+    limit = limits.matrix_rate(model, rows_per_batch(model, device), device, precision)
+    most, work = max(limit.values()), limits.operations(model)
     best = max(size["batches"], key=lambda batch: rate(lambda: bare(batch), seconds / 4, device))
     engine = Perturber(model, images)
     generator = torch.Generator().manual_seed(0)
@@ -147,11 +150,27 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
         )
 
     (own_time, own), (plain_time, other) = timed(ours, device), timed(theirs, device)
+    passes = len(scored) * (bins + subsets.shape[1] + engine.patches)  # SaCo, Faithfulness Correlation, Pixel Flipping
     found = {
-        "bare_forward": {"images_per_second": forward, "best_batch": best},
-        "a_perturbed_forward": {"per_second": perturbed, "ratio_to_bare": perturbed / forward, "rows": engine.rows},
+        "limit": {
+            "matrix_gflops": {way: value / 1e9 for way, value in limit.items()},
+            "memory_gigabytes_per_second": limits.memory_rate(device) / 1e9,
+            "operations_per_image": work,
+        },
+        "bare_forward": {
+            "images_per_second": forward,
+            "best_batch": best,
+            "share_of_limit": forward * work["forward"] / most,
+        },
+        "a_perturbed_forward": {
+            "per_second": perturbed,
+            "ratio_to_bare": perturbed / forward,
+            "rows": engine.rows,
+            "share_of_limit": perturbed * work["perturbed"] / most,
+        },
         "b_attribution": {
             "images_per_second": together,
+            "share_of_limit": together * work["attribution"] / most,
             "ratio_to_one_at_a_time": together / alone,
             "bare_forwards_per_image": forward / together,
         },
@@ -159,14 +178,45 @@ def measure(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
             "seconds": own_time,
             "plain_seconds": plain_time,
             "ratio_to_plain": plain_time / own_time,
+            "share_of_limit": passes * work["perturbed"] / own_time / most,
             "largest_deviation": {metric: float(np.abs(own[metric] - other[metric]).max()) for metric in own},
         },
     }
     if size["sweep"]:
         few = subsets[: len(images)]
         one, twelve = (timed(partial(sweep, model, images, few, bins, count), device)[0] for count in (1, 12))
-        found["d_sweep"] = {"one_seconds": one, "twelve_seconds": twelve, "twelve_over_one": twelve / one}
+        slow = timed(partial(plain_sweep, unfused, images, few, bins), device)[0]
+        found["d_sweep"] = {
+            "one_seconds": one,
+            "twelve_seconds": twelve,
+            "twelve_over_one": twelve / one,
+            "plain_experiment_seconds": slow,
+            "ratio_to_plain": 12 * slow / twelve,
+        }
+    found["peers"] = beside_peers(size, images, device)
     return found
+
+
+def beside_peers(size: dict[str, Any], images: torch.Tensor, device: torch.device) -> dict[str, dict[str, float]]:
+    """Seconds of other libraries and of fgg for the same work, in turn, and how many times faster fgg is.
+
+    Images have one channel, since Quantus takes every channel's pixels as features of their own.
+    """
+    model = load_model(size["architecture"], {**size["kwargs"], "in_chans": 1}, num_classes=10).to(device)
+    found = {}
+    grey = images[:, :1].contiguous()
+    relevance = attribute(model, grey).relevance
+    for name, (ours, theirs) in peers.pairs(model, grey, relevance).items():
+        seconds = in_turn({"seconds": ours, "peer_seconds": theirs}, device, PEER_ROUNDS)
+        found[name] = {**seconds, "ratio": seconds["peer_seconds"] / seconds["seconds"]}
+    return found
+
+
+def plain_sweep(model, images, subsets, bins: int) -> None:
+    """Do what one experiment costs without any sharing: the plain map of each image, and all metrics of its own."""
+    relevance = torch.stack([plain.transmm(model, image[None]) for image in images])
+    maps = relevance.cpu().numpy().astype(np.float64)
+    plain.all_metrics(model, images.cpu().numpy(), maps, subsets.numpy(), bins)
 
 
 def sweep(model, images, subsets, bins: int, experiments: int) -> None:
@@ -211,57 +261,40 @@ def work_through(count: int, device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def side_by_side(
-    first: Callable[[], int], second: Callable[[], int], seconds: float, device: torch.device, rounds: int = 5
-) -> tuple[float, float]:
-    """Median rates of two functions that alternate, so that disturbances affect both."""
-    rates: tuple[list[float], list[float]] = ([], [])
-    for function in (first, second):
-        function()
-    for _ in range(rounds):
-        for own, function in zip(rates, (first, second), strict=True):
-            own.append(rate(function, seconds / rounds, device))
-    return statistics.median(rates[0]), statistics.median(rates[1])
-
-
-def rate(function: Callable[[], int], seconds: float, device: torch.device) -> float:
-    """Images per second of a function that returns the number of images it processed."""
-    function()
-    synchronize(device)
-    done, start = 0, time.perf_counter()
-    while not done or time.perf_counter() - start < seconds:
-        done += function()
-        synchronize(device)
-    return done / (time.perf_counter() - start)
-
-
-def timed(function: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    """The duration of one call in seconds, and its return value."""
-    synchronize(device)
-    start = time.perf_counter()
-    value = function()
-    synchronize(device)
-    return time.perf_counter() - start, value
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for the GPU, which works asynchronously."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def show(name: str, found: dict[str, Any]) -> None:
     """Print the ratios of one size."""
-    print(f"{name}: bare forward {found['bare_forward']['images_per_second']:.1f} images/s")
-    print(f"  (a) perturbed forward       {found['a_perturbed_forward']['ratio_to_bare']:.2f} of the bare one")
+
+    def share(stage: str) -> str:
+        return f"{found[stage]['share_of_limit']:.2f} of the limit"
+
+    limit = found["limit"]
+    ways = ", ".join(f"{way} {value:.0f}" for way, value in limit["matrix_gflops"].items())
+    print(
+        f"{name}: matrix products at its shapes, GFLOP/s: {ways}; memory {limit['memory_gigabytes_per_second']:.0f} GB/s"
+    )
+    print(f"  bare forward {found['bare_forward']['images_per_second']:.1f} images/s, {share('bare_forward')}")
+    perturbed = found["a_perturbed_forward"]
+    print(
+        f"  (a) perturbed forward       {perturbed['ratio_to_bare']:.2f} of the bare one, {share('a_perturbed_forward')}"
+    )
     attribution = found["b_attribution"]
     print(f"  (b) batched attribution     {attribution['bare_forwards_per_image']:.2f} bare forwards per image,")
-    print(f"                              {attribution['ratio_to_one_at_a_time']:.2f} x one image at a time")
-    print(f"  (c) three metrics           {found['c_metrics']['ratio_to_plain']:.2f} x the plain implementation")
+    print(
+        f"                              {attribution['ratio_to_one_at_a_time']:.2f} x one image at a time, {share('b_attribution')}"
+    )
+    print(
+        f"  (c) three metrics           {found['c_metrics']['ratio_to_plain']:.2f} x the plain implementation, {share('c_metrics')}"
+    )
     if "d_sweep" in found:
-        print(f"  (d) twelve experiments      {found['d_sweep']['twelve_over_one']:.2f} x the time of one")
+        sweep_ = found["d_sweep"]
+        print(f"  (d) twelve experiments      {sweep_['twelve_over_one']:.2f} x the time of one,")
+        print(
+            f"                              {sweep_['ratio_to_plain']:.2f} x as fast as twelve by the plain implementation"
+        )
     if "memory" in found:
         print(f"  (e) peak memory, 512 images {found['memory']['ratio']:.2f} x that at 64")
+    for peer, times in found["peers"].items():
+        print(f"  {peer:<32}{times['ratio']:.2f} x as fast")
 
 
 if __name__ == "__main__":

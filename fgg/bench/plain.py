@@ -36,6 +36,29 @@ def filled(images: np.ndarray, patches: np.ndarray, side: int) -> np.ndarray:
     return out
 
 
+def transmm(model: VisionTransformer, image: torch.Tensor) -> torch.Tensor:
+    """TransMM of one image (1, C, H, W) for the predicted class, with T x T matrices throughout: (N,)."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_module, _inputs, output):
+        output.retain_grad()
+        kept.append(output)
+
+    handles = []
+    for block in model.blocks:
+        block.attn.fused_attn = False
+        handles.append(block.attn.attn_drop.register_forward_hook(keep))
+    logits = model(image)
+    for handle in handles:
+        handle.remove()
+    model.zero_grad()
+    logits[0, logits[0].argmax()].backward()
+    total = torch.eye(kept[0].shape[-1], device=image.device)
+    for attention in kept:
+        total = total + (attention * attention.grad).clamp(min=0)[0].mean(0).detach() @ total
+    return total[0, model.num_prefix_tokens :]
+
+
 def all_metrics(
     model: VisionTransformer, images: np.ndarray, relevance: np.ndarray, subsets: np.ndarray, bins: int
 ) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from fgg.models.call_arguments import plain
 from fgg.models.capture import at_rest
 from fgg.models.device import halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
+from fgg.models.onednn_linear import Kept, reordered_weights
 from fgg.models.vit import check_images, patch_size
 from fgg.perturbation.fills import Fill, impute
 from fgg.perturbation.token_path import Tokens, allows_tokens
@@ -64,6 +65,7 @@ class Perturber:
         self.mean = self.images.float().mean((1, 2, 3))
         self.fill: Fill | None = None
         self._memory: dict[tuple[str, bytes], Tensor] = {}
+        self._weights: Kept = {}
         with self._evaluating():
             self._tokens = Tokens(model, self.images, exact=True) if self.path == "tokens" else None
             self._removable: Tokens | None = self._tokens
@@ -151,7 +153,7 @@ class Perturber:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        with at_rest(self.model), torch.inference_mode():
+        with at_rest(self.model), torch.inference_mode(), reordered_weights(self._weights):
             yield
 
     def _plan(self, batch: int, versions: int) -> Iterator[tuple[slice, slice]]:

@@ -109,7 +109,7 @@ class Tokens:
         if not self.first:
             return rest_of_rows(self.model, rows, 0, kept)
         block, width = self.model.blocks[0], self.clean.shape[-1]
-        x = _attend(block, rows[..., :width], _heads(block.attn, rows[..., width:]))
+        x = _attend(block, rows[..., :width], attention(*_heads(block.attn, rows[..., width:])))
         return rest_of_rows(self.model, x, 1, kept)
 
     def _normed(self, features: Tensor) -> Tensor:
@@ -139,10 +139,9 @@ def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return attn.q_norm(q), attn.k_norm(k), v
 
 
-def _attend(block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """The rest of a pre-norm block, given its queries, keys and values; x holds the tokens of the queries."""
-    attn = block.attn
-    x = x + block.ls1(attn.proj(attn.norm(attention(*heads))))
+def _attend(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
+    """The rest of a pre-norm block, given what its heads have mixed (B, T, H d) for the tokens x."""
+    x = x + block.ls1(block.attn.proj(block.attn.norm(mixed)))
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 
@@ -164,13 +163,24 @@ def rest_of_rows(model: VisionTransformer, tokens: Tensor, first: int, kept: Ten
 
 
 def class_row(block: Block, x: Tensor, rows: int = 1) -> Tensor:
-    """The first rows of a block's output, (B, rows, D), from the keys and values of all tokens and their queries."""
+    """The first rows of a block's output, (B, rows, D).
+
+    Few queries need neither keys nor values of all tokens: with k = W x + b, the scores q . k are (W^T q) . x, up to what
+    b adds to all scores of a row alike, and the weighted sum of values is the projection of a weighted sum of tokens.
+    """
     attn = block.attn
     normed = block.norm1(x)
     width = attn.attn_dim
     weight, bias = attn.qkv.weight, attn.qkv.bias
     q = linear(normed[:, :rows], weight[:width], None if bias is None else bias[:width])
-    kv = linear(normed, weight[width:], None if bias is None else bias[width:], low=True)
-    q = q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2)
-    k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    return _attend(block, x[:, :rows], (attn.q_norm(q), attn.k_norm(k), v))
+    q = attn.q_norm(q.unflatten(-1, (attn.num_heads, attn.head_dim)).transpose(1, 2))
+    if not isinstance(attn.k_norm, nn.Identity):
+        kv = linear(normed, weight[width:], None if bias is None else bias[width:], low=True)
+        k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
+        return _attend(block, x[:, :rows], attention(q, attn.k_norm(k), v))
+    of_keys, of_values = weight[width:].unflatten(0, (2, attn.num_heads, attn.head_dim))
+    sought = (q @ of_keys).flatten(1, 2)  # (B, heads x rows, D)
+    found = ((sought @ normed.transpose(1, 2)) * attn.scale).softmax(-1) @ normed
+    mixed = found.unflatten(1, (attn.num_heads, rows)) @ of_values.transpose(1, 2)
+    mixed = mixed.transpose(1, 2).flatten(2)
+    return _attend(block, x[:, :rows], mixed if bias is None else mixed + bias[2 * width :])

@@ -76,6 +76,9 @@ def test_a_partial_file_is_found(folder):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(AssertionError, match=r"map\.parquet is not whole"):
         check_no_partial_file(folder)
+    check_no_partial_file(folder, {path: path.read_bytes()})  # damaged on purpose
+    with pytest.raises(AssertionError, match=r"map\.parquet is not whole"):
+        check_no_partial_file(folder, {path: b"other"})
 
 
 def test_every_way_of_starting_over_leaves_something_to_do(folder, tmp_path_factory):
@@ -83,7 +86,7 @@ def test_every_way_of_starting_over_leaves_something_to_do(folder, tmp_path_fact
     for seed in range(30):
         copied = tmp_path_factory.mktemp("copied")
         shutil.copytree(folder, copied, dirs_exist_ok=True)
-        ways.add(start_over(copied, random.Random(seed)).split(":")[0].split()[-1])
+        ways.add(start_over(copied, random.Random(seed))[0].split(":")[0].split()[-1])
         assert contents(copied) != before
     assert {"folder", "later", "deleted", "damaged"} == ways
 

@@ -70,6 +70,7 @@ class Harness:
     kills: list[Kill] = field(default_factory=list)
     completed: int = 0
     started: int = 0
+    damaged: dict[Path, bytes] = field(default_factory=dict)  # files that this harness has damaged, and their content
     notes: int = 0  # damaged or deleted files that a run has told of
     temporary: list[str] = field(default_factory=list)  # what killed processes left in the system's temporary folder
 
@@ -186,7 +187,7 @@ class Harness:
             return  # it has just ended by itself
         what = hit[0].what if role != ALL else f"{len(hit)} processes"
         self.kills.append(Kill(role, what, sent.name, age))
-        whole = files.check_no_partial_file(self.folder)
+        whole = files.check_no_partial_file(self.folder, self.damaged)
         self.tell(f"{len(self.kills):4d}  {self.kills[-1]}; {whole} files")
 
     # ---- after a run that ended well
@@ -206,7 +207,8 @@ class Harness:
             raise Fault(f"another run finds work to do in a complete folder\n{self._tail()}")
 
     def _start_over(self) -> str:
-        return f"it starts over {files.start_over(self.folder, self.draw)}"
+        how, self.damaged = files.start_over(self.folder, self.draw)
+        return f"it starts over {how}"
 
     def _tail(self) -> str:
         return self._said.read_text(errors="replace")[-6000:]
