@@ -34,7 +34,7 @@ def agreement(own: Compared) -> Iterator[Row]:
 def _pair(own: Compared, first: str, second: str, inside: np.ndarray) -> Row:
     two = [own.measures[name] for name in (first, second)]
     baseline, others = own.settings["baseline"], [name for name in own.experiments if name != own.settings["baseline"]]
-    frames = [pd.DataFrame({name: own.scores[name].loc[inside, each.name] for name in own.experiments}) for each in two]
+    frames = [pd.DataFrame({name: own.values(name, each.name)[inside] for name in own.experiments}) for each in two]
     frames = [each.metric.sign * frame for each, frame in zip(two, frames, strict=True)]
     means = np.array([frame.mean().to_numpy() for frame in frames])
     means = means[:, ~np.isnan(means).any(0)]

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from fgg.comparison.costs import costs, patches_of_maps
-from fgg.comparison.order_only import can_be_told_apart, order_only
+from fgg.comparison.order_only import Reader, can_be_told_apart, order_only
 from fgg.comparison.scores import Scores, read_scores
 from fgg.comparison.strata import strata
 from fgg.faithfulness.measurable import measurable_images
 from fgg.faithfulness.measures import Measure, measures
 from fgg.faithfulness.registry import defaults
-from fgg.statistics.paired import MARGIN, Row, paired, t_test
+from fgg.statistics.bootstrap import Intervals
+from fgg.statistics.paired import MARGIN, Row, paired_later, t_test
 
 NO_ORDER = {"order_difference": np.nan, "order_se": np.nan, "order_p_value": np.nan}
 
@@ -34,6 +35,7 @@ class Compared:
         notes: id -> remark.
         classes: class names by label.
         settings: of the comparison.
+        intervals: those of the comparison, which are computed together.
     """
 
     place: Path
@@ -44,7 +46,12 @@ class Compared:
     notes: Mapping[str, str]
     classes: Sequence[str]
     settings: Mapping[str, Any]
+    intervals: Intervals
     _known: dict[tuple[str, ...], Any] = field(default_factory=dict)
+
+    def values(self, name: str, column: str) -> np.ndarray:
+        """A column of an experiment's scores, float64 (n,); all experiments have the images in the same order."""
+        return self.scores[name][column].to_numpy(np.float64)
 
     def strata(self, measure: Measure) -> Mapping[str, np.ndarray]:
         """The groups of images for a measure, based on the baseline's predictions."""
@@ -83,25 +90,29 @@ class Compared:
         }
 
     def pair(self, name: str, partner: str, measure: Measure, inside: np.ndarray) -> Row:
-        """The paired statistics of two experiments on some images."""
-        first, second = (self.scores[each].loc[inside, measure.name] for each in (name, partner))
+        """The paired statistics of two experiments on some images, as `paired_later` gives them."""
+        first, second = (self.values(each, measure.name)[inside] for each in (name, partner))
         margin = self.settings.get("equivalence_margin", MARGIN)
-        return paired(first, second, measure.metric.sign, self.settings["seed"], margin)
+        return paired_later(first, second, measure.metric.sign, self.intervals, margin)
 
     def order_part(self, name: str, partner: str, measure: Measure, inside: np.ndarray) -> Row:
         """The gain over the partner that is due to the order of a map alone, in the metric's unit."""
-        if (name, partner, measure.name) not in self._known:
-            found = order_only(self.place, name, partner, measure, self.settings["protocol"])
-            self._known[name, partner, measure.name] = found
-        own = self._known[name, partner, measure.name]
+        own = self._order_only(name, partner, measure)
         if own is None:
             return NO_ORDER
-        partner_scores = self.scores[partner].loc[inside, measure.name].to_numpy(np.float64)
-        found = t_test(own[inside].to_numpy(np.float64) - partner_scores)
+        found = t_test(own[inside] - self.values(partner, measure.name)[inside])
         return dict(zip(NO_ORDER, found, strict=True))
 
+    def _order_only(self, name: str, partner: str, measure: Measure) -> np.ndarray | None:
+        """The scores of a map's order alone, float64 (n,)."""
+        if (name, partner, measure.name) not in self._known:
+            reader = self._known.setdefault(("reader", ""), Reader(self.place))
+            found = order_only(self.place, name, partner, measure, self.settings["protocol"], reader)
+            self._known[name, partner, measure.name] = None if found is None else found.to_numpy(np.float64)
+        return self._known[name, partner, measure.name]
 
-def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compared:
+
+def compared(results: Path, instance: str, settings: Mapping[str, Any], intervals: Intervals | None = None) -> Compared:
     """Read an instance's scores. Raises the same errors as `read_scores`."""
     experiments, own_measures = settings["experiments"][instance], measures_of(settings, instance)
     place = results / instance
@@ -117,7 +128,8 @@ def compared(results: Path, instance: str, settings: Mapping[str, Any]) -> Compa
     }
     notes = _notes(settings, instance, scores)
     classes = settings.get("classes", {}).get(instance, ())
-    return Compared(place, common, experiments, own_measures, scores, notes, classes, settings)
+    intervals = intervals or Intervals(settings["seed"])
+    return Compared(place, common, experiments, own_measures, scores, notes, classes, settings, intervals)
 
 
 def measures_of(settings: Mapping[str, Any], instance: str) -> dict[str, Measure]:

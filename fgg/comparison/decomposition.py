@@ -15,12 +15,14 @@ from fgg.attribution.registry import find_method
 from fgg.comparison.compared import Compared
 from fgg.experiments import experiment_id, is_plain_combined, ungated_id
 from fgg.faithfulness.measures import Measure
-from fgg.statistics.bootstrap import bootstrap_interval
+from fgg.statistics.bootstrap import Interval, Intervals
 from fgg.statistics.paired import FEWEST, Row
+
+PARTS = ("order", "values")
 
 
 def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Iterator[Row]:
-    """A row per combined gate whose controls ``gate_order`` and ``gate_values`` are in the grid.
+    """A row per combined gate whose controls ``gate_order`` and ``gate_values`` are in the grid; see `with_intervals`.
 
     Args:
         inside: the images to use, bool (n,).
@@ -33,13 +35,13 @@ def rows(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Ite
         four += [experiment_id(gate, each, base) for each in ("gate_order", "gate_values")]
         if any(each not in own.experiments for each in four):
             continue
-        scores = np.stack([own.scores[each].loc[inside, measure.name].to_numpy(np.float64) for each in four])
+        scores = np.stack([own.values(each, measure.name)[inside] for each in four])
         scores = scores[:, ~np.isnan(scores).any(0)]
         means = scores.mean(1) if scores.shape[1] else np.full(4, np.nan)
         row = own.common | about | {"experiment": name, "n": scores.shape[1]}
         row |= dict(zip(("baseline_mean", "gated_mean", "order_mean", "values_mean"), means.tolist(), strict=True))
         neither, both, order, values = measure.metric.sign * scores
-        yield row | decompose(neither, both, order, values, own.settings["seed"])
+        yield row | _decompose(neither, both, order, values, own.intervals)
 
 
 def decompose(neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: np.ndarray, seed: int) -> Row:
@@ -52,19 +54,33 @@ def decompose(neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: 
         values: TransMM's order with the gated values.
         seed: seed of the intervals.
     """
-    parts = {
-        "order": (order - neither, both - values),
-        "values": (values - neither, both - order),
-    }
+    intervals = Intervals(seed)
+    found = _decompose(neither, both, order, values, intervals)
+    intervals.settle()
+    return with_intervals(found)
+
+
+def with_intervals(row: Row) -> Row:
+    """A row of `rows`, after its intervals have been settled, with their ends."""
+    for name in PARTS:
+        found: Interval = row.pop(f"{name}_interval")
+        row |= {f"{name}_low": found.low, f"{name}_high": found.high}
+    return row
+
+
+def _decompose(
+    neither: np.ndarray, both: np.ndarray, order: np.ndarray, values: np.ndarray, intervals: Intervals
+) -> Row:
+    parts = dict(zip(PARTS, ((order - neither, both - values), (values - neither, both - order)), strict=True))
     found: Row = {
         "gain": _mean(both - neither),
         "interaction": _mean(both - neither - (order - neither) - (values - neither)),
     }
     for name, (first, last) in parts.items():
         shapley = (first + last) / 2
-        low, high, p_value = _tested(shapley, seed)
+        interval, p_value = _tested(shapley, intervals)
         found |= {f"{name}_first": _mean(first), f"{name}_last": _mean(last), name: _mean(shapley)}
-        found |= {f"{name}_low": low, f"{name}_high": high, f"{name}_p": p_value}
+        found |= {f"{name}_interval": interval, f"{name}_p": p_value}
     return found
 
 
@@ -72,12 +88,12 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _tested(values: np.ndarray, seed: int) -> tuple[float, float, float]:
+def _tested(values: np.ndarray, intervals: Intervals) -> tuple[Interval, float]:
     """Interval and p-value of a mean; if all values are equal, the interval is that value and the p-value is NaN."""
     from scipy import stats
 
     if len(values) < FEWEST:
-        return float("nan"), float("nan"), float("nan")
+        return Interval(), float("nan")
     if np.ptp(values) <= 0:
-        return float(values[0]), float(values[0]), float("nan")
-    return *bootstrap_interval(values, seed), float(stats.ttest_1samp(values, 0).pvalue)
+        return Interval(float(values[0]), float(values[0])), float("nan")
+    return intervals.ask(values), float(stats.ttest_1samp(values, 0).pvalue)

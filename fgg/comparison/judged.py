@@ -29,7 +29,7 @@ def judged(own: Compared) -> Iterator[Row]:
     for measure in own.measures.values():
         for stratum in VERDICTS:
             inside = own.strata(measure)[stratum] & own.uses_cue()
-            right, wrong = (own.scores[found[name]].loc[inside, measure.name].to_numpy() for name in (RIGHT, WRONG))
+            right, wrong = (own.values(found[name], measure.name)[inside] for name in (RIGHT, WRONG))
             difference = measure.metric.sign * (right - wrong)
             known = difference[~np.isnan(difference)]
             ties = int((known == 0).sum())

@@ -9,24 +9,58 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from fgg.faithfulness.measures import Measure
 from fgg.tables import matrix, read_settings, read_table
 
+TOGETHER = 1000  # images whose pairs of bins or subsets are in memory at once
+KEPT = 5  # the responses, their ranks, a map, its partner, and the baseline, which is the partner of most
 
-def order_only(place: Path, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series | None:
+
+class Reader:
+    """Reads the columns of a dataset's tables, and keeps those that were used last.
+
+    Args:
+        place: the folder of a dataset's results.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def by_image(self, table: str, column: str) -> pd.DataFrame:
+        """A column of lists (n, k), a row per image, sorted by image id."""
+        return self.keep((table, column), lambda: self._by_image(table, column))
+
+    def keep(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        """What is kept under a key; made, and kept instead of what was not used for longest, if nothing is."""
+        found = self._kept.pop(key) if key in self._kept else make()
+        self._kept[key] = found
+        if len(self._kept) > KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
+
+    def _by_image(self, table: str, column: str) -> pd.DataFrame:
+        found = read_table(self.place / f"{table}.parquet", ["image_id", column])
+        return pd.DataFrame(matrix(found, column), index=found["image_id"].to_pylist()).sort_index()
+
+
+def order_only(
+    place: Path, name: str, baseline: str, measure: Measure, protocol: str, reader: Reader | None = None
+) -> pd.Series | None:
     """The scores by image id; None if the metric reads only the order, or if order and values cannot be separated.
 
     Args:
         place: the folder of a dataset's results.
         name: the experiment.
+        reader: of the dataset's tables, if several experiments are scored.
     """
     found = RESCORED.get(measure.metric.name) if measure.metric.own else None
-    return None if found is None else found(place, name, baseline, measure, protocol)
+    return None if found is None else found(reader or Reader(place), name, baseline, measure, protocol)
 
 
 def can_be_told_apart(measure: Measure) -> bool:
@@ -34,50 +68,60 @@ def can_be_told_apart(measure: Measure) -> bool:
     return measure.metric.reads == "order" or (measure.metric.own and measure.metric.name in RESCORED)
 
 
-def _saco(place: Path, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series:
+def _saco(reader: Reader, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series:
     """Bins are sorted by relevance, so the drops come from the map and the relevances of the bins from the baseline."""
     import torch
 
     from fgg.faithfulness.saco import coefficient
 
-    drops, weights = measure.column("saco_bin_drops"), measure.column("saco_bin_relevance")
-    own = _by_image(read_table(place / "faithfulness" / f"{name}.parquet", ["image_id", drops]), drops)
-    other = _by_image(read_table(place / "faithfulness" / f"{baseline}.parquet", ["image_id", weights]), weights)
-    relevance, changes = (torch.from_numpy(frame.to_numpy(np.float64).copy()) for frame in (other, own))
-    return pd.Series(coefficient(relevance, changes, protocol)[0].numpy(), index=own.index)
+    own = reader.by_image(f"faithfulness/{name}", measure.column("saco_bin_drops"))
+    other = reader.by_image(f"faithfulness/{baseline}", measure.column("saco_bin_relevance"))
+    relevance, changes = (torch.from_numpy(frame.to_numpy(np.float64, copy=True)) for frame in (other, own))
+    parts = zip(relevance.split(TOGETHER), changes.split(TOGETHER), strict=True)
+    return pd.Series(torch.cat([coefficient(*part, protocol)[0] for part in parts]).numpy(), index=own.index)
 
 
-def _correlation(place: Path, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series:
+def _correlation(reader: Reader, name: str, baseline: str, measure: Measure, protocol: str) -> pd.Series:
     import torch
 
     from fgg.attribution.controls import laid
-    from fgg.faithfulness.faithfulness_correlation import correlate, pearson, spearman
+    from fgg.faithfulness.checks import mean_ranks
+    from fgg.faithfulness.faithfulness_correlation import correlate, pearson
+
+    by_rank = not measure.metric.name.endswith("pearson")
+    ids, subsets, answers = reader.keep(("responses", measure.fill), lambda: _responses(reader.place, measure.fill))
+    # Spearman's correlation is Pearson's of the ranks; those of the answers are the same for all maps.
+    ranks = reader.keep(("ranks", measure.fill), lambda: mean_ranks(answers)) if by_rank else answers
+    own, other = (
+        reader.by_image(f"attributions/{each}", "relevance").loc[ids].to_numpy(np.float32) for each in (name, baseline)
+    )
+    found = []
+    for first in range(0, len(ids), TOGETHER):
+        some = slice(first, first + TOGETHER)
+
+        def correlation(sums: torch.Tensor, _: torch.Tensor, some: slice = some) -> torch.Tensor:
+            return pearson(mean_ranks(sums) if by_rank else sums, ranks[some])
+
+        relevance = torch.from_numpy(laid(other[some], own[some]))
+        found.append(correlate(relevance, subsets[some], answers[some], protocol, correlation).mean(1))
+    return pd.Series(torch.cat(found).numpy(), index=ids).sort_index()
+
+
+def _responses(place: Path, fill: str) -> tuple[list[str], Any, Any]:
+    """Image ids, subsets (n, trials, runs, k) and the answers to them (n, trials, runs), as tensors."""
+    import torch
 
     path = place / "responses.parquet"
-    table, drawn = read_table(path), read_settings(path)
-    ids = table["image_id"].to_pylist()
-    own, other = (
-        _by_image(read_table(place / "attributions" / f"{each}.parquet", ["image_id", "relevance"]), "relevance").loc[
-            ids
-        ]
-        for each in (name, baseline)
-    )
-    shape = (len(ids), drawn["trials"], drawn["runs"])
-    drops = "drops" if measure.fill == drawn["fills"][0] else f"drops@{measure.fill}"
-    relevance = torch.from_numpy(laid(other.to_numpy(np.float32), own.to_numpy(np.float32)))
+    drawn = read_settings(path)
+    drops = "drops" if fill == drawn["fills"][0] else f"drops@{fill}"
+    table = read_table(path, ["image_id", "subsets", drops])
+    shape = (len(table), drawn["trials"], drawn["runs"])
     subsets = torch.from_numpy(matrix(table, "subsets").copy()).view(*shape, drawn["subset_size"])
-    answers = torch.from_numpy(matrix(table, drops).copy()).view(shape)
-    kind = pearson if measure.metric.name.endswith("pearson") else spearman
-    found = correlate(relevance, subsets, answers, protocol, kind).mean(1)
-    return pd.Series(found.numpy(), index=ids).sort_index()
+    return table["image_id"].to_pylist(), subsets, torch.from_numpy(matrix(table, drops).copy()).view(shape)
 
 
-RESCORED: dict[str, Callable[[Path, str, str, Measure, str], pd.Series]] = {
+RESCORED: dict[str, Callable[[Reader, str, str, Measure, str], pd.Series]] = {
     "saco": _saco,
     "faithfulness_correlation": _correlation,
     "faithfulness_correlation_pearson": _correlation,
 }
-
-
-def _by_image(table: pa.Table, name: str) -> pd.DataFrame:
-    return pd.DataFrame(matrix(table, name), index=table["image_id"].to_pylist()).sort_index()

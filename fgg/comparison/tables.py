@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from fgg.attribution.registry import find_method
@@ -27,7 +26,8 @@ from fgg.comparison.strata import VERDICTS
 from fgg.comparison.verdicts import UNGATED, adjust
 from fgg.experiments import TRANSMM, experiment_id, flat, is_plain_combined, ungated_id
 from fgg.faithfulness.measures import Measure
-from fgg.statistics.paired import Row, describe
+from fgg.statistics.bootstrap import Intervals
+from fgg.statistics.paired import Row, describe, with_interval
 
 POWER = "power"  # kind of partner: TransMM to one of the powers
 BY_GATE = (
@@ -70,21 +70,25 @@ def comparison(results: str | Path, instances: Sequence[str], settings: Mapping[
     alike: list[Row] = []
     preferred: list[Row] = []
     measures = {}
+    intervals = Intervals(settings["seed"])
     for instance in instances:
-        own = compared(Path(results), instance, settings)
+        own = compared(Path(results), instance, settings, intervals)
         alike += agreement(own)
         preferred += judged(own)
         measures[own.common["dataset"], own.common["seed"]] = own.measures
         for measure in own.measures.values():
             groups = own.strata(measure)
-            for name in own.experiments:
-                rows += _compare(own, name, measure, groups)
+            for stratum, inside in groups.items():
+                rows += _compare(own, measure, inside, own.about(measure, stratum, inside))
             for stratum in VERDICTS:
                 about = own.about(measure, stratum, groups[stratum])
                 for number, hypothesis in enumerate(hypotheses(own.experiments)):
                     place = VERDICTS.index(stratum), number, list(own.measures).index(measure.name)
                     tests.append(_test(own, hypothesis, measure, groups[stratum], about) | {"place": place})
                 parts += decomposition.rows(own, measure, groups[stratum], about)
+    intervals.settle()
+    rows, tests = ([with_interval(row) for row in found] for found in (rows, tests))
+    parts = [decomposition.with_intervals(row) for row in parts]
     family = settings.get("family", "all")
     adjust(rows, family)
     adjust(tests, family)
@@ -130,23 +134,25 @@ def hypotheses(experiments: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[s
             yield from ((name, POWER, other) for other, own in experiments.items() if own.get("power"))
 
 
-def _compare(own: Compared, name: str, measure: Measure, groups: Mapping[str, np.ndarray]) -> Iterator[Row]:
-    """The rows of one experiment and measure, one per stratum."""
+def _compare(own: Compared, measure: Measure, inside: np.ndarray, about: Row) -> Iterator[Row]:
+    """The rows of one measure on the images of one stratum, one per experiment."""
     baseline = own.settings["baseline"]
-    for stratum, inside in groups.items():
-        frame = own.scores[name][inside]
-        row = own.common | flat(own.experiments[name]) | own.about(measure, stratum, inside)
+    for name, settings in own.experiments.items():
+        scores = own.values(name, measure.name)[inside]
+        row = own.common | flat(settings) | about
         row |= {
             "experiment": name,
             **own.costs(name),
-            "n_undefined": int(frame[measure.name].isna().sum()),
-            "n_with_ties": int((frame["relevance_ties"] > 0).sum()),
-            "monte_carlo_se": _monte_carlo_se(frame[measure.error_column]) if measure.error_column else np.nan,
+            "n_undefined": int(np.isnan(scores).sum()),
+            "n_with_ties": int((own.values(name, "relevance_ties")[inside] > 0).sum()),
+            "monte_carlo_se": np.nan,
             "baseline": baseline,
             "note": own.notes[name],
         }
+        if measure.error_column:
+            row["monte_carlo_se"] = _monte_carlo_se(own.values(name, measure.error_column)[inside])
         if name == baseline:
-            described = describe(frame[measure.name])
+            described = describe(scores)
             left_out = {"n_left_out": row["n_undefined"], "n_tied": 0}
             row |= dict.fromkeys(NUMBERS, np.nan) | described | left_out
             yield row | {"baseline_mean": described["mean"], "reason": "the baseline"}
@@ -178,7 +184,7 @@ def _test(own: Compared, hypothesis: tuple[str, str, str], measure: Measure, ins
     )
 
 
-def _monte_carlo_se(errors: pd.Series) -> float:
+def _monte_carlo_se(errors: np.ndarray) -> float:
     """The standard error of the mean due to random draws, which are independent between images."""
-    errors = errors.dropna()
+    errors = errors[~np.isnan(errors)]
     return float(np.sqrt((errors**2).sum()) / len(errors)) if len(errors) else np.nan

@@ -28,6 +28,7 @@ def run(job: Job) -> None:
     """Score every image of the split, or of a shard of it, and write one row for each."""
     task = job.task
     jobs = {task.key: job}
+    scorers: list[Any] = []  # none where other jobs have computed all pieces
 
     def companions() -> list[Task]:
         """The other experiments on these images whose maps exist and whose scores are not yet computed."""
@@ -42,7 +43,8 @@ def run(job: Job) -> None:
         from fgg.faithfulness.scorer import Scorer
 
         started()
-        return Scorer({own.key: jobs[own.key] for own in tasks})
+        scorers.append(Scorer({own.key: jobs[own.key] for own in tasks}))
+        return scorers[0]
 
     def twins() -> list[Task]:
         """The same maps of other seeds, where they do not depend on the seed."""
@@ -52,6 +54,8 @@ def run(job: Job) -> None:
         ]
 
     shared_work.fulfil(task, job.group, companions, worker, twins)
+    for scorer in scorers:
+        print(scorer.passes)
 
 
 def _there(job: Job) -> bool:

@@ -26,13 +26,21 @@ from fgg.models.arguments import full_precision, whole_number
     passes="one per step",
     settings={
         "patches_per_step": {"description": "Patches filled per step.", "type": "integer", "minimum": 1, "default": 5},
+        "area_tolerance": {
+            "description": "Measure only the steps that the area needs for an error below this, if the curve is "
+            "monotone between them; null or 0 measures all.",
+            "type": ["number", "null"],
+            "minimum": 0,
+            "exclusiveMaximum": 1,
+            "default": None,
+        },
     },
     reads="order",
     place=42,
 )
-def deletion_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
+def deletion_scores(curves: OrderCurves, patches_per_step: int = 5, area_tolerance: float | None = None) -> Tensor:
     """The area under the MIF curve."""
-    return curves.area(curves.mif(patches_per_step))
+    return curves.area(curves.mif(patches_per_step, area_tolerance))
 
 
 @full_precision

@@ -31,13 +31,21 @@ from fgg.models.arguments import full_precision, whole_number
             "minimum": 1,
             "default": 5,
         },
+        "area_tolerance": {
+            "description": "Measure only the steps that the area needs for an error below this, if the curve is "
+            "monotone between them; null or 0 measures all.",
+            "type": ["number", "null"],
+            "minimum": 0,
+            "exclusiveMaximum": 1,
+            "default": None,
+        },
     },
     reads="order",
     place=41,
 )
-def insertion_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
+def insertion_scores(curves: OrderCurves, patches_per_step: int = 5, area_tolerance: float | None = None) -> Tensor:
     """The area under the curve from the filled image to the clean one."""
-    return curves.area(curves.insertion(patches_per_step))
+    return curves.area(curves.insertion(patches_per_step, area_tolerance))
 
 
 @full_precision

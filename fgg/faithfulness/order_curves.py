@@ -16,7 +16,9 @@ from torch import Tensor
 
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
+from fgg.faithfulness.adaptive_curves import Curve, check_tolerance
 from fgg.faithfulness.checks import check_relevance, class_of, probability
+from fgg.faithfulness.measured_steps import MeasuredSteps
 from fgg.models.arguments import full_precision, whole_number, without_autocast
 from fgg.models.call_arguments import image_names, seed_number
 from fgg.models.vit import patch_size
@@ -45,33 +47,51 @@ class OrderCurves:
         self.relevance = check_relevance(engine, relevance)
         self.target = class_of(engine, target)
         self.order = self.relevance.argsort(dim=-1, descending=True, stable=True)
-        self._known: dict[tuple[str, int], Tensor] = {}
+        self._known: dict[tuple[str, int, float | None], Curve] = {}
+        self._steps = MeasuredSteps(engine, self.order, self.target)
 
-    def mif(self, patches_per_step: int) -> Tensor:
+    def mif(self, patches_per_step: int, area_tolerance: float | None = None) -> Tensor:
         """The curve with the most relevant patches filled first: float64 (B, steps + 1).
 
         It starts with the clean image's probability. The last step takes the remaining patches.
+
+        Args:
+            area_tolerance: the error of the area that may come from steps that are not measured; the curve is straight
+                between measured steps (`fgg.faithfulness.adaptive_curves`, which says when the error stays below it).
+                None measures every step.
         """
-        return self._curve("mif", patches_per_step)
+        return self._curve("mif", patches_per_step, area_tolerance).probability
 
-    def lif(self, patches_per_step: int) -> Tensor:
+    def lif(self, patches_per_step: int, area_tolerance: float | None = None) -> Tensor:
         """The curve with the least relevant patches filled first, in the form of `mif`."""
-        return self._curve("lif", patches_per_step)
+        return self._curve("lif", patches_per_step, area_tolerance).probability
 
-    def insertion(self, patches_per_step: int) -> Tensor:
+    def insertion(self, patches_per_step: int, area_tolerance: float | None = None) -> Tensor:
         """The curve from the filled image to the clean one, with the most relevant patches restored first.
 
         It has the form of `mif` and starts with the filled image's probability.
         """
-        patches_per_step = check_step(patches_per_step)
-        if self.engine.patches % patches_per_step == 0:
-            return self.lif(patches_per_step).flip(1)
-        return self._curve("insertion", patches_per_step)
+        if self.engine.patches % check_step(patches_per_step) == 0:
+            return self.lif(patches_per_step, area_tolerance).flip(1)
+        return self._curve("insertion", patches_per_step, area_tolerance).probability
+
+    def measured(self, kind: str, patches_per_step: int, area_tolerance: float | None = None) -> Tensor:
+        """Which steps of the curve ``mif`` or ``lif`` are measured, bool (B, steps + 1); straight lines join them."""
+        return self._curve(kind, patches_per_step, area_tolerance).measured
 
     def rows(self, number: int) -> Iterator[dict[str, Any]]:
-        """The curves of an image that have been computed so far, as rows of a table."""
-        for (kind, patches_per_step), curve in self._known.items():
-            yield {"curve": kind, "patches_per_step": patches_per_step, "probability": curve[number].tolist()}
+        """The curves of an image that have been computed so far, as rows of a table.
+
+        Curves of the same steps with several tolerances are one, with all that was measured.
+        """
+        for kind, patches_per_step in dict.fromkeys(known[:2] for known in self._known):
+            curve = self._known.get((kind, patches_per_step, None)) or self._steps.curve(kind, patches_per_step)
+            yield {
+                "curve": kind,
+                "patches_per_step": patches_per_step,
+                "probability": curve.probability[number].tolist(),
+                "measured": curve.measured[number].tolist(),
+            }
 
     def area(self, curve: Tensor) -> Tensor:
         """The area under a curve over the share of steps, float64 (B,); NaN where the relevance is NaN.
@@ -82,18 +102,26 @@ class OrderCurves:
         area = torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
         return torch.where(self.relevance.isnan().any(1), torch.nan, area)
 
-    def _curve(self, kind: str, patches_per_step: int) -> Tensor:
-        patches_per_step = check_step(patches_per_step)
-        if (kind, patches_per_step) not in self._known:
-            step_of = steps(self.order.flip(1) if kind == "lif" else self.order, patches_per_step)
-            at = torch.arange(-(-self.engine.patches // patches_per_step), device=step_of.device)[:, None]
-            masks = step_of[:, None, :] >= at if kind == "insertion" else step_of[:, None, :] <= at
+    def _curve(self, kind: str, patches_per_step: int, area_tolerance: float | None = None) -> Curve:
+        patches_per_step, tolerance = check_step(patches_per_step), check_tolerance(area_tolerance)
+        name = kind, patches_per_step, tolerance
+        if name not in self._known:
             with without_autocast() if self.precise else contextlib.nullcontext():
-                found = probability(self.engine.logits(masks), self.target)
-            clean = probability(self.engine.clean[:, None], self.target)
-            parts = [found, clean] if kind == "insertion" else [clean, found]
-            self._known[kind, patches_per_step] = torch.cat(parts, dim=1)
-        return self._known[kind, patches_per_step]
+                if tolerance is None:
+                    self._known[name] = self._whole(kind, patches_per_step)
+                else:
+                    self._known[name] = self._steps.follow(kind, patches_per_step, tolerance)
+        return self._known[name]
+
+    def _whole(self, kind: str, patches_per_step: int) -> Curve:
+        step_of = steps(self.order.flip(1) if kind == "lif" else self.order, patches_per_step)
+        at = torch.arange(-(-self.engine.patches // patches_per_step), device=step_of.device)[:, None]
+        masks = step_of[:, None, :] >= at if kind == "insertion" else step_of[:, None, :] <= at
+        found = probability(self.engine.logits(masks), self.target)
+        clean = probability(self.engine.clean[:, None], self.target)
+        curve = torch.cat([found, clean] if kind == "insertion" else [clean, found], dim=1)
+        self._steps.keep(kind, patches_per_step, curve)
+        return Curve(curve, torch.ones_like(curve, dtype=torch.bool))
 
 
 def check_step(patches_per_step: int) -> int:
@@ -132,7 +160,7 @@ def order_curves(
 
     Returns:
         An `OrderCurves`. Its methods ``mif(patches_per_step)``, ``lif(…)`` and ``insertion(…)`` return curves, float64
-        (B, steps + 1).
+        (B, steps + 1); with ``area_tolerance=…`` they measure only the steps that the area needs.
 
     Raises:
         FggError: images or relevance of the wrong shape, an unknown class or fill.

@@ -10,9 +10,12 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.errors import FggError
+from fgg.faithfulness.adaptive_curves import check_tolerance
 from fgg.faithfulness.checks import check_protocol, probability
 from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
 from fgg.faithfulness.registry import metric
+from fgg.faithfulness.settings_checks import WHOLE_CURVES
 from fgg.models.arguments import full_precision, whole_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
@@ -33,16 +36,29 @@ from fgg.perturbation.engine import Perturber
         "patches_per_step": {
             "description": "Patches removed per step.", "type": "integer", "minimum": 1, "default": 1,
         },
+        "area_tolerance": {
+            "description": "Measure only the steps that the area needs for an error below this, if the curve is "
+            "monotone between them; null or 0 measures all.",
+            "type": ["number", "null"], "minimum": 0, "exclusiveMaximum": 1, "default": None,
+        },
     },
-    columns={"pixel_flipping_curve": "probability of the class after each step, the clean image's first"},
+    columns={
+        "pixel_flipping_curve": "probability of the class after each step, the clean image's first",
+        "pixel_flipping_measured": "with area_tolerance: which steps are measured; straight lines join them",
+    },
     default=True,
     reads="order",
     place=3,
 )  # fmt: skip
-def pixel_flipping_scores(curves: OrderCurves, protocol: str, patches_per_step: int = 1) -> dict[str, Tensor]:
-    """The area under the curve, and the curve."""
-    found = from_curves(curves, patches_per_step, protocol)
-    return {"pixel_flipping": found.auc, "pixel_flipping_curve": found.curve.float()}
+def pixel_flipping_scores(
+    curves: OrderCurves, protocol: str, patches_per_step: int = 1, area_tolerance: float | None = None
+) -> dict[str, Tensor]:
+    """The area under the curve, the curve, and with a tolerance the steps that are measured."""
+    found = from_curves(curves, patches_per_step, protocol, area_tolerance)
+    columns = {"pixel_flipping": found.auc, "pixel_flipping_curve": found.curve.float()}
+    if area_tolerance:
+        columns["pixel_flipping_measured"] = curves.measured("mif", patches_per_step, area_tolerance)
+    return columns
 
 
 @dataclass
@@ -117,14 +133,22 @@ def evaluate(
     return from_curves(OrderCurves(engine, relevance, target), patches_per_step, protocol)
 
 
-def from_curves(curves: OrderCurves, patches_per_step: int, protocol: str) -> PixelFlipping:
-    """Pixel Flipping from the curves of a batch of maps. Raises FggError for an unknown protocol."""
+def from_curves(
+    curves: OrderCurves, patches_per_step: int, protocol: str, area_tolerance: float | None = None
+) -> PixelFlipping:
+    """Pixel Flipping from the curves of a batch of maps.
+
+    Raises:
+        FggError: an unknown protocol, or a tolerance with the protocol ``thesis``.
+    """
     check_protocol(protocol)
     if protocol == "thesis":
+        if check_tolerance(area_tolerance):
+            raise FggError(f"metrics.pixel_flipping.area_tolerance: {WHOLE_CURVES}")
         patches_per_step = check_step(patches_per_step)
         found = follow(curves.engine, curves.order, curves.target, patches_per_step)
         return PixelFlipping(torch.where(curves.relevance.isnan().any(1), torch.nan, found.auc), found.curve)
-    curve = curves.mif(patches_per_step)
+    curve = curves.mif(patches_per_step, area_tolerance)
     return PixelFlipping(curves.area(curve), curve)
 
 

@@ -25,6 +25,7 @@ from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import channel_values, make_fill
+from fgg.perturbation.passes import Passes
 from fgg.tables import matrix, read_settings, read_table
 
 CLASSES = ("predicted", "target")  # which tables of one model share
@@ -72,8 +73,11 @@ class Scorer:
             self._classes = {name: answered[name].to_pylist() for name in CLASSES}
         self._at_hand: tuple[slice | None, list[tuple[slice, dict[str, Perturber]]]] = (None, [])
         self._jobs = dict(jobs)
+        adaptive = any(own.get("area_tolerance") for own in map(own.settings["metrics"].get, fills))
+        self._curves = CURVES.append(MEASURED) if adaptive else CURVES
         self._explained: dict[str, pa.Table] = {}
         self._maps(self._own)
+        self.passes = Passes()
 
     def _maps(self, key: str) -> pa.Table:
         """A job's attributions. Raises FggError if they belong to other images or another model."""
@@ -108,7 +112,7 @@ class Scorer:
             kept = {name: explained[name][piece].combine_chunks() for name in KEPT}
             found[key] = {"faithfulness": {**kept, **ordered(columns)}}
             if self._jobs[key].curves is not None:
-                found[key]["curves"] = pa.Table.from_pylist(curves, schema=CURVES)
+                found[key]["curves"] = pa.Table.from_pylist(curves, schema=self._curves)
         return found
 
     def _engines(self, piece: slice) -> list[tuple[slice, dict[str, Perturber]]]:
@@ -122,6 +126,7 @@ class Scorer:
     def _engines_of(self, rows: slice) -> dict[str, Perturber]:
         images = self._split.tensors(self._preprocess, rows).to(self._device)
         engine, ids, seed = Perturber(self._model, images), self._split.image_ids[rows], self._settings["seed"]
+        engine.passes = self.passes
         size = patch_size(self._model)
         fills = {fill: make_fill(fill, images, size, self._channels, ids, seed) for fill in self._fills}
         return {"": engine} | {name: engine.using(fill) for name, fill in fills.items()}
@@ -143,6 +148,7 @@ class Scorer:
         if self._masks is not None:
             given["masks"] = self._masks[rows].to(self._device)
         columns: dict[str, Tensor] = {"relevance_ties": tied_patches(relevance)}
+        engines = {fill: engine.for_one_map() for fill, engine in engines.items()}
         own_curves = {fill: OrderCurves(engine, relevance, given["target"]) for fill, engine in engines.items()}
         for measure in self._measures.values():
             given["engine"], given["curves"] = engines[measure.fill], own_curves[measure.fill]
@@ -182,6 +188,7 @@ CURVES = pa.schema(
         ),  # as Parquet names it, so that joined tables are equal
     }
 )
+MEASURED = pa.field("measured", pa.list_(pa.field("element", pa.bool_())))  # with area_tolerance
 
 
 def scores(metric: Metric, given: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 PATCHES_PER_BIN = 4
 PAPER_BINS = 10  # of Wu et al. 2024
+WHOLE_CURVES = "the protocol thesis fills each step with the mean of the image as filled so far, and needs every step; leave it out"
 # One bin has no pairs to compare; the thesis defines the score as 0 then.
 FEWEST_BINS = {"corrected": 2, "thesis": 1, "paper": 2}
 
@@ -47,6 +48,8 @@ def faults(metrics: Mapping[str, Any], patches: int, protocol: str) -> Iterator[
         size = own["subset_size"]
         if size >= patches:
             yield "faithfulness_correlation.subset_size", f"{size} must be below the {patches} patches of an image"
+    if protocol == "thesis" and (metrics.get("pixel_flipping") or {}).get("area_tolerance"):
+        yield "pixel_flipping.area_tolerance", WHOLE_CURVES
     for name, own in metrics.items():
         step = own.get("patches_per_step") if isinstance(own, Mapping) else None
         if isinstance(step, int) and step > patches:

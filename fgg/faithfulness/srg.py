@@ -8,6 +8,7 @@ from typing import Any
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from fgg.faithfulness.adaptive_curves import check_tolerance
 from fgg.faithfulness.order_curves import OrderCurves, order_curves
 from fgg.faithfulness.registry import metric
 from fgg.models.arguments import full_precision, whole_number
@@ -26,14 +27,24 @@ from fgg.models.arguments import full_precision, whole_number
     passes="two per step",
     settings={
         "patches_per_step": {"description": "Patches filled per step.", "type": "integer", "minimum": 1, "default": 5},
+        "area_tolerance": {
+            "description": "Measure only the steps that the two areas need for an error below this, if the curves are "
+            "monotone between them; null or 0 measures all.",
+            "type": ["number", "null"],
+            "minimum": 0,
+            "exclusiveMaximum": 1,
+            "default": None,
+        },
     },
     default=True,
     reads="order",
     place=4,
 )
-def srg_scores(curves: OrderCurves, patches_per_step: int = 5) -> Tensor:
-    """LIF - MIF."""
-    return curves.area(curves.lif(patches_per_step)) - curves.area(curves.mif(patches_per_step))
+def srg_scores(curves: OrderCurves, patches_per_step: int = 5, area_tolerance: float | None = None) -> Tensor:
+    """LIF - MIF; each of the two areas may have half of the tolerance."""
+    tolerance = check_tolerance(area_tolerance)
+    each = tolerance and tolerance / 2
+    return curves.area(curves.lif(patches_per_step, each)) - curves.area(curves.mif(patches_per_step, each))
 
 
 @full_precision

@@ -120,7 +120,9 @@ def _in_layout(weight: Tensor, rows: int) -> Tensor:
 
 
 def _key(weight: Tensor) -> tuple[Any, ...]:
-    return weight.data_ptr(), tuple(weight.shape), weight._version, weight.dtype
+    # Tensors that are made in inference mode have no version; here they are copies in bfloat16, which nobody changes.
+    version = None if weight.is_inference() else weight._version
+    return weight.data_ptr(), tuple(weight.shape), version, weight.dtype
 
 
 class _Product(torch.autograd.Function):

@@ -27,6 +27,7 @@ from fgg.models.finite_logits import check_finite
 from fgg.models.onednn_linear import Kept, reordered_weights
 from fgg.models.vit import check_images, patch_size
 from fgg.perturbation.fills import Fill, impute
+from fgg.perturbation.passes import Passes
 from fgg.perturbation.token_path import Tokens, allows_tokens
 
 MOST_REMEMBERED = 2**26  # number of logits that an engine keeps
@@ -43,6 +44,7 @@ class Perturber:
 
     Attributes:
         fill: what replaces a patch in `logits`; None fills with the mean over channels and pixels.
+        passes: counts of the versions that `logits` was asked for with this fill; engines made from this one share it.
 
     Raises:
         FggError: the images do not fit the model, or ``path="tokens"`` for a model that does not allow it.
@@ -64,7 +66,10 @@ class Perturber:
         self.path = path or ("tokens" if allows_tokens(model) else "pixels")
         self.mean = self.images.float().mean((1, 2, 3))
         self.fill: Fill | None = None
+        self.passes = Passes()
         self._memory: dict[tuple[str, bytes], Tensor] = {}
+        self._of_map: dict[bytes, Tensor] | None = None  # what `for_one_map` keeps
+        self._part = b""  # the images of `part`
         self._weights: Kept = {}
         with self._evaluating():
             self._tokens = Tokens(model, self.images, exact=True) if self.path == "tokens" else None
@@ -76,6 +81,30 @@ class Perturber:
         """The same engine with another fill; what was computed from the clean images is shared."""
         other = copy.copy(self)
         other.fill = fill
+        return other
+
+    def for_one_map(self) -> Perturber:
+        """The same engine for all questions about a batch of maps: it computes a version that several contain once.
+
+        A question is computed without the versions that are known. What an answer is in its last bits therefore depends
+        on the earlier questions about the same maps, and on nothing else.
+        """
+        other = copy.copy(self)
+        other._of_map = {}
+        return other
+
+    def part(self, images: Tensor) -> Perturber:
+        """The engine of some of the images, int64 (b,), ascending; what was computed from the clean images is shared."""
+        if len(images) == len(self.images):
+            return self
+        other = copy.copy(self)
+        other.images, other.mean, other.clean = self.images[images], self.mean[images], self.clean[images]
+        other.fill = self.fill and self.fill.part(images)
+        other._of_map, other._part = None, images.cpu().numpy().tobytes()
+        with self._evaluating():
+            removable = self._removal_tokens() if self.fill is not None and self.fill.kind == "removal" else None
+            other._tokens = self._tokens and self._tokens.part(images)
+            other._removable = other._tokens if removable is self._tokens else removable and removable.part(images)
         return other
 
     def logits(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
@@ -95,11 +124,32 @@ class Perturber:
         if fill is not None or self.fill is None:
             return self._answered(masks, fill)
         packed = np.packbits(masks.cpu().numpy(), axis=-1)
-        question = self.fill.name, hashlib.sha256(packed.tobytes() + str(tuple(masks.shape)).encode()).digest()
-        if question not in self._memory:
-            if sum(known.numel() for known in self._memory.values()) > MOST_REMEMBERED:
-                self._memory.clear()
-            self._memory[question] = self._answered(masks, None)
+        if self._of_map is None:
+            return self._remembered(masks, packed, self.fill)
+        names = [hashlib.sha256(packed[:, version].tobytes()).digest() for version in range(packed.shape[1])]
+        new = {name: version for version, name in enumerate(names) if name not in self._of_map}
+        self.passes.repeated += len(masks) * (len(names) - len(new))
+        if len(new) == len(names):
+            found = self._remembered(masks, packed, self.fill)
+            self._of_map |= dict(zip(names, found.unbind(1), strict=True))
+            return found
+        if new:
+            chosen = list(new.values())
+            found = self._remembered(masks[:, chosen], packed[:, chosen], self.fill)
+            self._of_map |= dict(zip(new, found.unbind(1), strict=True))
+        return torch.stack([self._of_map[name] for name in names], dim=1)
+
+    def _remembered(self, masks: Tensor, packed: np.ndarray, fill: Fill) -> Tensor:
+        """Logits of masks, computed unless the same question was asked before; ``packed`` are the bits of the masks."""
+        text = packed.tobytes() + str(tuple(masks.shape)).encode() + self._part
+        question = fill.name, hashlib.sha256(text).digest()
+        if question in self._memory:
+            self.passes.remembered += masks.shape[0] * masks.shape[1]
+            return self._memory[question]
+        if sum(known.numel() for known in self._memory.values()) > MOST_REMEMBERED:
+            self._memory.clear()
+        self._memory[question] = self._answered(masks, None)
+        self.passes.add(masks, self.model.num_prefix_tokens, removed=fill.kind == "removal")
         return self._memory[question]
 
     def _answered(self, masks: Tensor, fill: Tensor | None) -> Tensor:

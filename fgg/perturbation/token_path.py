@@ -11,6 +11,8 @@ Symbols: B images, V versions of each, N patches, T tokens, D width, K classes.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -57,6 +59,12 @@ class Tokens:
         # Rows 0 to T-1 of an image's table are its clean tokens, rows T to 2T-1 the filled ones.
         self.table = self._pair(self.clean, self.clean)
         self.identity = torch.arange(self.tokens, device=images.device)
+
+    def part(self, images: Tensor) -> Tokens:
+        """The token path of some of the images, int64 (b,)."""
+        other = copy.copy(self)
+        other.embedded, other.clean, other.table = self.embedded[images], self.clean[images], self.table[images]
+        return other
 
     def fill(self, fill: Tensor) -> None:
         """Set the filled half of the table for fill values (B, N)."""

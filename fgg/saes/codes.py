@@ -52,6 +52,8 @@ def codes_of(sae: Any, residual: Tensor, layer: int) -> Tensor:
             f"the SAE for layer {layer} gives codes {tuple(codes.shape)} for a residual stream {tuple(residual.shape)}; "
             f"it must give {features} per token, as many as W_dec has rows"
         )
+    if codes.is_complex():
+        raise FggError(f"the SAE for layer {layer} gives complex codes; it must give real ones")
     codes = codes.detach().reshape(shape).to(residual.device, residual.dtype)
     if not codes.isfinite().all():
         raise FggError(

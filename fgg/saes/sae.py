@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from fgg.checksums import check
 from fgg.data.locations import locate
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 from fgg.saes.formats.registry import sae_formats
 from fgg.saes.normalisation import check_folded
 from fgg.saes.place import CHECKED, check_place
@@ -96,7 +97,8 @@ def check_sae(
         ``checked``; ``unchecked``; or ``unknown`` if the SAE names no place that can be understood.
 
     Raises:
-        FggError: it is a transcoder, its width is another one, or it names another place or another model's weights.
+        FggError: it is a transcoder, its decoder is no finite matrix, its width is another one, or it names another place or
+            another model's weights.
     """
     if not hasattr(sae, "W_dec"):
         raise FggError(f"the SAE for layer {layer} is a {type(sae).__name__}; load it with fgg.load_sae")
@@ -105,7 +107,7 @@ def check_sae(
             f"the SAE for layer {layer} is a {type(sae).__name__}, which maps one place of a model to another; give an "
             "SAE, which reconstructs the place that it reads"
         )
-    width = sae.W_dec.shape[-1]
+    width = _decoder(sae, layer).shape[-1]
     if width != model.embed_dim:
         raise FggError(
             f"the SAE for layer {layer} has width {width}, but the model's residual stream has {model.embed_dim}; "
@@ -117,6 +119,25 @@ def check_sae(
     found = check_place(metadata, layer, len(model.blocks), place)
     check_model(metadata, layer, weights, place)
     return found
+
+
+def _decoder(sae: Any, layer: int) -> Tensor:
+    """W_dec as a tensor. Raises FggError if it is no matrix of finite real numbers."""
+    try:
+        decoder = torch.as_tensor(sae.W_dec)
+    except (TypeError, ValueError, RuntimeError):
+        decoder = torch.empty(())
+    if decoder.ndim != 2 or decoder.is_complex():
+        what = type(sae.W_dec).__name__ if not decoder.ndim else f"{decoder.dtype} {tuple(decoder.shape)}"
+        raise FggError(f"the SAE for layer {layer} has {what} as W_dec; give a float tensor (features, width)")
+    values = decoder.detach() if decoder.layout == torch.strided else decoder.detach().to_dense()
+    if not values.is_meta and not values.isfinite().all():
+        raise FggError(f"the SAE for layer {layer} has NaN or infinite values in W_dec; load its weights again")
+    return decoder
+
+
+def _is_float(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and torch.finfo(tensor.dtype).bits >= 16
 
 
 def build_sae(
@@ -154,6 +175,8 @@ def build_sae(
     missing = [name for name in TENSORS[architecture] if name not in tensors]
     if missing:
         raise FggError(f"the SAE lacks the tensors {', '.join(missing)}")
+    if whole := [name for name in TENSORS[architecture] if not _is_float(tensors[name])]:
+        raise FggError(f"the SAE holds quantised numbers in place of weights in {names(whole)}; save it as float32")
     features, width = tensors["W_dec"].shape if "W_enc" not in tensors else tensors["W_enc"].T.shape
     shapes = {"W_enc": (width, features), "W_dec": (features, width), "b_dec": (width,)}
     for name in TENSORS[architecture]:

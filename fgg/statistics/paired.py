@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fgg.statistics.bootstrap import bootstrap_interval
+from fgg.statistics.bootstrap import Interval, Intervals
 from fgg.statistics.power import equivalence_p, smallest_detectable
 from fgg.statistics.signed_rank import signed_rank_p
 
@@ -38,12 +38,32 @@ def describe(scores: np.ndarray) -> Row:
 
 
 def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, margin: float = MARGIN) -> Row:
+    """Compare two score vectors (n,) whose rows are the same images: the row of `paired_later`, with its interval."""
+    intervals = Intervals(seed)
+    row = paired_later(treatment, baseline, sign, intervals, margin)
+    intervals.settle()
+    return with_interval(row)
+
+
+def with_interval(row: Row) -> Row:
+    """A row of `paired_later`, after its intervals have been settled: ``ci_low`` and ``ci_high`` instead of ``interval``."""
+    found: Interval | None = row.pop("interval", None)
+    if found is None:
+        return row
+    known = np.isfinite([found.low, found.high]).all()
+    ends = {"ci_low": found.low, "ci_high": found.high}
+    return row | ends | {"reason": "" if known else "the bootstrap interval is undefined"}
+
+
+def paired_later(
+    treatment: np.ndarray, baseline: np.ndarray, sign: int, intervals: Intervals, margin: float = MARGIN
+) -> Row:
     """Compare two score vectors (n,) whose rows are the same images.
 
     Pairs with an undefined (NaN) score are left out; ``n_pairs`` and ``n_left_out`` are the two numbers of pairs. The
     other columns describe the remaining pairs: ``mean``, ``sd``, ``sem``, ``median``, ``minimum``, ``maximum`` of the
     treatment and ``baseline_mean``; the mean ``difference``, its standard error ``difference_se`` and its interval
-    ``ci_low``, ``ci_high`` (see `bootstrap_interval`, which takes ``seed``); ``improvement`` = sign x difference;
+    ``ci_low``, ``ci_high`` (see `bootstrap_interval`), which `with_interval` adds; ``improvement`` = sign x difference;
     ``improvement_pct``, relative to |baseline_mean|; ``effect_size``, Cohen's d_z = sign x mean / sd of the differences
     (ddof 1); ``p_value`` of the paired t-test; ``wilcoxon_p`` of the signed-rank test (Wilcoxon 1945: ties are dropped;
     exact where scipy's ``auto`` takes the exact distribution; NaN where all pairs are ties); ``share_improved``, which
@@ -88,14 +108,11 @@ def paired(treatment: np.ndarray, baseline: np.ndarray, sign: int, seed: int, ma
     if np.ptp(differences) <= RESOLUTION:
         reason = "identical scores" if ties.all() else "all differences are equal"
         return row | {"ci_low": mean, "ci_high": mean, "reason": reason}
-    low, high = bootstrap_interval(differences, seed)
     row |= {
-        "ci_low": low,
-        "ci_high": high,
+        "interval": intervals.ask(differences),
         "effect_size": sign * effect_size(differences),
         "p_value": float(stats.ttest_1samp(differences, 0).pvalue),
         "equivalence_p": equivalence_p(differences, margin),
-        "reason": "" if np.isfinite([low, high]).all() else "the bootstrap interval is undefined",
     }
     if not ties.all():
         row["wilcoxon_p"] = signed_rank_p(np.where(ties, 0.0, differences))

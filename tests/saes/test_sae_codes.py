@@ -107,6 +107,7 @@ def test_other_precisions(plain, pictures, source, make_sae, construction, dtype
         ({"give": lambda codes, before: codes[..., :7]}, r"gives codes \(64, 7\) for a residual stream \(4, 16, 24\)"),
         ({"give": lambda codes, before: codes[:3]}, r"gives codes \(3, 40\)"),
         ({"give": lambda codes, before: codes * torch.nan}, r"gives codes that are not finite; in half precision"),
+        ({"give": lambda codes, before: codes.to(torch.complex64)}, "gives complex codes"),
         (
             {"dimensions": (4,)},
             r"cannot encode a tensor \(4, 16, 24\) of torch.float32, nor its tokens as rows \(expected",
@@ -116,6 +117,28 @@ def test_other_precisions(plain, pictures, source, make_sae, construction, dtype
 def test_what_is_refused(plain, pictures, source, change, message):
     with pytest.raises(fgg.FggError, match=rf"the SAE for layer 1 {message}"):
         fgg.attribute(plain, pictures, gate=GATE, saes={1: Plain(source, **change)})
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (lambda own: nn.Linear(4, 3), "Linear as W_dec"),
+        (lambda own: "W", "str as W_dec"),
+        (lambda own: own[0], r"torch.float32 \(24,\) as W_dec"),
+        (lambda own: own.to(torch.complex64), r"torch.complex64 \(\d+, 24\) as W_dec"),
+        (lambda own: own * torch.inf, "NaN or infinite values in W_dec"),
+        (lambda own: (own * torch.nan).numpy(), "NaN or infinite values in W_dec"),
+        (lambda own: own.T.contiguous(), "has width"),
+    ],
+    ids=["module", "text", "vector", "complex", "infinite", "nan", "transposed"],
+)
+def test_decoders_that_are_refused(plain, pictures, source, decoder, message):
+    class Other:
+        W_dec = decoder(source.W_dec.detach())
+        encode = staticmethod(source.encode)
+
+    with pytest.raises(fgg.FggError, match=f"the SAE for layer 1 has .*{message}|the SAE for layer 1 {message}"):
+        fgg.attribute(plain, pictures, gate=GATE, saes={1: Other()})
 
 
 def test_an_object_without_encode(plain, pictures, source):

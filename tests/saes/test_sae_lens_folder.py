@@ -350,3 +350,50 @@ def test_the_statistics_beside_a_checkpoint_are_folded_in(architecture, kind, fo
 @pytest.mark.parametrize("normalize", ["layer_norm", "constant_norm_rescale", "none"])
 def test_what_is_applied_while_encoding_needs_no_folding(folder, normalize):
     assert normalisation.unfolded(load_sae(folder(normalize_activations=normalize))) is None
+
+
+# ---- what sae-lens would drop or convert without a word
+
+
+@pytest.mark.parametrize(
+    ("hook", "fits"),
+    [("blocks.1.hook_resid_post", True), ("blocks.0.hook_resid_post", False), ("blocks.1.hook_mlp_out", False)],
+)
+def test_metadata_without_a_version_is_kept(folder, model, hook, fits):
+    sae = load_sae(folder(metadata={"hook_name": hook, "dataset_path": "mine"}))
+    assert sae.cfg.metadata.hook_name == hook and sae.cfg.metadata["dataset_path"] == "mine"
+    if fits:
+        assert check_sae(sae, model, LAYER) == "checked"
+    else:
+        with pytest.raises(FggError, match=f"was trained on {hook}"):
+            check_sae(sae, model, LAYER)
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn], ids=str)
+def test_quantised_weights_are_refused(folder, kind):
+    whole = {name: (tensor * 10).to(kind) if name == "W_dec" else tensor for name, tensor in tensors().items()}
+    with pytest.raises(FggError, match=r"quantised numbers in place of weights in W_dec \("):
+        load_sae(folder(whole))
+    with pytest.raises(FggError, match="quantised numbers in place of weights in W_dec"):
+        make_sae(whole)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_other_floats_are_read(folder, kind):
+    other = {name: tensor.to(kind) for name, tensor in tensors().items()}
+    torch.testing.assert_close(load_sae(folder(other)).W_enc.detach(), tensors()["W_enc"], atol=2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"apply_b_dec_to_input": "no"}, "apply_b_dec_to_input must be true or false, not 'no'"),
+        ({"apply_b_dec_to_input": 1}, "apply_b_dec_to_input must be true or false, not 1"),
+        ({"reshape_activations": "hook_z"}, "outputs of heads"),
+        ({"reshape_activations": "flat"}, "reshape_activations is 'flat'"),
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind_are_refused(folder, changes, message):
+    with pytest.raises(FggError, match=message):
+        load_sae(folder(**changes))

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from fgg.data.settings_files import read_settings
-from fgg.errors import FggError
+from fgg.errors import FggError, names
 from fgg.models.checkpoints import UNREADABLE, first_line
 from fgg.saes.formats.registry import sae_format
 from fgg.saes.normalisation import SCALER_FILE, fold_saved
@@ -36,6 +37,13 @@ ACTIVATIONS = {
 REFUSED = {
     "temporal": "its codes of a token depend on the tokens before it, and its decoder leaves out what they predict",
 }
+FLAGS = (
+    "apply_b_dec_to_input",
+    "rescale_acts_by_decoder_norm",
+    "finetuning_scaling_factor",
+    "stop_on_duplicate_support",
+)
+FLOATS = ("F64", "F32", "F16", "BF16")
 HOOK_KEYS = ("hook_name", "hook_point")
 LAYER_KEYS = ("hook_layer", "hook_point_layer")
 
@@ -54,6 +62,8 @@ def sae_lens_folder(path: Path) -> Any | None:
     try:
         config = _config(path / SAE_FILES[0])
         architecture, activation = _kind(config)
+        _check_flags(config)
+        _check_types(path / SAE_FILES[1])
         _check_scaler(path / SCALER_FILE)
         if architecture in BATCH_TOP_K:
             sae = _jumprelu(path, config, architecture)
@@ -76,6 +86,26 @@ def _config(file: Path) -> dict[str, Any]:
         return read_settings(file)
     except FggError as error:
         raise ValueError(str(error)) from None
+
+
+def _check_flags(config: Mapping[str, Any]) -> None:
+    """Raise FggError for a setting that is to be true or false and is neither, and for heads in place of a stream."""
+    for name in FLAGS:
+        if not isinstance(config.get(name), bool | None):
+            raise FggError(f"{SAE_FILES[0]}: {name} must be true or false, not {config[name]!r}")
+    if config.get("reshape_activations") not in (None, "none"):
+        raise FggError(
+            f"reshape_activations is {config['reshape_activations']!r}: it was trained on the outputs of heads; give an SAE "
+            "of the residual stream"
+        )
+
+
+def _check_types(file: Path) -> None:
+    """Raise FggError for weights in another type than floats of at least two bytes, which sae-lens would convert."""
+    with safe_open(file, "pt") as opened:
+        types = {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 - no mapping
+    if wrong := [f"{name} ({kind})" for name, kind in types.items() if kind not in FLOATS]:
+        raise FggError(f"holds quantised numbers in place of weights in {names(wrong)}; save the SAE as float32")
 
 
 def _check_scaler(file: Path) -> None:
@@ -195,8 +225,12 @@ def _jumprelu(path: Path, config: Mapping[str, Any], architecture: str) -> Any:
 
 
 def _keep_place(sae: Any, config: Mapping[str, Any]) -> None:
-    """Keep the hook and the layer of older folders, of which sae-lens drops some."""
+    """Keep the hook and the layer of older folders, and the metadata of folders that name no version: sae-lens drops them."""
     metadata = sae.cfg.metadata
+    said = config.get("metadata")
+    for name, value in (said if isinstance(said, Mapping) else {}).items():
+        if metadata.get(name) is None:
+            metadata[name] = value
     hook = next((config[key] for key in HOOK_KEYS if config.get(key)), None)
     layer = next((config[key] for key in LAYER_KEYS if isinstance(config.get(key), int)), None)
     if hook and not metadata.hook_name:

@@ -1,0 +1,97 @@
+"""The probabilities of a batch of maps that were measured while patches were filled, whichever curve asked for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgg.faithfulness.adaptive_curves import Curve, adaptive, straight
+from fgg.faithfulness.checks import probability
+from fgg.perturbation.engine import Perturber
+
+ORDERS = ("mif", "lif")
+
+
+class MeasuredSteps:
+    """Probabilities by order of filling and number of filled patches.
+
+    All curves of a map are made of these: its insertion curve is LIF backwards, and the curves of several step sizes
+    have steps in common.
+
+    Args:
+        engine: an engine of the images, with the fill.
+        order: the patches, most relevant first, int64 (B, N).
+        target: class whose probability is read, int64 (B,).
+    """
+
+    def __init__(self, engine: Perturber, order: Tensor, target: Tensor) -> None:
+        self._engine, self._target = engine, target
+        self._rank = order.argsort(dim=1)  # place of each patch in MIF
+        shape = len(order), engine.patches + 1
+        clean = probability(engine.clean[:, None], target).cpu()
+        # order of filling -> float64 (B, N + 1), and which of them are measured
+        self._value = {name: torch.full(shape, torch.nan, dtype=torch.float64) for name in ORDERS}
+        self._measured = {name: torch.zeros(shape, dtype=torch.bool) for name in ORDERS}
+        for name in ORDERS:
+            self._store(name, torch.tensor([0]), clean)
+
+    def follow(self, kind: str, patches_per_step: int, tolerance: float) -> Curve:
+        """The steps of a curve that its area needs (`adaptive`)."""
+        order, counts = self._grid(kind, patches_per_step)
+        images, steps, before = len(self._rank), len(counts) - 1, self._engine.passes.asked
+
+        def measure(wanted: Tensor) -> Tensor:
+            everywhere = torch.zeros_like(self._measured[order])
+            everywhere[:, counts] = wanted
+            self._ask(order, everywhere)
+            return self._value[order][:, counts]
+
+        curve = adaptive(measure, images, steps, tolerance)
+        needed = int(curve.measured.sum()) - images  # without the clean images
+        self._engine.passes.repeated += needed - (self._engine.passes.asked - before)
+        self._engine.passes.skipped += images * steps - needed
+        return curve
+
+    def keep(self, kind: str, patches_per_step: int, curve: Tensor) -> None:
+        """Keep the steps of a curve that was measured as a whole, float64 (B, S + 1)."""
+        order, counts = self._grid(kind, patches_per_step)
+        self._store(order, counts, curve.cpu())
+
+    def curve(self, kind: str, patches_per_step: int) -> Curve:
+        """A curve with all its steps that are measured so far."""
+        order, counts = self._grid(kind, patches_per_step)
+        value, measured = self._value[order][:, counts], self._measured[order][:, counts]
+        return Curve(straight(value, measured), measured)
+
+    def _grid(self, kind: str, patches_per_step: int) -> tuple[str, Tensor]:
+        """The order in which a curve fills patches, and how many are filled at each step, int64 (S + 1,)."""
+        order, patches = "mif" if kind == "mif" else "lif", self._engine.patches
+        counts = torch.tensor([*range(0, patches, patches_per_step), patches])
+        return order, patches - counts if kind == "insertion" else counts
+
+    def _ask(self, order: str, wanted: Tensor) -> None:
+        """Measure the wanted steps (B, N + 1) that are not known; images that lack equally many share a question."""
+        missing = wanted & ~self._measured[order]
+        lacking = missing.sum(1)
+        for number in lacking.unique().tolist():
+            if not number:
+                continue
+            images = (lacking == number).nonzero()[:, 0]
+            counts = missing[images].nonzero()[:, 1].view(-1, number)
+            device = self._rank.device
+            rank, filled = self._rank[images.to(device), None], counts[..., None].to(device)
+            patches = rank.shape[-1]
+            masks = rank < filled if order == "mif" else rank >= patches - filled
+            engine = self._engine.part(images.to(device))
+            found = probability(engine.logits(masks), self._target[images.to(device)]).cpu()
+            places = images[:, None].expand(counts.shape)
+            self._store(order, (places, counts), found)
+
+    def _store(self, order: str, where: tuple[Tensor, Tensor] | Tensor, value: Tensor) -> None:
+        """Keep probabilities of images and counts, or of all images at some counts."""
+        index = where if isinstance(where, tuple) else (slice(None), where)
+        self._value[order][index] = value
+        self._measured[order][index] = True
+        for name in ORDERS:  # with all patches filled, no order is left
+            self._value[name][:, -1] = self._value[order][:, -1]
+            self._measured[name][:, -1] = self._measured[order][:, -1]

@@ -1,0 +1,57 @@
+"""How many versions of images a job asked for, and how many of them the model had to read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass
+class Passes:
+    """Counts of versions (pairs of an image and a mask).
+
+    Attributes:
+        skipped: steps of a curve that its tolerance made unnecessary.
+        repeated: versions that an earlier question about the same map contained.
+        remembered: versions whose whole question was answered for another map with the same order.
+        computed: versions that the model has read.
+        tokens: tokens of these versions.
+        all_tokens: their tokens if none had been removed.
+    """
+
+    skipped: int = 0
+    repeated: int = 0
+    remembered: int = 0
+    computed: int = 0
+    tokens: int = 0
+    all_tokens: int = 0
+
+    @property
+    def asked(self) -> int:
+        """All versions that the metrics are defined by."""
+        return self.skipped + self.repeated + self.remembered + self.computed
+
+    def add(self, masks: Tensor, prefix: int, removed: bool) -> None:
+        """Count versions (B, V, N) that are computed, of a model with ``prefix`` tokens beside the patches."""
+        versions = masks.shape[0] * masks.shape[1]
+        everything = versions * (masks.shape[2] + prefix)
+        self.computed += versions
+        self.all_tokens += everything
+        self.tokens += everything - (int(masks.sum()) if removed else 0)
+
+    def __str__(self) -> str:
+        parts = {
+            "with the same order as another map": self.remembered,
+            "in an earlier question about the map": self.repeated,
+            "skipped by a tolerance": self.skipped,
+        }
+        saved = [f"{number / self.asked:.1%} {how}" for how, number in parts.items() if number]
+        tokens = (
+            f"; they have {self.tokens / self.all_tokens:.1%} of the tokens" if self.tokens < self.all_tokens else ""
+        )
+        return (
+            f"perturbed images: {self.asked} asked for, {self.computed} computed"
+            + (f" ({', '.join(saved)})" if saved else "")
+            + tokens
+        )
