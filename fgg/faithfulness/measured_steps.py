@@ -27,6 +27,7 @@ class MeasuredSteps:
     def __init__(self, engine: Perturber, order: Tensor, target: Tensor) -> None:
         self._engine, self._target = engine, target
         self._rank = order.argsort(dim=1)  # place of each patch in MIF
+        self._skipped: dict[tuple[str, int], int] = {}  # of the curves so far, by kind and patches per step
         shape = len(order), engine.patches + 1
         clean = probability(engine.clean[:, None], target).cpu()
         # order of filling -> float64 (B, N + 1), and which of them are measured
@@ -38,7 +39,8 @@ class MeasuredSteps:
     def follow(self, kind: str, patches_per_step: int, tolerance: float) -> Curve:
         """The steps of a curve that its area needs (`adaptive`)."""
         order, counts = self._grid(kind, patches_per_step)
-        images, steps, before = len(self._rank), len(counts) - 1, self._engine.passes.asked
+        passes, images = self._engine.passes, len(self._rank)
+        before = passes.asked
 
         def measure(wanted: Tensor) -> Tensor:
             everywhere = torch.zeros_like(self._measured[order])
@@ -46,16 +48,24 @@ class MeasuredSteps:
             self._ask(order, everywhere)
             return self._value[order][:, counts]
 
-        curve = adaptive(measure, images, steps, tolerance)
-        needed = int(curve.measured.sum()) - images  # without the clean images
-        self._engine.passes.repeated += needed - (self._engine.passes.asked - before)
-        self._engine.passes.skipped += images * steps - needed
+        curve = adaptive(measure, images, len(counts) - 1, tolerance)
+        new = passes.asked - before
+        name = kind, patches_per_step
+        if name in self._skipped:  # another tolerance has left fewer steps to skip
+            passes.skipped -= new
+            self._skipped[name] -= new
+        else:
+            self._skipped[name] = int((~curve.measured).sum())
+            passes.skipped += self._skipped[name]
+            passes.repeated += int(curve.measured.sum()) - images - new  # the clean images are never asked for
         return curve
 
     def keep(self, kind: str, patches_per_step: int, curve: Tensor) -> None:
         """Keep the steps of a curve that was measured as a whole, float64 (B, S + 1)."""
         order, counts = self._grid(kind, patches_per_step)
         self._store(order, counts, curve.cpu())
+        self._engine.passes.skipped -= self._skipped.get((kind, patches_per_step), 0)
+        self._skipped[kind, patches_per_step] = 0
 
     def curve(self, kind: str, patches_per_step: int) -> Curve:
         """A curve with all its steps that are measured so far."""

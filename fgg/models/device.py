@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fgg.errors import FggError
+from fgg.models import cards
 from fgg.models.onednn_linear import bf16_products
 
 # The number of threads changes the order of sums. It is fixed instead of following the machine, so that
@@ -24,16 +25,18 @@ GPU_SHARE = 0.3  # share of the GPU's memory for the activations of a batch
 
 
 def resolve(device: str) -> torch.device:
-    """The torch device for ``auto``, ``cpu`` or ``cuda``.
+    """The torch device for ``auto``, ``cpu`` or ``cuda``; of several GPUs, one that this process keeps (`fgg.models.cards`).
 
     Raises:
         FggError: ``cuda`` without a GPU.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise FggError("device: cuda is requested, but torch sees no GPU; set `device: auto` or `device: cpu`")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    if device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu" if device == "auto" else device)
+    number = cards.choose()
+    torch.cuda.set_device(number)
+    return torch.device("cuda", number)
 
 
 @contextlib.contextmanager

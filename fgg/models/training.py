@@ -16,6 +16,8 @@ from torchvision.transforms.v2 import functional as transforms
 from fgg.errors import FggError
 from fgg.models.architectures import FIXED_PATCHES
 from fgg.models.newton_schulz import fast_newton_schulz
+from fgg.models.onednn_training import fast_training
+from fgg.models.stacked_muon import StackedMuon, stackable
 from fgg.models.vit import grid_size, load_model
 from fgg.progress import progress
 
@@ -86,18 +88,19 @@ def train(
                 dropping.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
             loss_sum, correct = 0.0, 0
-            for index in order.split(batch):
-                logits = model(augment(images[index], settings, generator))
-                loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])
-                model.zero_grad(set_to_none=True)
-                loss.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
-                for optimiser, schedule in zip(optimisers, schedules, strict=True):
-                    optimiser.step()
-                    schedule.step()
-                loss_sum += loss.item()
-                correct += int((logits.argmax(-1) == labels[index]).sum())
-                bar.update(len(index))
+            with fast_training(model):
+                for index in order.split(batch):
+                    logits = model(augment(images[index], settings, generator))
+                    loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])
+                    model.zero_grad(set_to_none=True)
+                    loss.backward()
+                    nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
+                    for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                        optimiser.step()
+                        schedule.step()
+                    loss_sum += loss.item()
+                    correct += int((logits.argmax(-1) == labels[index]).sum())
+                    bar.update(len(index))
             if not math.isfinite(loss_sum):
                 raise FggError(
                     f"training diverged in epoch {epoch + 1} (loss {loss_sum}); lower model.train.learning_rate"
@@ -188,7 +191,8 @@ def make_optimisers(model: nn.Module, settings: Mapping[str, Any]) -> list[torch
     optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(rest, lr=settings["learning_rate"])]
     if matrices:
         # Updates as large as AdamW's, whatever the shape of the matrix (Liu et al. 2025, Muon is Scalable).
-        optimisers.append(torch.optim.Muon(matrices, lr=muon, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        kind = StackedMuon if stackable(matrices[0].device) else torch.optim.Muon
+        optimisers.append(kind(matrices, lr=muon, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     return optimisers
 
 

@@ -18,7 +18,7 @@ import yaml
 from fgg.data.settings_files import parse_settings
 from fgg.errors import FggError
 from fgg.pipeline.config_messages import refuse, unfit
-from fgg.pipeline.environment import writable
+from fgg.pipeline.environment import about_cards, cards, writable
 
 CACHE = Path(".snakemake", "fgg", "cache")  # in the working folder, where the home folder cannot be written
 # Caches whose content is worth reading even if nothing can be added: environment variable -> folder.
@@ -47,10 +47,20 @@ def check(given: argparse.Namespace, places: Places) -> None:
         folder = Path(given.directory or ".")
         check_folder(folder)
         _name_user()
-        if remark := provide_cache(folder.absolute(), places):
-            print(remark, file=sys.stderr)
+        for remark in (provide_cache(folder.absolute(), places), _about_gpus(given)):
+            if remark:
+                print(remark, file=sys.stderr)
     except FggError as error:
         sys.exit(f"error: {error}")
+
+
+def _about_gpus(given: argparse.Namespace) -> str | None:
+    """What `about_cards` says, where jobs run on this machine."""
+    if getattr(given, "executor", None) not in (None, "local", "dryrun") or getattr(given, "dryrun", False):
+        return None
+    asked = (getattr(given, "resources", None) or {}).get("gpu")
+    number = getattr(asked, "value", asked)
+    return about_cards(number if isinstance(number, int) else None, cards())
 
 
 def check_configuration(path: Path) -> None:

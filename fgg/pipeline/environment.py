@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -22,6 +23,34 @@ def accelerators(device: str, local: bool) -> int:
         present = any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/kfd"))
         return int(present or not local)
     return int(device == "cuda")
+
+
+def cards(devices: Path = Path("/dev")) -> int:
+    """The number of NVIDIA GPUs of this machine that programs may see, without asking CUDA."""
+    present = sum(re.fullmatch(r"nvidia\d+", node.name) is not None for node in devices.glob("nvidia*"))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return present
+    shown: list[str] = []
+    for name in filter(None, map(str.strip, visible.split(","))):
+        if name == "-1":  # CUDA shows what stands before it
+            break
+        shown.append(name)
+    return len(set(shown)) if present else 0
+
+
+def about_cards(asked: int | None, present: int) -> str | None:
+    """A note about a number of GPU jobs at once that does not fit the number of GPUs; None if it fits.
+
+    Args:
+        asked: ``gpu`` of ``--resources``, None if it is not given.
+        present: the number of GPUs of this machine.
+    """
+    if asked is None and present > 1:
+        return f"note: this machine has {present} GPUs, and one job at a time uses one; all at once: --resources=gpu={present}"
+    if asked is not None and 0 < present < asked:
+        return f"note: --resources=gpu={asked}, but this machine has {present}; jobs beyond that share one"
+    return None
 
 
 def doubled(first: int) -> Callable[..., int]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fgg.errors import FggError
-from fgg.models import onednn_linear
+from fgg.models import cards, onednn_linear
 from fgg.models.device import _bf16, arithmetic, halved, images_per_batch, resolve, rows_per_batch
 from fgg.models.vit import load_model
 
@@ -19,7 +19,9 @@ def test_devices(monkeypatch):
     with pytest.raises(FggError, match="device: cuda is requested, but torch sees no GPU"):
         resolve("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert resolve("auto") == resolve("cuda") == torch.device("cuda") and resolve("cpu") == CPU
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    monkeypatch.setattr(cards, "choose", lambda: 0)
+    assert resolve("auto") == resolve("cuda") == torch.device("cuda", 0) and resolve("cpu") == CPU
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
