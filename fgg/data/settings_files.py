@@ -56,7 +56,7 @@ def _yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        _check_size(node)
+        _check_nodes(node)
         return loader.construct_document(node)
     except (OverflowError, TypeError, AttributeError) as error:  # values that YAML's own types cannot hold
         raise ValueError(str(error)) from None
@@ -64,8 +64,8 @@ def _yaml(text: str) -> Any:
         loader.dispose()
 
 
-def _check_size(root: yaml.Node) -> None:
-    """Raise ValueError if a tree of nodes stands for more than `MOST_VALUES` values, or contains itself."""
+def _check_nodes(root: yaml.Node) -> None:
+    """Raise ValueError if a tree of nodes stands for more than `MOST_VALUES` values, contains itself, or names a key twice."""
     sizes: dict[int, int | None] = {}  # None while a node's parts are being counted
 
     def size(node: yaml.Node) -> int:
@@ -77,6 +77,8 @@ def _check_size(root: yaml.Node) -> None:
                 raise ValueError("a part of it contains itself")
             return known
         sizes[id(node)] = None
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
         parts = node.value if isinstance(node, yaml.SequenceNode) else [each for pair in node.value for each in pair]
         total = 1 + sum(size(part) for part in parts)
         if total > MOST_VALUES:
@@ -85,6 +87,17 @@ def _check_size(root: yaml.Node) -> None:
         return total
 
     size(root)
+
+
+def _check_keys(node: yaml.MappingNode) -> None:
+    """Raise ValueError if a mapping names a key twice; YAML's reader would silently keep the last one."""
+    seen: set[tuple[str, str]] = set()
+    for key, _ in node.value:
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        if (key.tag, key.value) in seen:
+            raise ValueError(f"line {key.start_mark.line + 1}: the key {key.value!r} is there twice")
+        seen.add((key.tag, key.value))
 
 
 def _short(error: Exception) -> str:

@@ -21,6 +21,7 @@ from torch.nn import functional
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 # The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
 _PRODUCT = getattr(_OPERATORS, "_linear_pointwise", None)
+_memory: Any = torch.utils.deterministic
 
 
 @contextlib.contextmanager
@@ -32,14 +33,14 @@ def fast_training(model: nn.Module) -> Iterator[None]:
     has been replaced already are left as they are.
     """
     changed = [module for module in model.modules() if type(module) is nn.Linear and "forward" not in vars(module)]
-    filled = torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    filled = _memory.fill_uninitialized_memory
+    _memory.fill_uninitialized_memory = False
     for module in changed:
         module.forward = partial(_forward, module)  # type: ignore[method-assign]
     try:
         yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        _memory.fill_uninitialized_memory = filled
         for module in changed:
             del module.forward
 

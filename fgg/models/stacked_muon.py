@@ -7,7 +7,6 @@ updates are the same: byte for byte on an AMD EPYC (Zen 5).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,8 +27,8 @@ class StackedMuon(Muon):
     """PyTorch's Muon with its arguments and its state; only the step is different."""
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update the matrices, which have gradients (M, N) in float32, once."""
+    def step(self, closure: Any = None) -> Any:
+        """Update the matrices (M, N), float32, by their gradients; returns the loss of the closure, if there is one."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -43,8 +42,8 @@ class StackedMuon(Muon):
             for index, param in enumerate(params):
                 alike.setdefault(param.shape, []).append(index)
             for indices in alike.values():
-                chosen = ([tensors[index] for index in indices] for tensors in (params, grads, averages))
-                _update(*chosen, group)
+                own, new, mean = ([tensors[index] for index in indices] for tensors in (params, grads, averages))
+                _update(own, new, mean, group)
         return loss
 
 

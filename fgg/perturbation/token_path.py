@@ -97,8 +97,9 @@ class Tokens:
         most ``rows`` of them at once.
         """
         table = self.table[:, : self.tokens].flatten(0, 1)
-        batch, versions, patches = masks.shape
-        gone = masks.flatten(0, 1)
+        device, (batch, versions, patches) = table.device, masks.shape
+        # What decides the shapes of the passes is read from a GPU once, here, so that none of them waits for another.
+        gone, identity = masks.flatten(0, 1).cpu(), self.identity[: self.prefix].cpu()
         counts = gone.sum(1)
         logits = table.new_full((len(gone), self.model.num_classes), torch.nan, dtype=torch.float32)
         for count in counts.unique().tolist():
@@ -106,10 +107,11 @@ class Tokens:
                 continue
             for members in (counts == count).nonzero()[:, 0].split(rows):
                 kept = (~gone[members]).nonzero()[:, 1].view(len(members), patches - count)
-                index = torch.cat([self.identity[: self.prefix].expand(len(members), -1), kept + self.prefix], dim=1)
-                rows_of = index + self.tokens * (members // versions)[:, None]
-                tokens = table.index_select(0, rows_of.flatten()).view(*index.shape, -1)
-                logits[members] = self._blocks(tokens, kept).float()
+                index = torch.cat([identity.expand(len(members), -1), kept + self.prefix], dim=1)
+                rows_of = (index + self.tokens * (members // versions)[:, None]).flatten()
+                tokens = table.index_select(0, moved(rows_of, device)).view(*index.shape, -1)
+                found = self._blocks(tokens, moved(kept, device)).float()
+                logits.index_copy_(0, moved(members, device), found)
         return logits.view(batch, versions, -1)
 
     def _blocks(self, rows: Tensor, kept: Tensor | None = None) -> Tensor:
@@ -139,6 +141,11 @@ class Tokens:
             return tokens
         block = self.model.blocks[0]
         return torch.cat([tokens, block.attn.qkv(block.norm1(tokens)).to(tokens.dtype)], dim=-1)
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the CPU on a device; a GPU fetches them while the CPU goes on."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from typing import Protocol
 import yaml
 
 from fgg.data.settings_files import parse_settings
-from fgg.errors import FggError
+from fgg.errors import FggError, once_each
 from fgg.pipeline.config_messages import refuse, unfit
 from fgg.pipeline.environment import about_cards, cards, writable
 
@@ -90,7 +90,7 @@ def check_configuration(path: Path) -> None:
 def _parse(text: str) -> None:
     """Parse settings as Snakemake does, and look for aliases without bound, which it would follow."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once_each)
     except ValueError:
         value = parse_settings(text, "YAML")  # merged mappings would grow before they could be counted
     if isinstance(value, dict) and not value.get("__use_yte__"):

@@ -227,6 +227,8 @@ YAMLS: dict[str, tuple[str, str]] = {
     "a list as key": ("? [1, 2]\n: 3\n", "."),
     "a number of 10,000 digits": ("a: " + "9" * 10_000, "."),
     "a date that is none": ("a: 2024-99-99\n", "."),
+    "a key twice": ("a: 1\nb: 2\na: 3\n", "line [35]: the key 'a' is there twice"),
+    "a key twice, further in": ("a: {x: [{y: 1, 'y': 2}]}\n", "the key 'y' is there twice"),
     "two documents": ("a: 1\n---\nb: 2\n", "."),
     "not closed": ("a: [1\n", "."),
     "control characters": ("a: \x07\n", "."),
@@ -279,15 +281,15 @@ def test_a_configuration_that_is_nested_too_deeply():
         refuse(unfit({"datasets": own}))
 
 
-@pytest.mark.parametrize("kind", [*YAMLS, "JSON nested", "JSON list"])
+@pytest.mark.parametrize("kind", [*YAMLS, "JSON nested", "JSON list", "JSON twice"])
 def test_the_file_of_the_configuration(tmp_path, kind):
     """Snakemake loads it before any rule of fgg can look; it is looked at before that."""
-    made = {"JSON nested": '{"a": ' + "[" * NESTED, "JSON list": "[" * NESTED}
+    made = {"JSON nested": '{"a": ' + "[" * NESTED, "JSON list": "[" * NESTED, "JSON twice": '{"a": 1, "a": 2}'}
     (tmp_path / "mine.yaml").write_text(made.get(kind) or YAMLS[kind][0])
     with refused("--configfile .*mine.yaml is (not valid YAML|nested too deeply)", 64, tmp_path):
         check_configuration(tmp_path / "mine.yaml")
 
 
 def test_a_configuration_of_many_aliases_that_fit(tmp_path):
-    (tmp_path / "mine.yaml").write_text("a: &a {x: [1, 2]}\nb: [*a, *a]\nc: {<<: *a, y: 1}\n")
+    (tmp_path / "mine.yaml").write_text("a: &a {x: [1, 2]}\nb: [*a, *a]\nc: {<<: *a, x: 1}\n1: a\n'1': b\n")
     check_configuration(tmp_path / "mine.yaml")
