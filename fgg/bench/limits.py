@@ -9,6 +9,7 @@ Symbols: T tokens, D width, M width of the MLP's hidden layer, K classes, P numb
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,9 +51,9 @@ def matrix_rate(model: Any, rows: int, device: torch.device, precision: str) -> 
             weight, bias = torch.randn(outer, inner, device=device), torch.randn(outer, device=device)
             low = x.bfloat16(), weight.bfloat16(), bias.bfloat16()
             ways = {
-                "torch": lambda x=x, w=weight, b=bias: functional.linear(x, w, b),
-                "fgg": lambda x=x, w=weight, b=bias: linear(x, w, b),
-                "bf16": lambda low=low: functional.linear(*low),
+                "torch": partial(functional.linear, x, weight, bias),
+                "fgg": partial(linear, x, weight, bias),
+                "bf16": partial(functional.linear, *low),
             }
             work += 2 * x.shape[0] * inner * outer
             with bf16_products():
