@@ -34,6 +34,7 @@ _PLACES = {
     "Preprocess": "fgg.data.preprocess",
     "faithfulness_correlation": "fgg.faithfulness.faithfulness_correlation",
     "draw_subsets": "fgg.faithfulness.faithfulness_correlation",
+    "read_results": "fgg.results",
 }
 
 _ROOMS = ("plot",)  # modules that are reached as fgg.plot

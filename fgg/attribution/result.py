@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fgg.errors import FggError
 
-@dataclass
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(repr=False)
 class Attribution:
     """Relevance of the patches, and the model's prediction. B images, N patches, K classes.
 
@@ -33,6 +39,33 @@ class Attribution:
     gates: dict[int, Tensor] = field(default_factory=dict)
     scores: dict[int, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        images, patches = self.relevance.shape
+        gated = f", gates at layers {', '.join(map(str, self.gates))}" if self.gates else ""
+        return f"Attribution({images} images, {patches} patches, target {self.target.tolist()[:8]}{gated})"
+
+    def to_dataframe(self, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """A row per image and patch: ``image_id``, ``patch`` (row by row, from 0), ``relevance``, and the layers' gates and scores.
+
+        Args:
+            image_ids: names of the images; None numbers them.
+
+        Raises:
+            FggError: the number of names is not that of the images.
+        """
+        import pandas as pd
+
+        images, patches = self.relevance.shape
+        ids = [str(number) for number in range(images)] if image_ids is None else list(image_ids)
+        if len(ids) != images:
+            raise FggError(f"{len(ids)} image_ids for {images} images")
+        maps = {"relevance": self.relevance}
+        maps |= {f"gate_{layer}": values for layer, values in self.gates.items()}
+        maps |= {f"score_{layer}": values for layer, values in self.scores.items()}
+        columns = {name: values.detach().cpu().flatten().numpy() for name, values in maps.items()}
+        places = {"image_id": np.repeat(ids, patches), "patch": np.tile(np.arange(patches), images)}
+        return pd.DataFrame({**places, **columns})
 
 
 def join(parts: Sequence[Attribution]) -> Attribution:
