@@ -18,6 +18,7 @@ from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
 from fgg.faithfulness.registry import metrics
 from fgg.jobs.command import command
+from fgg.pipeline.start import add_run, own_words, run
 from fgg.share.command import add_share, share
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> None:
     """Run the part that is named, or show the help."""
     parser = _parser()
-    arguments = parser.parse_args(argv)
+    words, rest = list(sys.argv[1:] if argv is None else argv), []
+    if words[:1] == ["run"]:
+        words, rest = own_words(words)
+    arguments = parser.parse_args(words)
     if arguments.part is None:
         parser.print_help()
         return
@@ -54,6 +58,13 @@ def main(argv: list[str] | None = None) -> None:
             explain(arguments)
         elif arguments.part == "share":
             share(arguments)
+        elif arguments.part == "run":
+            if status := run(arguments, rest):
+                sys.exit(status)
+        elif arguments.part == "bench":
+            from fgg.bench.__main__ import main as bench
+
+            sys.exit(bench(arguments.options))
         else:
             print("\n".join(LISTS[arguments.part]()))
         if sys.stdout is not None:  # closed, such as by >&-
@@ -66,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fgg",
         description="Are Vision Transformer explanations more faithful when gated with sparse autoencoder features?",
-        epilog="The experiments themselves run with `make results`, or with Snakemake; see the README.",
+        epilog="The experiments run with `fgg run`, `make results`, or Snakemake itself; see the README.",
     )
     parser.add_argument("--version", action="version", version=f"fgg {__version__}")
     parts = parser.add_subparsers(dest="part", metavar="COMMAND", title="commands")
@@ -74,7 +85,13 @@ def _parser() -> argparse.ArgumentParser:
         "explain", help="explain images: prediction, SAE features, and a picture of the maps", description=ABOUT,
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
+    add_run(parts)
     add_share(parts)
+    bench = parts.add_parser(
+        "bench", help="measure speed on this machine, against its limit and other libraries",
+        description="Measure speed on this machine; see python -m fgg.bench --help for the options.", add_help=False,
+    )  # fmt: skip
+    bench.add_argument("options", nargs=argparse.REMAINDER)
     parts.add_parser("methods", help="list the attribution methods", description="List the attribution methods.")
     parts.add_parser("metrics", help="list the faithfulness metrics", description="List the faithfulness metrics.")
     part.add_argument(

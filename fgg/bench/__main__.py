@@ -62,9 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both sides")
     parser.add_argument("--seconds", type=float, default=4.0, help="least time per measurement and side")
-    parser.add_argument(
-        "--logs", type=Path, default=Path("logs"), help="logs of the last run, for the cost of start-up"
-    )
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="logs of the last run, for its start-up")
     parser.add_argument("--memory", type=int, metavar="IMAGES", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)

@@ -80,22 +80,18 @@ class MeasuredSteps:
         return order, patches - counts if kind == "insertion" else counts
 
     def _ask(self, order: str, wanted: Tensor) -> None:
-        """Measure the wanted steps (B, N + 1) that are not known; images that lack equally many share a question."""
+        """Measure the wanted steps (B, N + 1) that are not known."""
         missing = wanted & ~self._measured[order]
-        lacking = missing.sum(1)
-        for number in lacking.unique().tolist():
-            if not number:
-                continue
-            images = (lacking == number).nonzero()[:, 0]
-            counts = missing[images].nonzero()[:, 1].view(-1, number)
-            device = self._rank.device
-            rank, filled = self._rank[images.to(device), None], counts[..., None].to(device)
-            patches = rank.shape[-1]
-            masks = rank < filled if order == "mif" else rank >= patches - filled
-            engine = self._engine.part(images.to(device))
-            found = probability(engine.logits(masks), self._target[images.to(device)]).cpu()
-            places = images[:, None].expand(counts.shape)
-            self._store(order, (places, counts), found)
+        images, filled = missing.nonzero(as_tuple=True)
+        if not len(images):
+            return
+        device = self._rank.device
+        owners, number = images.to(device), filled.to(device)[:, None]
+        rank, patches = self._rank[owners], self._engine.patches
+        masks = rank < number if order == "mif" else rank >= patches - number
+        logits = self._engine.single_logits(owners, masks)
+        found = probability(logits[:, None], self._target[owners])[:, 0]
+        self._store(order, (images, filled), found.cpu())
 
     def _store(self, order: str, where: tuple[Tensor, Tensor] | Tensor, value: Tensor) -> None:
         """Keep probabilities of images and counts, or of all images at some counts."""

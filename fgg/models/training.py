@@ -88,7 +88,7 @@ def train(
                 dropping.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
             loss_sum, correct = 0.0, 0
-            with fast_training(model):
+            with fast_training(model, settings.get("onednn", False)):
                 for index in order.split(batch):
                     logits = model(augment(images[index], settings, generator))
                     loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])

@@ -69,7 +69,6 @@ class Perturber:
         self.passes = Passes()
         self._memory: dict[tuple[str, bytes], Tensor] = {}
         self._of_map: dict[bytes, Tensor] | None = None  # what `for_one_map` keeps
-        self._part = b""  # the images of `part`
         self._weights: Kept = {}
         with self._evaluating():
             self._tokens = Tokens(model, self.images, exact=True) if self.path == "tokens" else None
@@ -93,20 +92,6 @@ class Perturber:
         other._of_map = {}
         return other
 
-    def part(self, images: Tensor) -> Perturber:
-        """The engine of some of the images, int64 (b,), ascending; what was computed from the clean images is shared."""
-        if len(images) == len(self.images):
-            return self
-        other = copy.copy(self)
-        other.images, other.mean, other.clean = self.images[images], self.mean[images], self.clean[images]
-        other.fill = self.fill and self.fill.part(images)
-        other._of_map, other._part = None, images.cpu().numpy().tobytes()
-        with self._evaluating():
-            removable = self._removal_tokens() if self.fill is not None and self.fill.kind == "removal" else None
-            other._tokens = self._tokens and self._tokens.part(images)
-            other._removable = other._tokens if removable is self._tokens else removable and removable.part(images)
-        return other
-
     def logits(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
         """Logits of the versions. Repeated calls with equal arguments return stored, bitwise equal logits.
 
@@ -125,43 +110,63 @@ class Perturber:
             return self._answered(masks, fill)
         packed = np.packbits(masks.cpu().numpy(), axis=-1)
         if self._of_map is None:
-            return self._remembered(masks, packed, self.fill)
+            return self._remembered(masks, packed)
         names = [hashlib.sha256(packed[:, version].tobytes()).digest() for version in range(packed.shape[1])]
         new = {name: version for version, name in enumerate(names) if name not in self._of_map}
         self.passes.repeated += len(masks) * (len(names) - len(new))
         if len(new) == len(names):
-            found = self._remembered(masks, packed, self.fill)
+            found = self._remembered(masks, packed)
             self._of_map |= dict(zip(names, found.unbind(1), strict=True))
             return found
         if new:
             chosen = list(new.values())
-            found = self._remembered(masks[:, chosen], packed[:, chosen], self.fill)
+            found = self._remembered(masks[:, chosen], packed[:, chosen])
             self._of_map |= dict(zip(new, found.unbind(1), strict=True))
         return torch.stack([self._of_map[name] for name in names], dim=1)
 
-    def _remembered(self, masks: Tensor, packed: np.ndarray, fill: Fill) -> Tensor:
-        """Logits of masks, computed unless the same question was asked before; ``packed`` are the bits of the masks."""
-        text = packed.tobytes() + str(tuple(masks.shape)).encode() + self._part
-        question = fill.name, hashlib.sha256(text).digest()
+    def single_logits(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Logits of one version of each named image, with the engine's own fill; an image may be named several times.
+
+        Args:
+            images: their numbers, int64 (R,).
+            masks: bool (R, N), True where a patch is filled.
+
+        Returns:
+            float32 (R, K), as `logits` gives them.
+        """
+        return self._remembered(masks[:, None], np.packbits(masks[:, None].cpu().numpy(), axis=-1), images)[:, 0]
+
+    def _remembered(self, masks: Tensor, packed: np.ndarray, owners: Tensor | None = None) -> Tensor:
+        """Logits of masks, computed unless the same question was asked before.
+
+        Args:
+            packed: the bits of the masks.
+            owners: the images' numbers, if they are not those of the masks.
+        """
+        text = packed.tobytes() + str(tuple(masks.shape)).encode()
+        text += b"" if owners is None else owners.cpu().numpy().tobytes()
+        question = "" if self.fill is None else self.fill.name, hashlib.sha256(text).digest()
         if question in self._memory:
             self.passes.remembered += masks.shape[0] * masks.shape[1]
             return self._memory[question]
         if sum(known.numel() for known in self._memory.values()) > MOST_REMEMBERED:
             self._memory.clear()
-        self._memory[question] = self._answered(masks, None)
-        self.passes.add(masks, self.model.num_prefix_tokens, removed=fill.kind == "removal")
+        self._memory[question] = self._answered(masks, None, owners)
+        versions, tokens = masks.shape[0] * masks.shape[1], self.patches + self.model.num_prefix_tokens
+        removed = np.unpackbits(packed).sum() if self.fill is not None and self.fill.kind == "removal" else 0
+        self.passes.add(versions, versions * tokens, int(removed))
         return self._memory[question]
 
-    def _answered(self, masks: Tensor, fill: Tensor | None) -> Tensor:
+    def _answered(self, masks: Tensor, fill: Tensor | None, owners: Tensor | None = None) -> Tensor:
         while True:
             try:
-                return self._logits(masks, fill)
+                return self._logits(masks, fill, owners)
             except torch.OutOfMemoryError:
                 self.rows = halved(self.rows, "perturbed images per forward pass")
 
-    def _logits(self, masks: Tensor, fill: Tensor | None) -> Tensor:
+    def _logits(self, masks: Tensor, fill: Tensor | None, owners: Tensor | None = None) -> Tensor:
         batch, versions, patches = masks.shape
-        if batch != len(self.images) or patches != self.patches:
+        if (owners is None and batch != len(self.images)) or patches != self.patches:
             expected = f"({len(self.images)}, V, {self.patches})"
             raise FggError(f"masks are {tuple(masks.shape)}, expected {expected}")
         kind = "value" if fill is not None or self.fill is None else self.fill.kind
@@ -171,22 +176,23 @@ class Perturber:
             if kind in ("value", "image") and self._tokens is not None and versions and masks.any():
                 self._tokens.exchange(values) if kind == "image" else self._tokens.fill(values)
             if kind == "removal" and batch:
-                out = self._removal_tokens().without(masks, self.rows)
-            for images, chosen in self._plan(batch, versions) if out is None else ():
-                part = masks[images, chosen]
+                out = self._removal_tokens().without(masks, self.rows, owners)
+            for rows, chosen in self._plan(batch, versions) if out is None else ():
+                part, images = masks[rows, chosen], rows if owners is None else owners[rows]
                 if kind != "imputation" and self._tokens is not None:
                     logits = self._tokens.forward(images, part)
                 else:
                     logits = self._pixels(images, part, kind, values)
                 if out is None:
                     out = logits.new_empty(batch, versions, logits.shape[-1], dtype=torch.float32)
-                out[images, chosen] = logits.view(*part.shape[:2], -1).float()
+                out[rows, chosen] = logits.view(*part.shape[:2], -1).float()
         if out is None:
             return self.images.new_empty(batch, versions, self.model.num_classes, dtype=torch.float32)
         undefined = masks.all(-1) if kind == "removal" else masks.new_zeros(())
         if not (out.isfinite().all(-1) | undefined).all():
             with self._evaluating():
-                check_finite(self.model, self.images, out.masked_fill(undefined.expand(out.shape[:2])[..., None], 0.0))
+                images = self.images if owners is None else self.images[owners]
+                check_finite(self.model, images, out.masked_fill(undefined.expand(out.shape[:2])[..., None], 0.0))
         return out
 
     def _removal_tokens(self) -> Tokens:
@@ -215,7 +221,7 @@ class Perturber:
             for start in range(0, versions, length):
                 yield slice(first, min(first + together, batch)), slice(start, min(start + length, versions))
 
-    def _pixels(self, images: slice, masks: Tensor, kind: str, values: Tensor) -> Tensor:
+    def _pixels(self, images: slice | Tensor, masks: Tensor, kind: str, values: Tensor) -> Tensor:
         pixels = self.images[images]
         height, width = patch_size(self.model)
 

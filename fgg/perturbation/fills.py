@@ -43,11 +43,6 @@ class Fill:
     values: Tensor | None = None
     noise: Tensor | None = None
 
-    def part(self, images: Tensor) -> Fill:
-        """The fill of some of the images, int64 (b,)."""
-        values, noise = (None if given is None else given[images] for given in (self.values, self.noise))
-        return Fill(self.name, self.kind, values, noise)
-
 
 def fill_name(fill: str | float) -> str:
     """A fill's name in the tables. Raises FggError for an unknown name, or a number that is not finite."""

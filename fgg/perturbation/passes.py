@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import Tensor
-
 
 @dataclass
 class Passes:
@@ -32,13 +30,11 @@ class Passes:
         """All versions that the metrics are defined by."""
         return self.skipped + self.repeated + self.remembered + self.computed
 
-    def add(self, masks: Tensor, prefix: int, removed: bool) -> None:
-        """Count versions (B, V, N) that are computed, of a model with ``prefix`` tokens beside the patches."""
-        versions = masks.shape[0] * masks.shape[1]
-        everything = versions * (masks.shape[2] + prefix)
+    def add(self, versions: int, tokens: int, removed: int = 0) -> None:
+        """Count versions that are computed, all their tokens, and how many of these were removed."""
         self.computed += versions
-        self.all_tokens += everything
-        self.tokens += everything - (int(masks.sum()) if removed else 0)
+        self.all_tokens += tokens
+        self.tokens += tokens - removed
 
     def __str__(self) -> str:
         parts = {

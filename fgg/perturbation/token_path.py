@@ -11,8 +11,6 @@ Symbols: B images, V versions of each, N patches, T tokens, D width, K classes.
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -60,12 +58,6 @@ class Tokens:
         self.table = self._pair(self.clean, self.clean)
         self.identity = torch.arange(self.tokens, device=images.device)
 
-    def part(self, images: Tensor) -> Tokens:
-        """The token path of some of the images, int64 (b,)."""
-        other = copy.copy(self)
-        other.embedded, other.clean, other.table = self.embedded[images], self.clean[images], self.table[images]
-        return other
-
     def fill(self, fill: Tensor) -> None:
         """Set the filled half of the table for fill values (B, N)."""
         proj = self.model.patch_embed.proj
@@ -81,26 +73,28 @@ class Tokens:
         """Set the filled half of the table to the patches of other images (B, C, H, W)."""
         self.table = self._pair(self.clean, self._row(self._normed(self.model.patch_embed.proj(images))))
 
-    def forward(self, images: slice, masks: Tensor) -> Tensor:
-        """Logits of versions given by masks (b, v, N) of the images: (b * v, K)."""
+    def forward(self, images: slice | Tensor, masks: Tensor) -> Tensor:
+        """Logits of versions given by masks (b, v, N) of the images, a slice or their numbers (b,): (b * v, K)."""
         batch, versions, _ = masks.shape
-        table = self.table[images]
+        table = self.table if isinstance(images, Tensor) else self.table[images]
+        owners = images if isinstance(images, Tensor) else torch.arange(batch, device=masks.device)
         index = self.identity + self.tokens * torch.nn.functional.pad(masks, (self.prefix, 0)).long()
-        index = index + 2 * self.tokens * torch.arange(batch, device=index.device)[:, None, None]
+        index = index + 2 * self.tokens * owners[:, None, None]
         rows = table.flatten(0, 1).index_select(0, index.flatten()).view(batch * versions, self.tokens, -1)
         return self._blocks(rows)
 
-    def without(self, masks: Tensor, rows: int) -> Tensor:
+    def without(self, masks: Tensor, rows: int, owners: Tensor | None = None) -> Tensor:
         """Logits of versions (B, V, N) whose masked patches are left out: float32 (B, V, K).
 
         NaN where no token is left that the head reads. Versions with the same number of tokens share a forward pass, at
-        most ``rows`` of them at once.
+        most ``rows`` of them at once. ``owners`` (B,) are the images' numbers, if they are not those of the masks.
         """
         table = self.table[:, : self.tokens].flatten(0, 1)
         device, (batch, versions, patches) = table.device, masks.shape
         # What decides the shapes of the passes is read from a GPU once, here, so that none of them waits for another.
         gone, identity = masks.flatten(0, 1).cpu(), self.identity[: self.prefix].cpu()
         counts = gone.sum(1)
+        images = (torch.arange(batch) if owners is None else owners.cpu()).repeat_interleave(versions)
         logits = table.new_full((len(gone), self.model.num_classes), torch.nan, dtype=torch.float32)
         for count in counts.unique().tolist():
             if count == patches and not self.reads_prefix:
@@ -108,7 +102,7 @@ class Tokens:
             for members in (counts == count).nonzero()[:, 0].split(rows):
                 kept = (~gone[members]).nonzero()[:, 1].view(len(members), patches - count)
                 index = torch.cat([identity.expand(len(members), -1), kept + self.prefix], dim=1)
-                rows_of = (index + self.tokens * (members // versions)[:, None]).flatten()
+                rows_of = (index + self.tokens * images[members][:, None]).flatten()
                 tokens = table.index_select(0, moved(rows_of, device)).view(*index.shape, -1)
                 found = self._blocks(tokens, moved(kept, device)).float()
                 logits.index_copy_(0, moved(members, device), found)

@@ -99,7 +99,7 @@ def test_a_models_gradients(monkeypatch):
     calls = []
     product = onednn_training._PRODUCT
     monkeypatch.setattr(onednn_training, "_PRODUCT", lambda *each: calls.append(each[0].shape) or product(*each))
-    found = steps(model, fast_training(model))
+    found = steps(model, fast_training(model, True))
     layers = sum(type(module) is nn.Linear for module in model.modules())
     assert len(calls) == 3 * layers
     assert found.keys() == expected.keys()
@@ -114,7 +114,7 @@ def test_the_model_and_the_filling_of_memory_are_as_before():
     replaced.forward = own = lambda x: functional.linear(x, replaced.weight, replaced.bias)
     before = {name: vars(module).get("forward") for name, module in model.named_modules()}
     filled = torch.utils.deterministic.fill_uninitialized_memory
-    with pytest.raises(KeyError), fast_training(model):
+    with pytest.raises(KeyError), fast_training(model, True):
         assert replaced.forward is own and "forward" in vars(model.head)
         assert not torch.utils.deterministic.fill_uninitialized_memory
         raise KeyError
@@ -125,13 +125,16 @@ def test_the_model_and_the_filling_of_memory_are_as_before():
 @pytest.mark.skipif(onednn_training._PRODUCT is None, reason="PyTorch without oneDNN")
 def test_training_uses_it_and_repeats_its_bytes(pictures, defaults, monkeypatch):
     images, labels = pictures("train")
-    settings = {**defaults["model"]["train"], "epochs": 2, "muon_learning_rate": 0.003}
+    settings = {**defaults["model"]["train"], "epochs": 2, "muon_learning_rate": 0.003, "onednn": True}
     inside = []
     monkeypatch.setattr(
-        training, "fast_training", lambda model: inside.append(type(model).__name__) or fast_training(model)
+        training, "fast_training", lambda model, products: inside.append(products) or fast_training(model, products)
     )
     trained = [train(ARCHITECTURE, KWARGS, images, labels, 3, settings, 0) for _ in range(2)]
     (one, history), (other, again) = trained
-    assert inside == ["VisionTransformer"] * 4 and history == again
+    assert inside == [True] * 4 and history == again
     states = one.state_dict(), other.state_dict()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    plain, _ = train(ARCHITECTURE, KWARGS, images, labels, 3, {**settings, "onednn": False}, 0)
+    assert inside[-1] is False
+    torch.testing.assert_close(plain.head.weight, one.head.weight, atol=1e-2, rtol=1e-2)
