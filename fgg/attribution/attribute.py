@@ -23,7 +23,7 @@ from fgg.errors import FggError
 from fgg.models.arguments import full_precision, whole_number
 from fgg.models.call_arguments import check_numbers, class_numbers, image_names, plain, seed_number
 from fgg.models.capture import Captured, capture
-from fgg.models.device import halved, images_per_batch
+from fgg.models.device import IMAGES, fitting, halved, images_per_batch
 from fgg.models.vit import check_images, check_layers, patch_size, patches_of, reads_class_token
 from fgg.randomness import content_id
 from fgg.saes.sae import check_sae
@@ -126,7 +126,7 @@ def attribute(
             raise FggError(f"target is {tuple(target.shape)}, expected one class per image, ({len(images)},)")
     if batch_size is not None:
         batch_size = whole_number(batch_size, "batch_size")
-    size = images_per_batch(model, batch_size)
+    size = fitting(images_per_batch(model, batch_size), IMAGES, model)
     parts: list[Attribution] = []
     start = 0
     while start < len(images) or not parts:
@@ -135,7 +135,7 @@ def attribute(
         try:
             parts += attribute_several(model, images[part], [wanted], chosen, image_ids[part], seed)
         except torch.OutOfMemoryError:
-            size = halved(size, "images per batch")
+            size = halved(size, IMAGES, model)
             continue
         start += size
     return join(parts)

@@ -27,7 +27,7 @@ from fgg.errors import FggError
 from fgg.jobs.shared_work import Task
 from fgg.models import model_files
 from fgg.models.capture import capture
-from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch, resolve
+from fgg.models.device import IMAGES, JOB_THREADS, arithmetic, fitting, halved, images_per_batch, resolve
 from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.models.vit import check_layers, patch_size, patches_of
 from fgg.saes.provenance import model_record
@@ -77,7 +77,7 @@ class Attributor:
         # Maps are float32 also where the metrics' forward passes are not: they cost little, and one error less is carried on.
         precision = self._settings["precision"]
         with arithmetic("fp32" if precision == "bf16" else precision, self._device):
-            start, size = piece.start, self.batch
+            start, size = piece.start, fitting(self.batch, IMAGES, self._model)
             while start < piece.stop:
                 rows = slice(start, min(start + size, piece.stop))
                 inputs = self._split.tensors(self._preprocess, rows).to(self._device)
@@ -89,7 +89,7 @@ class Attributor:
                 try:
                     found = self._batch(inputs, self._split.image_ids[rows], known, target)
                 except torch.OutOfMemoryError:
-                    size = halved(size, "images per batch")
+                    size = halved(size, IMAGES, self._model)
                     continue
                 for key, each in found.items():
                     parts[key].append(each)

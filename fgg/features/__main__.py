@@ -25,7 +25,7 @@ from fgg.features.groups import Deletion, deletions, spread
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
 from fgg.models.capture import capture
-from fgg.models.device import JOB_THREADS, arithmetic, halved, images_per_batch, resolve, rows_per_batch
+from fgg.models.device import IMAGES, JOB_THREADS, arithmetic, halved, images_per_batch, resolve, rows_per_batch
 from fgg.models.explained_class import PREDICTED, explained_class
 from fgg.progress import progress
 from fgg.saes.provenance import model_record
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
             try:
                 found = measure(place, inputs, target, split.image_ids[rows], settings)
             except torch.OutOfMemoryError:
-                size = halved(size, "images per batch")
+                size = halved(size, IMAGES, model)
                 place = Place(model, sae, arguments.layer, max(1, place.rows // 2))
                 continue
             for table, part in zip((tables, single), found, strict=True):

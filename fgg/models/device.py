@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ TRAINING_THREADS = 2
 # Floats of activations per batch on a CPU, so that they stay in its cache. Measured for the default model: 980
 # perturbed images per second and core at 16 rows, 760 at 128.
 CPU_BATCH_FLOATS = 2**21
+IMAGES, ROWS = "images per batch", "perturbed images per forward pass"  # what batches consist of
 GPU_SHARE = 0.3  # share of the GPU's memory for the activations of a batch
 
 
@@ -86,8 +88,16 @@ def rows_per_batch(model: nn.Module, device: torch.device) -> int:
     return int(max(8, min(2048, floats // per_row)))
 
 
-def halved(size: int, what: str) -> int:
-    """Halve a batch size that was too large for the GPU, and print a message about it.
+_fitting: weakref.WeakKeyDictionary[nn.Module, dict[str, int]] = weakref.WeakKeyDictionary()
+
+
+def fitting(size: int, what: str, model: nn.Module) -> int:
+    """A batch size, or the smaller one that `halved` has found for this model."""
+    return min(size, _fitting.get(model, {}).get(what, size))
+
+
+def halved(size: int, what: str, model: nn.Module) -> int:
+    """Halve a batch size that was too large for the GPU, say so, and remember it for `fitting`.
 
     Raises:
         FggError: the batch size is already 1.
@@ -96,4 +106,5 @@ def halved(size: int, what: str) -> int:
         raise FggError("out of GPU memory with one image at a time; use a larger GPU, or set `device: cpu`")
     torch.cuda.empty_cache()
     print(f"out of GPU memory; continuing with {size // 2} {what} instead of {size}", file=sys.stderr)
+    _fitting.setdefault(model, {})[what] = size // 2
     return size // 2

@@ -22,7 +22,7 @@ from torch import Tensor
 from fgg.errors import FggError
 from fgg.models.call_arguments import plain
 from fgg.models.capture import at_rest
-from fgg.models.device import halved, rows_per_batch
+from fgg.models.device import ROWS, fitting, halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
 from fgg.models.onednn_linear import Kept, reordered_weights
 from fgg.models.vit import check_images, patch_size
@@ -56,7 +56,7 @@ class Perturber:
         check_images(model, images)
         self.model = model
         self.images = plain(images)
-        self.rows = rows or rows_per_batch(model, images.device)
+        self.rows = rows or fitting(rows_per_batch(model, images.device), ROWS, model)
         self.grid = tuple(size // patch for size, patch in zip(images.shape[2:], patch_size(model), strict=True))
         self.patches = self.grid[0] * self.grid[1]
         if path not in (None, "tokens", "pixels"):
@@ -162,7 +162,7 @@ class Perturber:
             try:
                 return self._logits(masks, fill, owners)
             except torch.OutOfMemoryError:
-                self.rows = halved(self.rows, "perturbed images per forward pass")
+                self.rows = halved(self.rows, ROWS, self.model)
 
     def _logits(self, masks: Tensor, fill: Tensor | None, owners: Tensor | None = None) -> Tensor:
         batch, versions, patches = masks.shape

@@ -7,7 +7,7 @@ import torch
 
 from fgg.errors import FggError
 from fgg.models import cards, onednn_linear
-from fgg.models.device import _bf16, arithmetic, halved, images_per_batch, resolve, rows_per_batch
+from fgg.models.device import _bf16, arithmetic, fitting, halved, images_per_batch, resolve, rows_per_batch
 from fgg.models.vit import load_model
 
 CPU = torch.device("cpu")
@@ -60,7 +60,11 @@ def test_batches_on_a_gpu_follow_its_whole_memory(model, monkeypatch):
     assert of(8) * 197 * 12 * 768 * 4 < 8 * 2**30, "a batch's activations must fit"
 
 
-def test_a_batch_that_was_too_large_is_halved(capsys):
-    assert halved(7, "images") == 3 and "continuing with 3 images instead of 7" in capsys.readouterr().err
+def test_a_batch_that_was_too_large_is_halved_and_remembered(capsys, make_model):
+    model, other = make_model(), make_model()
+    assert halved(7, "images", model) == 3
+    assert "continuing with 3 images instead of 7" in capsys.readouterr().err
+    assert [fitting(size, "images", model) for size in (7, 3, 2)] == [3, 3, 2]
+    assert fitting(7, "rows", model) == 7 and fitting(7, "images", other) == 7
     with pytest.raises(FggError, match="out of GPU memory with one image at a time"):
-        halved(1, "images")
+        halved(1, "images", model)
