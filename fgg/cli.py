@@ -46,9 +46,8 @@ EXAMPLES = """examples:
 def main(argv: list[str] | None = None) -> None:
     """Run the part that is named, or show the help."""
     parser = _parser()
-    words, rest = list(sys.argv[1:] if argv is None else argv), []
-    if words[:1] == ["run"]:
-        words, rest = own_words(words)
+    words = list(sys.argv[1:] if argv is None else argv)
+    words, rest = own_words(words) if words[:1] == ["run"] else (words, [])
     arguments = parser.parse_args(words)
     if arguments.part is None:
         parser.print_help()

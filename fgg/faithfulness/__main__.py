@@ -55,7 +55,8 @@ def run(job: Job) -> None:
 
     shared_work.fulfil(task, job.group, companions, worker, twins)
     for scorer in scorers:
-        print(scorer.passes)
+        if scorer.passes.asked:
+            print(scorer.passes)
 
 
 def _there(job: Job) -> bool:

@@ -38,6 +38,7 @@ BUSY = (
 
 PATIENCE, STEP = 60.0, 0.5  # seconds that a run waits for the last processes of a killed one, and between two looks
 _held: list[TextIO] = []  # kept open until the process ends
+_begun = threading.Event()  # set where a run that helps another one starts its jobs
 
 
 def enter(folder: Path) -> str | None:
@@ -92,6 +93,8 @@ def claim(folder: Path, early: bool = False) -> None:
     Raises:
         FggError: another run has locked it.
     """
+    if helping():
+        _begun.set()
     if _held or helping():
         return
     try:
@@ -119,9 +122,14 @@ def claim(folder: Path, early: bool = False) -> None:
 
 
 def _follow(helped: int) -> None:
-    """Interrupt this process once the run that it helps is gone."""
+    """Interrupt this process once the run that it helps is gone; end it at once if it has no jobs yet.
+
+    Snakemake ends well when it is interrupted at its jobs, and with a traceback when it is while it reads the workflow.
+    """
     while alive(helped):
         time.sleep(STEP)
+    if not _begun.is_set():
+        os._exit(1)
     for number in (signal.SIGINT, signal.SIGTERM):  # in the background, interruptions are ignored
         if threading.main_thread().is_alive():  # else it is about to end, and would only complain
             os.kill(os.getpid(), number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -9,17 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_dataset import RUN, untrained
+from tiny_dataset import ARCHITECTURE, KWARGS, RUN, untrained
 from tiny_trained import data, defaults, model_folder, model_settings  # noqa: F401
 
 from fgg.attribution.__main__ import run as attribute
 from fgg.attribution.job import Job as Attribution
 from fgg.data.load import load_split
+from fgg.errors import FggError
 from fgg.faithfulness.__main__ import main
 from fgg.faithfulness.order_curves import OrderCurves, engine_of
 from fgg.models import model_files
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import make_fill
+from fgg.pipeline.configuration import check
+from fgg.report.figures.pixel_flipping_curves import tolerance_note
 from fgg.tables import matrix, read_table
 
 METHODS = ("transmm", "rollout")
@@ -69,6 +73,9 @@ def test_a_job_with_a_tolerance(toy, capsys):
         error = np.abs(np.asarray(some["scores"][column]) - np.asarray(plain["scores"][column]))
         assert error.max() < 0.001
     assert "measured" not in plain["curves"].column_names
+    place = toy / "scores-transmm.parquet"
+    assert tolerance_note(place, "srg") == "; steps that areas need to 0.001 are measured, lines join them"
+    assert tolerance_note(place, "saco") == ""
     assert "pixel_flipping_measured" not in plain["scores"].column_names
     for suffix in ("", "@removal"):
         measured = np.stack(some["scores"][f"pixel_flipping_measured{suffix}"].to_pylist())
@@ -113,6 +120,30 @@ def test_other_batches_stay_within_the_tolerance(toy):
 def test_refused_settings(own, said, toy, capsys):
     score(toy, own, check=1)
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"srg": {"area_tolerance": 1.5}}, "srg.area_tolerance"),
+        ({"insertion": {"area_tolerance": -0.1}}, "insertion.area_tolerance"),
+        ({"saco": {"area_tolerance": 0.1}}, "area_tolerance"),
+        ({"faithfulness_correlation": {"area_tolerance": 0.1}}, "area_tolerance"),
+        ({"pixel_flipping": {"area_tolerance": 0.1}, "thesis": None}, "the protocol thesis fills each step"),
+    ],
+    ids=["too large", "negative", "saco", "correlation", "thesis"],
+)
+def test_refused_configurations(metrics, said):
+    protocol = "thesis" if "thesis" in metrics else "corrected"
+    own = {name: block for name, block in metrics.items() if block}
+    model = {"architecture": ARCHITECTURE, "kwargs": KWARGS}
+    dataset = {"source": "image_folder", "path": "pictures", "model": model, "sae": {"layers": [1]}}
+    dataset |= {"metrics": {"faithfulness_correlation": {"subset_size": 4}}}
+    config = {"run": ["toy"], "datasets": {"toy": dataset}, "experiments": {"baselines": ["transmm"]}}
+    schema = Path(__file__).resolve().parents[2] / "workflow" / "schemas" / "config.schema.yaml"
+    check(copy.deepcopy(config), schema)
+    with pytest.raises(FggError, match=re.escape(said)):
+        check({**config, "protocol": protocol, "metrics": own}, schema)
 
 
 def test_a_trained_model_keeps_the_tolerance(data, model_folder):  # noqa: F811

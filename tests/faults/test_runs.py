@@ -107,13 +107,18 @@ def test_what_helped_a_killed_run_is_waited_for(place, monkeypatch, early):
     process.wait()
 
 
-def test_a_run_that_makes_files_again_ends_with_the_run_that_it_helps(tmp_path):
-    helper = (
-        "import time; from pathlib import Path; from fgg.pipeline import runs; runs.enter(Path.cwd()); time.sleep(600)"
-    )
+@pytest.mark.parametrize("at_work", [True, False])
+def test_a_run_that_makes_files_again_ends_with_the_run_that_it_helps(tmp_path, at_work):
+    """At its jobs it is interrupted, as Snakemake is to end well; before, it just ends, without a traceback."""
+    helper = "import time; from pathlib import Path; from fgg.pipeline import runs; runs.enter(Path.cwd()); "
+    helper += "runs.claim(Path.cwd()); " if at_work else ""
+    helper += "time.sleep(600)"
     code = f"import subprocess, sys; own = subprocess.Popen([sys.executable, '-c', {helper!r}]); print(own.pid, flush=True); own.wait()"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FGG_AGAIN": "1"}
-    helped = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+    said = (tmp_path / "said").open("wb")
+    helped = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=said
+    )
     number = int(helped.stdout.readline())
     time.sleep(1.5)  # until it follows
     assert alive(number)
@@ -123,6 +128,7 @@ def test_a_run_that_makes_files_again_ends_with_the_run_that_it_helps(tmp_path):
     while Path(f"/proc/{number}/cmdline").is_file() and Path(f"/proc/{number}/cmdline").read_bytes():
         assert time.monotonic() < until, "it goes on"
         time.sleep(0.1)
+    assert ("KeyboardInterrupt" in (tmp_path / "said").read_text()) is at_work
 
 
 @pytest.mark.parametrize(

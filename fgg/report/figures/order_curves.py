@@ -12,7 +12,14 @@ from fgg.faithfulness.measurable import measurable_images
 from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import varies
 from fgg.report.figures import style
-from fgg.report.figures.pixel_flipping_curves import combined, curve_label, curve_looks, mean_curve, named_in_legend
+from fgg.report.figures.pixel_flipping_curves import (
+    combined,
+    curve_label,
+    curve_looks,
+    mean_curve,
+    named_in_legend,
+    tolerance_note,
+)
 from fgg.statistics.bootstrap import LEVEL
 from fgg.tables import read_table
 
@@ -68,6 +75,7 @@ def order_curves_figure(frame: pd.DataFrame, measure: Measure, results: str | Pa
         fig.suptitle(f"{first['dataset']}: {int(inside.sum())} measurable images{fill}", weight="bold")
         note = "gated: by activation × gradient; the area between LIF and MIF is SRG, 0 for random maps"
         note += "; bands: pointwise 95 % intervals (t)" if bands else ""
+        note += tolerance_note(base / "curves" / f"{first['baseline']}.parquet", measure.metric.reference)
         handles, texts = left.get_legend_handles_labels()
         fig.legend(
             handles, texts, loc="outside lower center", ncols=columns, title=style.lines(note), title_fontsize=7.5

@@ -13,7 +13,7 @@ from fgg.faithfulness.measurable import measurable_images
 from fgg.report.experiment_names import group, label, place, varies
 from fgg.report.figures import style
 from fgg.statistics.bootstrap import LEVEL
-from fgg.tables import matrix, read_table
+from fgg.tables import matrix, read_settings, read_table
 
 MOST_BANDS = 4  # more gated curves than this are drawn without their bands
 MOST_NAMED = 8  # if there are more gated curves, the legend names only the lowest and the highest
@@ -75,6 +75,8 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
         note = "gated: by activation × gradient"
         note += f"; lowest and highest mean named, {more} others thin" if more else ""
         note += "; bands: pointwise 95 % intervals (t) of the paired difference" if bands else ""
+        own = Path(results) / first["dataset"] / "faithfulness" / f"{first['baseline']}.parquet"
+        note += tolerance_note(own, "pixel_flipping")
         entries = left.get_legend_handles_labels()
         fig.legend(*entries, loc="outside lower center", ncols=columns, title=style.lines(note), title_fontsize=7.5)
         style.save(fig, folder, f"{first['dataset']}_pixel_flipping_curves")
@@ -127,6 +129,12 @@ def curve_looks(frame: pd.DataFrame) -> dict[str, tuple]:
             looks[row["experiment"]] = (colours[plain % len(colours)], dashes[plain % len(dashes)], 1.1)
             plain += 1
     return looks
+
+
+def tolerance_note(path: Path, metric: str) -> str:
+    """What the legend says of curves that are not measured at every step; empty if they are."""
+    tolerance = (read_settings(path).get("metrics", {}).get(metric) or {}).get("area_tolerance")
+    return f"; steps that areas need to {tolerance:g} are measured, lines join them" if tolerance else ""
 
 
 def _curves(path: Path) -> pd.DataFrame:
