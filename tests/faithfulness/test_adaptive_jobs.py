@@ -183,6 +183,16 @@ def test_a_version_is_computed_once_per_map(engine):
     assert torch.equal(second[:, 1:2], alone), "the new version was computed by itself"
 
 
+def test_single_versions_of_images(engine):
+    """Equal masks of other images are other questions."""
+    expected = engine.logits(masks(4, 9))
+    mask = masks(9)[0]
+    for images in ([2], [0], [3, 0]):
+        found = engine.single_logits(torch.tensor(images), mask.expand(len(images), -1))
+        torch.testing.assert_close(found, expected[images, 1], atol=1e-5, rtol=0)
+    assert (expected[2, 1] - expected[0, 1]).abs().max() > 1e-3
+
+
 def test_a_map_does_not_depend_on_other_maps(plain, pictures):
     """Whichever maps a process has scored before, a map's questions have the same answers, bit by bit."""
     fill = make_fill("mean", pictures, (8, 8))
