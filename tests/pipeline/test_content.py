@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 
@@ -92,6 +94,14 @@ def test_links(pictures, tmp_path):
     (tmp_path / "more" / "1.png").write_text("more")
     (pictures / "c").symlink_to(tmp_path / "more")
     assert now() != before
+
+
+def test_the_hash_is_that_of_all_names_and_contents(pictures):
+    (pictures / "gone.png").symlink_to(pictures / "nowhere")
+    os.mkfifo(pictures / "pipe")
+    files = sorted(path for path in pictures.rglob("*") if path.is_file())
+    facts = [[path.relative_to(pictures).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest()] for path in files]
+    assert now() == hashlib.sha256(json.dumps([facts]).encode()).hexdigest()[:12]
 
 
 def test_a_file_that_cannot_be_read_is_left_to_its_job(pictures, monkeypatch):

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from fgg.randomness import generator
-from fgg.statistics.bootstrap import LEVEL, MOST_VALUES, RESAMPLES, bootstrap_interval
+from fgg.statistics import bootstrap
+from fgg.statistics.bootstrap import LEVEL, MOST_VALUES, RESAMPLES, Intervals, bootstrap_interval, bootstrap_intervals
 
 
 def skewed(n: int) -> np.ndarray:
@@ -61,3 +62,27 @@ def test_many_values_have_students():
     assert few == pytest.approx(
         stats.t.interval(LEVEL, MOST_VALUES - 1, values[:-1].mean(), stats.sem(values[:-1])), rel=0.03
     )
+
+
+def test_intervals_do_not_depend_on_what_is_computed_together(monkeypatch):
+    draw = np.random.default_rng(2)
+    vectors = [draw.normal(0.1, 1, n) for n in (5, 60, 5, MOST_VALUES + 1, 60, 7, 60)] + [np.full(5, 0.25)]
+    alone = [bootstrap_interval(values, 0) for values in vectors]
+    assert np.array_equal(bootstrap_intervals(vectors, 0), alone, equal_nan=True)
+    for most_pending in (0, 70, 10**6):
+        intervals = Intervals(0, most_pending)
+        found = [intervals.ask(values) for values in vectors]
+        intervals.settle()
+        assert np.array_equal([(each.low, each.high) for each in found], alone, equal_nan=True)
+    monkeypatch.setattr(bootstrap, "BLOCK", 1000)  # 16 resamples of 60 values, and a part at the end
+    monkeypatch.setattr(bootstrap, "TOGETHER", 2)
+    bootstrap._counts.cache_clear()
+    assert np.array_equal(bootstrap_intervals(vectors, 0), alone, equal_nan=True)
+
+
+def test_an_interval_is_unknown_before_it_is_settled():
+    intervals = Intervals(0)
+    found = intervals.ask(skewed(20))
+    assert np.isnan(found.low)
+    intervals.settle()
+    assert (found.low, found.high) == bootstrap_interval(skewed(20), 0)
