@@ -115,7 +115,7 @@ def claim(folder: Path, early: bool = False) -> None:
         atexit.unregister(_tell)
         raise FggError(BUSY.format(owner=owner, folder=folder))
     if early and held:
-        for lock in (folder / FOLDER / "locks").glob("*.lock"):
+        for lock in sorted((folder / FOLDER / "locks").glob("*.lock")):
             lock.unlink(missing_ok=True)
     _sign(file)
     _held.append(file)

@@ -53,7 +53,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     """A folder in which a whole run was; then the figure and the summary were deleted."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(again.AGAIN, raising=False)
-    monkeypatch.setattr("fgg.pipeline.runs.claim", lambda folder: None)
+    monkeypatch.setattr("fgg.pipeline.runs.claim", lambda folder, early=False: None)
     for name in (FIGURE, LAST):
         make(tmp_path / name)
     tending(tmp_path, Command()).note()
