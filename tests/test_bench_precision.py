@@ -27,7 +27,18 @@ def test_a_run_scores_in_both_precisions(tmp_path, capsys):
     folder = untrained(tmp_path, draw(tmp_path / "pictures", 6))
     model, images = folder / "model", folder / "data" / "test.parquet"
     output = tmp_path / "precision.json"
-    options = ["--model", str(model), "--images", str(images), "--count", "4", "--device", "cpu", "--output", str(output)]
+    options = [
+        "--model",
+        str(model),
+        "--images",
+        str(images),
+        "--count",
+        "4",
+        "--device",
+        "cpu",
+        "--output",
+        str(output),
+    ]
     assert precision.main(options) == 0
     found = json.loads(output.read_text())
     assert set(found["metrics"]) == {

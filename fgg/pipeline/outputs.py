@@ -8,7 +8,9 @@ gone or no longer fits its record (`fgg.checksums`), and has it made again, alon
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ KEPT = Path(".snakemake") / "fgg"
 LIST, DAMAGED, ASIDE = KEPT / "outputs.json", KEPT / "damaged", KEPT / "aside"
 RESULTS = "results"
 DOWNLOADS = "data/downloads"  # their own rules look after them
+SKEW = 60.0  # seconds by which the clocks of a cluster may differ
 LAST = "results/summary.csv"  # a run that has this among its outputs is a whole one
 
 Target = Callable[[str], str | None]
@@ -182,6 +185,25 @@ def notes(deleted: Sequence[str], damaged: Mapping[str, str], made: str) -> list
     if deleted:
         lines.append(f"note: deleted since the last run: {names(deleted)}; {made}")
     return lines
+
+
+def redate(folder: Path, outputs: Iterable[str], change: bool) -> str:
+    """A note if outputs are dated in the future, as after the clock was set back; with ``change``, they get today's date.
+
+    Snakemake takes a file that it makes for older than such inputs, and removes it. Folders that are outputs count, too.
+    """
+    now = time.time()
+    files = [folder / path for path in outputs]
+    places = sorted({*files, *(path.parent for path in files)})
+    late = [path for path in places if path.stat().st_mtime > now + SKEW]
+    if not late:
+        return ""
+    for path in late if change else ():
+        os.utime(path, (now, now))
+    done = "they get today's date" if change else "a run gives them today's date"
+    return (
+        f"note: {len(late)} files and folders of outputs are dated in the future, as after a clock was set back; {done}"
+    )
 
 
 def remains(folder: Path) -> bool:

@@ -44,6 +44,8 @@ class Tending:
         if not command.dry and (back := known.bring_back(folder, self._target)):
             yield f"note: results of this configuration, which lay aside, are back: {names(back)}"
         records = dict(written(folder))
+        if remark := outputs.redate(folder, records, change=not command.dry):
+            yield remark
         damaged = known.damaged(folder, records)
         deleted = self._makeable(known.deleted(folder))
         # Without its last file, the run has work to do, and may make them on its way.

@@ -80,6 +80,24 @@ def test_new_dates_rerun_nothing(folder):
     assert "Nothing to be done" in said and not jobs(said)
 
 
+def test_a_clock_that_was_set_back(folder):
+    """All files are from a time to come, and what is made now is older than what it is made from."""
+    before = content(folder)
+    for place in ("data", "results", "pictures"):
+        for path in [*(folder / place).rglob("*")]:
+            later = path.stat().st_mtime + 2 * 86400
+            os.utime(path, (later, later))
+    (folder / "results/tiny/faithfulness/transmm.parquet").unlink()
+    said = run(folder)
+    assert (
+        "files and folders of outputs are dated in the future, as after a clock was set back; they get today's date"
+        in said
+    )
+    assert jobs(said) == {"faithfulness"}
+    assert "Nothing to be done" in run(folder)
+    assert content(folder) == before
+
+
 DAMAGE = {  # three ways, and each kind of file
     "data/models/tiny/model.safetensors": "flip",
     "data/models/tiny/model.json": "cut",
