@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 
+from fgg.data.grey_channels import closing
 from fgg.data.preprocess import Preprocess, statistics
 from fgg.errors import FggError
 
@@ -64,6 +66,16 @@ def slow_dark_lines(grey, height, width):
         for channel in channels
     ]
     return np.clip(cells, 0, 1)
+
+
+@pytest.mark.parametrize("shape", [(40, 31), (5, 9), (1, 3), (64, 1)])
+@pytest.mark.parametrize("width", [3, 5, 7, 9, 21])
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+def test_closing_equals_that_of_scipy(shape, width, kind):
+    values = (np.random.default_rng(width).random(shape) * 255).astype(kind)
+    found = closing(values, width)
+    assert found.dtype == kind
+    np.testing.assert_array_equal(found, ndimage.grey_closing(values, (width, width)))
 
 
 def test_dark_lines_against_a_loop():
