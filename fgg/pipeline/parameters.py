@@ -247,6 +247,10 @@ class Parameters:
         """The code that writes pages, with their templates."""
         return self.code("fgg.report.pages") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
 
+    def report_page_code(self, wildcards: Any = None) -> str:
+        """The code that writes the report, with its templates."""
+        return self.code("fgg.report.report_page") + folder_hash(PACKAGE / "fgg" / "report" / "templates")
+
     def sae_code(self, wildcards: Any = None) -> str:
         """The code that makes an SAE, including the readers of all its formats."""
         return self.code("fgg.saes.build_sae", *(known.declaration.module for known in sae_formats()))

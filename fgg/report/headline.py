@@ -65,11 +65,11 @@ def words(
     """
     for dataset, runs in hypotheses.groupby("dataset", sort=False):
         seeds = list(dict.fromkeys(runs["seed"]))
-        frame = runs if pooled is None or len(seeds) < 2 else _as_one(pooled, runs, str(dataset))
+        frame = runs if pooled is None or len(seeds) < 2 else as_one(pooled, runs, str(dataset))
         yield from _dataset(str(dataset), runs, frame, seeds, measures_in(runs, known), brief)
     if pooled is not None and hypotheses["dataset"].nunique() > 1:
         every = hypotheses.assign(dataset=EVERY)
-        frame = _as_one(pooled, every, EVERY)
+        frame = as_one(pooled, every, EVERY)
         yield from (
             "",
             "All datasets together (random effects over the runs; nothing where the datasets disagree):",
@@ -78,7 +78,7 @@ def words(
         yield from _sentences(frame, measures_in(hypotheses, known))
 
 
-def _as_one(pooled: pd.DataFrame, runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def as_one(pooled: pd.DataFrame, runs: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The pooled rows of the hypotheses, with the columns that this text reads."""
     own = pooled[(pooled["dataset"] == dataset) & (pooled["against"] != "baseline")].fillna({"fill": ""})
     gates = runs.drop_duplicates("experiment").set_index("experiment").reindex(columns=GATE_COLUMNS)
@@ -241,6 +241,12 @@ def _power(runs: pd.DataFrame) -> Iterator[str]:
 
 
 def _warnings(runs: pd.DataFrame) -> Iterator[str]:
+    if found := warnings(runs):
+        yield ""
+        yield f"**Warning:** {'; '.join(found)}. Read the verdicts with this in mind."
+
+
+def warnings(runs: pd.DataFrame) -> list[str]:
     """Warnings about the model and the SAEs: of several runs how many have each kind, and an example."""
     kinds: dict[str, dict[str, str]] = {}
     for row in runs[["seed", "note"]].dropna().drop_duplicates().to_dict("records"):
@@ -248,13 +254,10 @@ def _warnings(runs: pd.DataFrame) -> Iterator[str]:
             if part.startswith("weak "):
                 kinds.setdefault(part.split(":")[0], {}).setdefault(row["seed"], part)
     several = runs["seed"].nunique()
-    found = [
+    return [
         next(iter(own.values())) if several < 2 else f"{kind} in {len(own)} of {several} runs, such as{_after(own)}"
         for kind, own in kinds.items()
     ]
-    if found:
-        yield ""
-        yield f"**Warning:** {'; '.join(found)}. Read the verdicts with this in mind."
 
 
 def _after(parts: Mapping[str, str]) -> str:

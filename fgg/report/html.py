@@ -6,7 +6,7 @@ The templates are in ``templates/``; Jinja escapes all values inserted into them
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,10 +18,38 @@ from markupsafe import Markup
 from fgg.comparison.verdicts import BETTER, WORSE
 from fgg.visible import visible
 
-KEY = "experiment"  # the column that stays visible when a wide table is scrolled
 P_VALUES = ("p_value", "p_adjusted", "wilcoxon_p", "wilcoxon_p_adjusted")
 MARKED = ("verdict", "significant", "improvement_pct", "improvement")
 LONG = 60  # cells with more letters wrap
+
+
+FILTERED = (
+    "dataset",
+    "seed",
+    "metric",
+    "fill",
+    "stratum",
+    "against",
+    "verdict",
+    "layer",
+    "category",
+    "kind",
+    "direction",
+)
+ALWAYS = ("experiment", "verdict")  # columns that are shown even if all rows are alike
+MOST_CHOICES = 12  # of a column, for a filter of its own
+CONTEXT = (
+    "dataset",
+    "seed",
+    "metric",
+    "fill",
+    "stratum",
+    "protocol",
+    "precision",
+    "baseline",
+    "n_images",
+    "n_measurable",
+)
 
 
 class Column(NamedTuple):
@@ -71,26 +99,57 @@ def render(template: str, **values: Any) -> str:
     return _templates().get_template(f"{template}.html.j2").render(**values)
 
 
-def table_page(frame: pd.DataFrame, title: str, text: str, name: str, columns: Mapping[str, str]) -> str:
-    """A page with a table that is sorted by a click on a column's head.
+def table_page(
+    frame: pd.DataFrame, title: str, text: str, name: str, columns: Mapping[str, str], first: Sequence[str] = ()
+) -> str:
+    """A page with a table that can be sorted, filtered and saved.
+
+    What is the same in all rows stands above the table.
 
     Args:
         text: Markdown to show above the table.
-        name: name of the CSV file that the page saves.
+        name: name of the CSV file that the page saves, with all columns.
         columns: column -> what it holds, shown when the mouse hovers over its head.
+        first: the columns to show, in this order; the others appear on request. All are shown if this is empty.
     """
+    same = {
+        str(c): written(frame[c].iloc[0])[1]
+        for c in frame
+        if c not in ALWAYS and len(frame) > 1 and frame[c].nunique(dropna=False) == 1
+    }
+    lead = [column for column in first if column in frame and column not in same]
+    shown = lead or [str(column) for column in frame if column not in same]
+    frame = frame[shown + [column for column in frame if column not in shown]]
     numeric = {
         str(column): pd.api.types.is_numeric_dtype(values) and values.dtype != bool for column, values in frame.items()
     }
+    extra = {column: "" if column in shown else "more" for column in numeric}
+    key = next(iter(numeric))
     heads = [
-        Column(column, "n" if number else "key" if column == KEY else "", columns.get(column, ""))
+        Column(
+            column,
+            _kinds("n" if number else "", "key" if column == key else "", extra[column]),
+            columns.get(column, ""),
+        )
         for column, number in numeric.items()
     ]
     rows = [
-        Row(_look(row), [_cell(str(column), value, numeric[str(column)]) for column, value in row.items()])
+        Row(
+            _look(row),
+            [_cell(str(column), value, numeric[str(column)], key, extra[str(column)]) for column, value in row.items()],
+        )
         for row in frame.to_dict("records")
     ]
-    return render("table", title=title, about=markdown(text), file=name, columns=heads, rows=rows)
+    filters = {c: sorted({written(value)[1] for value in frame[c]} - {""}) for c in FILTERED if c in shown}
+    return render(
+        "table", title=title, about=markdown(text), file=name, columns=heads, rows=rows, more=any(extra.values()),
+        same=[(c, text) for c, text in same.items() if text and (c in CONTEXT or c in first)],
+        filters=[(c, values) for c, values in filters.items() if 1 < len(values) <= MOST_CHOICES],
+    )  # fmt: skip
+
+
+def _kinds(*names: str) -> str:
+    return " ".join(name for name in names if name)
 
 
 def _look(row: Mapping[Any, Any]) -> str:
@@ -102,12 +161,12 @@ def _look(row: Mapping[Any, Any]) -> str:
     return BETTER if gain > 0 else WORSE
 
 
-def _cell(name: str, value: Any, number: bool) -> Cell:
+def _cell(name: str, value: Any, number: bool, key: str, extra: str) -> Cell:
     exact, text = written(value)
     if name in P_VALUES and exact and float(exact) < 0.001:
         text = "< 0.001"
-    kinds = {"n": number, "key": name == KEY, "v": name in MARKED, "long": len(text) > LONG}
-    return Cell(" ".join(kind for kind, given in kinds.items() if given), exact, text)
+    kinds = {"n": number, "key": name == key, "v": name in MARKED, "mark": name == "verdict", "long": len(text) > LONG}
+    return Cell(_kinds(*(kind for kind, given in kinds.items() if given), extra), exact, text)
 
 
 def written(value: Any) -> tuple[str, str]:

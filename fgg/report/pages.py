@@ -28,7 +28,7 @@ from fgg.comparison.summary import SETTINGS, summary
 from fgg.jobs.command import command, json_object
 from fgg.report.contents import pages
 from fgg.report.html import markdown, render, table_page, text_page
-from fgg.report.table_texts import ABOUT, COLUMNS
+from fgg.report.table_texts import ABOUT, COLUMNS, FIRST
 from fgg.tables import atomic, read_csv, read_table
 
 TEXTS = (
@@ -87,7 +87,7 @@ def page(name: str, results: Path, cases: list[Path], configuration: Any) -> str
         frame = read_csv(results / f"{name}.csv", texts=TEXTS)
     settings = [column for column in SETTINGS if column in frame]  # the experiment's id contains them: they go last
     frame = frame[[column for column in frame if column not in settings] + settings]
-    return table_page(frame, title, ABOUT[name], f"{name}.csv", COLUMNS)
+    return table_page(frame, title, ABOUT[name], f"{name}.csv", COLUMNS, FIRST.get(name, ()))
 
 
 def configuration_page(title: str, configuration: Any) -> str:

@@ -69,6 +69,57 @@ ABOUT = {
         "how many case studies it is named. `features/index.html` in the dataset's results leads to their pages, and to the cases."
     ),
 }
+BRIEF = {  # a line about each page, for the report
+    "README": "what came out, what was run, and what is missing",
+    "summary": "every experiment by every metric and fill, with verdicts",
+    "hypotheses": "each gate against what could explain its effect",
+    "methods": "every experiment with its cost",
+    "judged": "how often each metric is right where the truth is known",
+    "decomposition": "how much of a gain is order, and how much is values",
+    "agreement": "how far the metrics agree",
+    "feature_deletion": "what deleting SAE features does to the logit",
+    "sae_quality": "everything that was measured of the SAEs",
+    "pooled": "several seeds or datasets together",
+    "comparison": "all statistics, also by class",
+    "selection": "the gate that was chosen on the validation split",
+    "selection_ranking": "all candidates on the validation split",
+    "sanity": "maps before and after randomisation",
+    "cases": "patch by patch",
+    "features": "features that dominate patches",
+    "configuration": "all settings",
+    "versions": "software and machine",
+}
+_RESULT = ("verdict", "improvement_pct", "p_adjusted", "effect_size", "difference", "ci_low", "ci_high")
+_TESTED = ("experiment", "metric", "fill", "dataset", "seed", "stratum", *_RESULT, "mean", "baseline_mean", "n")
+FIRST = {  # the columns that a page shows before "all columns" is asked for
+    "summary": _TESTED,
+    "comparison": _TESTED,
+    "selection": _TESTED,
+    "hypotheses": (
+        *("experiment", "against", "metric", "fill", "dataset", "seed", "stratum", *_RESULT),
+        *("mean", "partner_mean", "n"),
+    ),
+    "pooled": (
+        *(
+            "experiment",
+            "against",
+            "metric",
+            "fill",
+            "dataset",
+            "stratum",
+            "verdict",
+            "improvement_pct",
+            "p_adjusted",
+            "mean",
+        ),
+        *("ci_low", "ci_high", "prediction_low", "prediction_high", "n_runs", "n_better", "n_worse"),
+    ),
+    "sae_quality": (
+        *("dataset", "seed", "layer", "kind", "sound", "explained_variance", "l0", "dead_share", "loss_recovered"),
+        *("same_prediction", "kl", "morans_i", "monosemanticity", "class_selectivity", "warnings"),
+    ),
+    "methods": (),
+}
 COLUMNS = {
     "dataset": "the dataset of the configuration",
     "experiment": "id of the experiment; it tells the settings",

@@ -23,7 +23,7 @@ def verdict_table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Itera
         cells = [cell(rows_of(rows, measure)) for measure in measures.values()]
         if any(cells):
             title = partner_title(str(against), str(partner))
-            yield f"| {gated_what(first)}{_strength(first, frame)} | {title} | {' | '.join(cells)} |"
+            yield f"| {gated_what(first)}{strength(first, frame)} | {title} | {' | '.join(cells)} |"
 
 
 def pooled_table(frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[str]:
@@ -90,7 +90,8 @@ def gated_what(row: pd.Series) -> str:
     return row["layers"] if pd.isna(method) or method == TRANSMM else f"{method_title(method)}, {row['layers']}"
 
 
-def _strength(row: pd.Series, frame: pd.DataFrame) -> str:
+def strength(row: pd.Series, frame: pd.DataFrame) -> str:
+    """Clamp and alpha of a gate, if they differ among the gates of the frame."""
     if frame["clamp_max"].nunique() == 1 and frame["alpha"].nunique() == 1:
         return ""
     return f", clamp {row['clamp_max']:g}, alpha {row['alpha']:g}"

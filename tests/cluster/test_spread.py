@@ -124,6 +124,7 @@ def spread(slurm, tmp_path_factory) -> Path:
         "comparison": 1,
         "figures": 1,
         "pages": 1,
+        "report_page": 1,
         "manifest": 1,
         "readme": 1,
         "summary": 1,

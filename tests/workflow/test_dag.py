@@ -187,6 +187,7 @@ def test_a_changed_alpha_reruns_that_experiment_and_the_comparison(finished, tmp
         "selection": 1,
         "readme": 1,
         "pages": 1,
+        "report_page": 1,
         "manifest": 1,
         "summary": 1,
     }
@@ -196,7 +197,16 @@ def test_an_added_experiment_adds_its_own_jobs_only(finished, tmp_path):
     plan = planned(
         finished, changed(tmp_path, experiments__baselines=["random", "transmm", "rollout"], experiments__sanity=[])
     )
-    last = {"comparison": 1, "figures": 1, "selection": 1, "readme": 1, "pages": 1, "manifest": 1, "summary": 1}
+    last = {
+        "comparison": 1,
+        "figures": 1,
+        "selection": 1,
+        "readme": 1,
+        "pages": 1,
+        "report_page": 1,
+        "manifest": 1,
+        "summary": 1,
+    }
     assert plan == {"attribution": 1, "faithfulness": 1, **last}
 
 
@@ -208,7 +218,7 @@ def test_a_changed_metric_reruns_no_attribution(finished, tmp_path):
 
 
 def test_a_setting_of_the_cases_reruns_only_these(finished, tmp_path):
-    last = {"pages": 1, "manifest": 1, "summary": 1}  # a page shows the configuration
+    last = {"pages": 1, "report_page": 1, "manifest": 1, "summary": 1}  # a page shows the configuration
     assert planned(finished, changed(tmp_path, cases__patches=1)) == {"cases": 1, **PAGES, **last}
     assert planned(finished, changed(tmp_path, cases__prototypes=1)) == {"prototypes": 1, "cases": 1, **PAGES, **last}
     assert planned(finished, changed(tmp_path, cases__pages=1)) == {**PAGES, **last}

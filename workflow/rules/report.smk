@@ -116,6 +116,43 @@ rule pages:
         " --configuration {params.configuration:q} --output results > {log} 2>&1"
 
 
+rule report_page:
+    input:
+        table="results/comparison.parquet",
+        hypotheses="results/hypotheses.csv",
+        agreement="results/agreement.csv",
+        saes="results/sae_quality.csv",
+        extra=inputs.extra_tables,
+        figures=expand("results/figures/{dataset}_hypotheses.svg", dataset=study.shown),
+        cases=inputs.case_studies,
+        features=inputs.feature_pages,
+    output:
+        page=report(
+            "results/report.html",
+            caption="../report/page.rst",
+            category="Headline",
+            labels={"page": "Report in one page"},
+        ),
+    log:
+        "logs/report_page.log",
+    conda:
+        ENVIRONMENT
+    resources:
+        **parameters.needs("report_page"),
+    params:
+        pages=list(inputs.pages()),
+        datasets=list(study.shown),
+        figures=list(inputs.figures()),
+        configuration=parameters.whole_configuration,
+        code=parameters.report_page_code,
+    message:
+        "Writing {output}"
+    shell:
+        "python -m fgg.report.report_page --results results --pages {params.pages} --datasets {params.datasets}"
+        " --figures {params.figures} --cases {input.cases} --configuration {params.configuration:q}"
+        " --output {output.page} > {log} 2>&1"
+
+
 rule manifest:
     input:
         table="results/comparison.parquet",
@@ -124,7 +161,7 @@ rule manifest:
         cases=inputs.case_studies,
         features=inputs.feature_pages,
         readme="results/README.md",
-        pages=[f"results/{name}.html" for name in inputs.pages()],
+        pages=[f"results/{name}.html" for name in (*inputs.pages(), "report")],
     output:
         record="results/manifest.json",
     log:
