@@ -14,7 +14,7 @@ export WANDB_MODE = disabled
 
 results: setup
 	$(BIN)/snakemake --cores $(CORES) results/summary.csv
-	@echo "The table to read is results/summary.csv; the figures are in results/figures."
+	@echo "Open results/report.html for the answer, its figures and cases. The table to read is results/summary.csv."
 
 test: setup-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

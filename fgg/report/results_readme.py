@@ -263,6 +263,7 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
 
 
 def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame, deletion: bool) -> Iterator[str]:
+    yield "- [report.html](report.html): the answer with its figure, methods, metrics, SAEs and cases, in one file"
     yield "- [summary.csv](summary.csv): the table to read, a row per experiment, metric and fill; `summary.html` sorts"
     yield "- [hypotheses.csv](hypotheses.csv): each combined gate against what could explain its effect"
     yield "- [methods.csv](methods.csv): all experiments with their cost in passes and their mean by every metric"
@@ -275,7 +276,10 @@ def _where(measures: Mapping[str, Mapping[str, Measure]], frame: pd.DataFrame, d
     yield "- `DATASET/images.parquet`: which images are measurable; `DATASET/curves/`: the probability, step by step"
     cases = ", ".join(f"`{dataset}/cases/`" for dataset in measures)
     yield f"- {cases}: case studies, where they are switched on; `cases.html` and `features.html` list them"
-    yield "- `report.html`, after `snakemake results/summary.csv --cores 1 --report report.html`: all of it in one page"
+    yield (
+        "- Snakemake's own report, after `snakemake results/summary.csv --cores 1 --report all.html`: all pages, pictures and "
+        "the code of the rules in one file"
+    )
     for dataset, measured in measures.items():
         own = {measure.metric.name: measure.metric for measure in measured.values()}
         powers = bool((frame.loc[frame["dataset"] == dataset, "control"] == "power").any())

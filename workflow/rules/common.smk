@@ -60,6 +60,7 @@ localrules:
     feature_deletion_summary,
     readme,
     pages,
+    report_page,
     manifest,
     summary,
 
