@@ -61,11 +61,12 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A cell: its CSS classes, its exact value, and its readable value."""
+    """A cell: its CSS classes, its exact value, its readable value, and the file beside the page that it leads to."""
 
     kind: str
     exact: str
     text: str
+    link: str = ""
 
 
 class Row(NamedTuple):
@@ -100,7 +101,13 @@ def render(template: str, **values: Any) -> str:
 
 
 def table_page(
-    frame: pd.DataFrame, title: str, text: str, name: str, columns: Mapping[str, str], first: Sequence[str] = ()
+    frame: pd.DataFrame,
+    title: str,
+    text: str,
+    name: str,
+    columns: Mapping[str, str],
+    first: Sequence[str] = (),
+    links: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """A page with a table that can be sorted, filtered and saved.
 
@@ -111,6 +118,7 @@ def table_page(
         name: name of the CSV file that the page saves, with all columns.
         columns: column -> what it holds, shown when the mouse hovers over its head.
         first: the columns to show, in this order; the others appear on request. All are shown if this is empty.
+        links: column -> per row the file beside the page that its cell leads to, empty for none.
     """
     same = {
         str(c): written(frame[c].iloc[0])[1]
@@ -136,9 +144,14 @@ def table_page(
     rows = [
         Row(
             _look(row),
-            [_cell(str(column), value, numeric[str(column)], key, extra[str(column)]) for column, value in row.items()],
+            [
+                _cell(str(column), value, numeric[str(column)], key, extra[str(column)])._replace(
+                    link=links[str(column)][place] if links and column in links else ""
+                )
+                for column, value in row.items()
+            ],
         )
-        for row in frame.to_dict("records")
+        for place, row in enumerate(frame.to_dict("records"))
     ]
     filters = {c: sorted({written(value)[1] for value in frame[c]} - {""}) for c in FILTERED if c in shown}
     return render(

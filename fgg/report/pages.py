@@ -85,9 +85,25 @@ def page(name: str, results: Path, cases: list[Path], configuration: Any) -> str
         frame = pd.concat(frames, ignore_index=True)
     else:
         frame = read_csv(results / f"{name}.csv", texts=TEXTS)
+    links = _pictures(frame, cases, results) if name in FOLDED else None
     settings = [column for column in SETTINGS if column in frame]  # the experiment's id contains them: they go last
     frame = frame[[column for column in frame if column not in settings] + settings]
-    return table_page(frame, title, ABOUT[name], f"{name}.csv", COLUMNS, FIRST.get(name, ()))
+    return table_page(frame, title, ABOUT[name], f"{name}.csv", COLUMNS, FIRST.get(name, ()), links)
+
+
+def _pictures(frame: pd.DataFrame, cases: list[Path], results: Path) -> dict[str, list[str]]:
+    """The pictures that rows of the case studies name, as seen from the results."""
+    places = {(folder.parents[1].name, folder.name): folder.relative_to(results).as_posix() for folder in cases}
+    return {
+        column: [
+            f"{places[row['dataset'], row['experiment']]}/{row[column]}"
+            if isinstance(row[column], str) and row[column]
+            else ""
+            for row in frame.to_dict("records")
+        ]
+        for column in ("picture", "page")
+        if column in frame
+    }
 
 
 def configuration_page(title: str, configuration: Any) -> str:

@@ -118,7 +118,20 @@ FIRST = {  # the columns that a page shows before "all columns" is asked for
         *("dataset", "seed", "layer", "kind", "sound", "explained_variance", "l0", "dead_share", "loss_recovered"),
         *("same_prediction", "kl", "morans_i", "monosemanticity", "class_selectivity", "warnings"),
     ),
-    "methods": (),
+    "cases": (
+        *(
+            "image_id",
+            "picture",
+            "experiment",
+            "layer",
+            "category",
+            "rank",
+            "true_class",
+            "predicted_class",
+            "patch_rank",
+        ),
+        *("row", "column", "change", "gate", "feature", "contribution", "share", "direction"),
+    ),
 }
 COLUMNS = {
     "dataset": "the dataset of the configuration",

@@ -7,6 +7,7 @@ import re
 import shutil
 from html.parser import HTMLParser
 from itertools import pairwise
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -48,11 +49,11 @@ def report(run):
     folder = run / "toy/cases/gated-l2-combined-c10-a1"
     (folder / "layer_2/improved").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 255, (900, 1300, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(folder / "layer_2/improved/1.png")
+    Image.fromarray(noise).save(folder / "layer_2/improved/1 #?%.png")
     rows = [
         {
             "dataset": "toy", "experiment": folder.name, "layer": 2, "category": "improved", "rank": 1, "image_id": HOSTILE,
-            "true_class": "cat", "predicted_class": "<b>dog</b>", "feature": feature, "direction": "BOOST", "picture": "layer_2/improved/1.png",
+            "true_class": "cat", "predicted_class": "<b>dog</b>", "feature": feature, "direction": "BOOST", "picture": "layer_2/improved/1 #?%.png",
         }
         for feature in (3.0, 3.0, 7.0, np.nan)
     ]  # fmt: skip
@@ -75,7 +76,7 @@ def report(run):
         str(run / "report.html"),
     ]
     assert report_page.main([*arguments, *own]) == 0
-    assert pages.main([*arguments, "--output", str(run)]) == 0
+    assert pages.main([*arguments, "cases", "--cases", str(folder), "--output", str(run)]) == 0
     (run / "manifest.json").write_text("{}")
     return run / "report.html"
 
@@ -109,9 +110,15 @@ def test_the_report_stands_alone_and_runs_nothing_of_a_name(report):
         if target.startswith("#"):
             assert target[1:] in seen.ids, target
         elif not target.startswith("data:"):
-            assert (report.parent / target).is_file(), target
+            assert (report.parent / unquote(target)).is_file(), target
     assert "toy/features/layer_2/feature_3.html" in seen.targets
     assert not any("feature_7" in target for target in seen.targets), "a feature without a page has no link"
+
+
+def test_rows_of_the_case_studies_lead_to_their_pictures(report):
+    targets = Seen((report.parent / "cases.html").read_text(encoding="utf-8")).targets
+    pictures = [unquote(target) for target in targets if target.endswith(".png")]
+    assert len(pictures) == 4 and all((report.parent / picture).is_file() for picture in pictures)
 
 
 def test_headings_do_not_skip_a_level(report):
