@@ -49,9 +49,13 @@ def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
         ("b_attribution", "bare_forwards_per_image"),
         ("c_metrics", "ratio_to_plain"),
         ("d_sweep", "twelve_over_one"),
+        ("training", "share_of_limit"),
+        ("sae_training", "share_of_limit"),
+        ("intervals", "ratio_to_scipy"),
     ):
         assert found[group][key] > 0
     assert max(found["c_metrics"]["largest_deviation"].values()) < 1e-5
+    assert found["intervals"]["largest_gap"] < 0.1, "SciPy's resamples are others, the intervals are nearly the same"
     shown = capsys.readouterr().out
     assert "(a) perturbed forward" in shown and "25% of the time of its 1 jobs" in shown
 

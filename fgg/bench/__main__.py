@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
-import resource
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -23,7 +20,8 @@ import numpy as np
 import torch
 
 from fgg.attribution.attribute import attribute
-from fgg.bench import limits, peers, plain
+from fgg.bench import limits, peers, plain, stages
+from fgg.bench.processes import memory, startup, work_through
 from fgg.bench.timing import in_turn, rate, side_by_side, timed
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
 from fgg.jobs.command import command
@@ -49,7 +47,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 RUNS, SUBSET = 60, 20
 PEER_ROUNDS = 2
-START = re.compile(r"start-up took ([\d.]+) s of ([\d.]+) s")  # as `fgg.errors.command` writes it
 
 
 @command
@@ -68,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(arguments.threads)
     device = resolve(arguments.device)
     if arguments.memory:
-        print(json.dumps(work_through(arguments.memory, device)))
+        print(json.dumps(work_through(SIZES["default"], arguments.memory, device)))
         return
     for name in arguments.sizes:
         with arithmetic(arguments.precision, device):
@@ -192,6 +189,9 @@ def measure(name: str, device: torch.device, seconds: float, precision: str) -> 
             "ratio_to_plain": 12 * slow / twelve,
         }
         found["peers"] = beside_peers(size, images, device)
+        found["training"] = stages.training(size, device, most)
+        found["sae_training"] = stages.sae_training(limits.shapes(model)["width"], device, most)
+        found["intervals"] = stages.intervals()
     return found
 
 
@@ -228,37 +228,6 @@ def sweep(model, images, subsets, bins: int, experiments: int) -> None:
         faithfulness_correlation.correlate(relevance, subsets, answers)
 
 
-def memory(device: str) -> dict[str, float]:
-    """Peak memory of attribution and metrics over 64 and 512 images, each in a process of its own."""
-    peaks = {}
-    for images in (64, 512):
-        run = [sys.executable, "-m", "fgg.bench", "--memory", str(images), "--device", device]
-        peaks[images] = json.loads(subprocess.run(run, capture_output=True, text=True, check=True).stdout)
-    return {"mib_at_64": peaks[64], "mib_at_512": peaks[512], "ratio": peaks[512] / peaks[64]}
-
-
-def startup(logs: Path) -> dict[str, float]:
-    """The cost of starting the processes of a run, from the last lines of its jobs' logs: jobs, seconds, share."""
-    found = [START.findall(log.read_text(encoding="utf-8", errors="replace")) for log in sorted(logs.rglob("*.log"))]
-    times = [(float(start), float(whole)) for matches in found for start, whole in matches[-1:]]
-    starts, wholes = (sum(column) for column in zip(*times, strict=True)) if times else (0.0, 0.0)
-    return {"jobs": len(times), "seconds": wholes, "start_seconds": starts, "share": starts / wholes if wholes else 0.0}
-
-
-def work_through(count: int, device: torch.device) -> float:
-    """Attribute and score a number of images batch by batch; return the peak memory of the process in MiB."""
-    size = SIZES["default"]
-    model = load_model(size["architecture"], size["kwargs"], num_classes=10).to(device)
-    generator = torch.Generator().manual_seed(0)
-    for start in range(0, count, 32):
-        images = torch.randn(min(32, count - start), 3, 80, 80, generator=generator).to(device)
-        relevance = attribute(model, images).relevance
-        saco.evaluate(Perturber(model, images), relevance)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def show(name: str, found: dict[str, Any]) -> None:
     """Print the ratios of one size."""
 
@@ -289,6 +258,13 @@ def show(name: str, found: dict[str, Any]) -> None:
         print(
             f"                              {sweep_['ratio_to_plain']:.2f} x as fast as twelve by the plain implementation"
         )
+    if "training" in found:
+        print(
+            f"  training                    {found['training']['images_per_second']:.0f} images/s, {share('training')}"
+        )
+        sae = found["sae_training"]
+        print(f"  training of an SAE          {sae['tokens_per_second']:.0f} tokens/s, {share('sae_training')}")
+        print(f"  bootstrap intervals         {found['intervals']['ratio_to_scipy']:.1f} x as fast as SciPy")
     if "memory" in found:
         print(f"  (e) peak memory, 512 images {found['memory']['ratio']:.2f} x that at 64")
     for peer, times in found.get("peers", {}).items():
