@@ -28,15 +28,22 @@ def main() -> None:
     """Read attributions and images, write one picture."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dataset", default="elpv")
-    parser.add_argument("--images", type=Path, help="prepared split; by default the dataset's test split")
     parser.add_argument(
-        "--experiments", nargs="+", default=["random", "rollout", "transmm", "gated-l1.2-combined-c10-a1"]
+        "--images", type=Path, help="prepared split; by default the dataset's test split"
+    )
+    parser.add_argument(
+        "--experiments",
+        nargs="+",
+        default=["random", "rollout", "transmm", "gated-l1.2-combined-c10-a1"],
     )
     parser.add_argument("--count", type=int, default=3, help="images, spread over the classes")
     parser.add_argument("--output", default="maps.png")
     arguments = parser.parse_args()
 
-    files = {name: f"results/{arguments.dataset}/attributions/{name}.parquet" for name in arguments.experiments}
+    files = {
+        name: f"results/{arguments.dataset}/attributions/{name}.parquet"
+        for name in arguments.experiments
+    }
     tables = {name: read_table(file) for name, file in files.items()}
     first = next(iter(tables.values()))
     settings = read_settings(files[arguments.experiments[0]])
@@ -45,9 +52,16 @@ def main() -> None:
     record = read_json(f"data/models/{arguments.dataset}/model.json")
     preprocess = Preprocess.from_dict(record["preprocess"])
     if first.column("image_id").to_pylist() != split.image_ids:
-        sys.exit(f"error: {images} does not hold the images of {files[arguments.experiments[0]]}; see --images")
+        sys.exit(
+            f"error: {images} does not hold the images of {files[arguments.experiments[0]]}; see --images"
+        )
 
-    chosen = spread(np.asarray(first["predicted"]), np.asarray(first["confidence"]), split.labels, arguments.count)
+    chosen = spread(
+        np.asarray(first["predicted"]),
+        np.asarray(first["confidence"]),
+        split.labels,
+        arguments.count,
+    )
     figure, axes = plt.subplots(
         len(chosen), 1 + len(tables), figsize=(1.75 * (1 + len(tables)) + 0.4, 1.6 * len(chosen) + 0.3), squeeze=False,
         layout="constrained",
@@ -55,7 +69,9 @@ def main() -> None:
     for row, index in zip(axes, chosen, strict=True):
         picture = split.picture(index)
         plot.show(picture, row[0], preprocess=preprocess)
-        row[0].set_ylabel(f"{split.label_names[index]}\np = {first['confidence'][index].as_py():.2f}", fontsize=8)
+        row[0].set_ylabel(
+            f"{split.label_names[index]}\np = {first['confidence'][index].as_py():.2f}", fontsize=8
+        )
         for axis, table in zip(row[1:], tables.values(), strict=True):
             relevance = matrix(table, "relevance")[index]
             plot.overlay(picture, relevance, axis, preprocess=preprocess, colorbar=False)
@@ -78,11 +94,21 @@ def title(experiment: str) -> str:
     return f"{kind}, layers {rest.split('-')[0].replace('.', ' + ')}" if rest else experiment
 
 
-def spread(predicted: np.ndarray, confidence: np.ndarray, labels: np.ndarray, count: int) -> list[int]:
+def spread(
+    predicted: np.ndarray, confidence: np.ndarray, labels: np.ndarray, count: int
+) -> list[int]:
     """Images of all classes in turn, in each the correct and confident ones first, up to ``count``."""
     rank = np.where(predicted == labels, confidence, confidence - 1)
-    queues = [sorted(np.flatnonzero(labels == label), key=lambda i: -rank[i]) for label in sorted(set(labels.tolist()))]
-    turns = [int(queue[turn]) for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue)]
+    queues = [
+        sorted(np.flatnonzero(labels == label), key=lambda i: -rank[i])
+        for label in sorted(set(labels.tolist()))
+    ]
+    turns = [
+        int(queue[turn])
+        for turn in range(max(map(len, queues)))
+        for queue in queues
+        if turn < len(queue)
+    ]
     return turns[:count]
 
 

@@ -42,14 +42,21 @@ def main() -> None:
     path = Path(f"results/{arguments.dataset}/attributions/{arguments.experiment}.parquet")
     table, settings = read_table(path), read_settings(path)
     model, preprocess, _ = model_files.load(f"data/models/{arguments.dataset}", torch.device("cpu"))
-    split = load_split(f"data/prepared/{arguments.dataset}/test.parquet", settings["max_images"], settings["seed"])
+    split = load_split(
+        f"data/prepared/{arguments.dataset}/test.parquet", settings["max_images"], settings["seed"]
+    )
     relevance = torch.from_numpy(matrix(table, "relevance").copy())
     chosen = np.linspace(0, len(split) - 1, arguments.images).astype(int)
     drops, subsets = [], []
     for index in chosen:
         engine = Perturber(model, split.tensors(preprocess, [index]))
         drawn = draw_subsets(
-            [split.image_ids[index]], engine.patches, 1, arguments.subsets, arguments.subset_size, settings["seed"]
+            [split.image_ids[index]],
+            engine.patches,
+            1,
+            arguments.subsets,
+            arguments.subset_size,
+            settings["seed"],
         )
         subsets.append(torch.from_numpy(drawn[:, 0]))
         drops.append(responses(engine, subsets[-1]))
@@ -64,14 +71,24 @@ def main() -> None:
             subsets[:, : trials * r].unflatten(1, (trials, r)),
             drops[:, : trials * r].unflatten(1, (trials, r)),
         )
-        errors.append(scores.var(1).nanmean().sqrt().item())  # the mean of a few deviations would be too small
+        errors.append(
+            scores.var(1).nanmean().sqrt().item()
+        )  # the mean of a few deviations would be too small
         print(f"{r} runs: standard deviation of one trial {errors[-1]:.3f}")
     errors = np.array(errors)
-    ticks = [t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if errors.min() / 2 < t < errors.max() * 1.5]
+    ticks = [
+        t for t in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if errors.min() / 2 < t < errors.max() * 1.5
+    ]
     figure, axis = plt.subplots(figsize=(4.6, 3.2), layout="constrained")
     axis.plot(runs, errors, "o-", color="#0072B2", label="one trial")
     axis.plot(runs, errors / 3**0.5, "s--", color="#D55E00", label="mean of three trials")
-    axis.plot(runs, errors[0] * (runs[0] / np.array(runs)) ** 0.5, ":", color="0.4", label="1 / sqrt(runs)")
+    axis.plot(
+        runs,
+        errors[0] * (runs[0] / np.array(runs)) ** 0.5,
+        ":",
+        color="0.4",
+        label="1 / sqrt(runs)",
+    )
     axis.set(
         xscale="log", yscale="log", xticks=runs, xticklabels=[str(r) for r in runs], yticks=ticks, yticklabels=[str(t) for t in ticks],
         xlabel="random subsets per trial (runs)", ylabel="standard error of one image's score",

@@ -35,6 +35,8 @@ _PLACES = {
     "faithfulness_correlation": "fgg.faithfulness.faithfulness_correlation",
     "draw_subsets": "fgg.faithfulness.faithfulness_correlation",
     "read_results": "fgg.results",
+    "open_run": "fgg.run",
+    "example_run": "fgg.run",
 }
 
 _ROOMS = ("plot",)  # modules that are reached as fgg.plot

@@ -18,9 +18,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fgg.errors import FggError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")  # mypkg.maps:my_method
 
@@ -50,6 +53,29 @@ class Declaration:
     def load(self) -> Callable[..., Any]:
         """Import the function."""
         return getattr(import_module(self.module), self.function)
+
+
+Entry = TypeVar("Entry")
+
+
+class Catalogue(dict[str, Entry]):
+    """Entries by name, such as the methods; in a notebook it is a table, elsewhere a line for each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name}: {entry.title} ({entry.citation})" for name, entry in self.items())  # type: ignore[attr-defined]
+
+    def _repr_html_(self) -> str:
+        return self.to_dataframe().to_html(index=False, escape=True)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row per entry with what its decorator states, apart from its options and settings."""
+        import pandas as pd
+
+        shown = ("name", "title", "citation", "role", "direction", "definition", "assumes", "cost", "passes")
+        rows = [{key: getattr(entry, key, None) for key in shown} for entry in self.values()]
+        for row in rows:
+            row["passes"] = row["passes"] if isinstance(row["passes"], str) else None  # a method counts them
+        return pd.DataFrame(rows, columns=shown).dropna(axis=1, how="all")
 
 
 def is_reference(name: str) -> bool:

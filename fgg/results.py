@@ -8,12 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fgg.errors import FggError, names
+from fgg.html_tables import html_table
 from fgg.tables import read_csv, read_json, read_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUMMARY, MANIFEST = "summary", "manifest.json"
+SUMMARY, MANIFEST, WORDS = "summary", "manifest.json", "README.md"
+SHOWN = (
+    *("dataset", "seed", "experiment", "metric", "fill"),
+    *("mean", "difference", "ci_low", "ci_high", "verdict"),
+)  # columns of the summary that a notebook shows
+MOST_ROWS, MOST_LETTERS = 60, 400
 # Tables per image: kind -> folder of a table for each experiment.
 PER_EXPERIMENT = ("attributions", "gates", "faithfulness", "curves")
 PER_DATASET = ("images", "responses")
@@ -84,30 +90,43 @@ class Results:
         """The table ``summary``: a row per dataset, experiment, metric, fill and kind of images."""
         return self.table(SUMMARY)
 
+    @property
+    def headline(self) -> str:
+        """The first words of ``README.md`` about what came out; empty if it is missing."""
+        file = self.folder / WORDS
+        if not file.is_file():
+            return ""
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        said = [line for line in lines if line and not line.startswith(("#", "|", "<", "!"))]
+        text = said[0] if said else ""
+        if text.endswith(":"):
+            text += "".join(f" {line.removeprefix('- ')}" for line in said if line.startswith("- "))
+        text = text.replace("**", "")
+        return text if len(text) <= MOST_LETTERS else f"{text[:MOST_LETTERS].rsplit(' ', 1)[0]} …"
+
+    def _facts(self) -> dict[str, str]:
+        facts = {"in words": self.headline} if self.headline else {}
+        for dataset, own in self.experiments.items():
+            facts[f"dataset {dataset}"] = f"{len(own)} experiments: {names(own)}"
+        facts["tables"] = names(self.tables, len(self.tables))
+        if not (self.folder / MANIFEST).is_file():
+            facts["state"] = "the run is not finished"
+        return facts
+
     def __repr__(self) -> str:
-        sets = ", ".join(f"{dataset} ({len(own)} experiments)" for dataset, own in self.experiments.items())
-        return f"Results({str(self.folder)!r}: {sets}; tables {', '.join(self.tables)})"
+        lines = "".join(f"\n  {name}: {text}" for name, text in self._facts().items())
+        return f"Results in {str(self.folder)!r}{lines}\n  read them with: .table(NAME), .per_image(KIND, DATASET, EXPERIMENT)"
 
     def _repr_html_(self) -> str:
         frame = self.to_dataframe()
-        kept = [
-            column
-            for column in (
-                "dataset",
-                "seed",
-                "experiment",
-                "metric",
-                "fill",
-                "mean",
-                "difference",
-                "ci_low",
-                "ci_high",
-                "verdict",
-            )
-            if column in frame
-        ]
         shown = frame[frame["stratum"] == "measurable"] if "stratum" in frame else frame
-        return f"<p>{self.folder.name}: measurable images</p>" + shown[kept].to_html(index=False, escape=True)
+        shown = shown[[column for column in SHOWN if column in frame]]
+        rest = f"; the first {MOST_ROWS} of {len(shown)} rows" if len(shown) > MOST_ROWS else ""
+        facts = html_table((), self._facts().items(), f"Results in {self.folder}")
+        below = shown.head(MOST_ROWS).to_html(
+            index=False, escape=True, border=0, float_format="{:.4g}".format, na_rep=""
+        )
+        return f"{facts}<details><summary>summary, measurable images{rest}</summary>{below}</details>"
 
 
 def read_results(folder: str | Path = "results") -> Results:

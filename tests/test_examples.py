@@ -1,6 +1,5 @@
 """The examples run, and what they draw and print holds."""
 
-import itertools
 import re
 import runpy
 import sys
@@ -36,22 +35,6 @@ def run(folder, tmp_path, monkeypatch):
 
     yield call
     plt.close("all")
-
-
-def test_the_notebook(run, tmp_path, capsys):
-    names = run("explain.py", "tiny", "0,1")
-    for name in ("compare", "overlay", "gates", "pixel-flipping"):
-        assert np.asarray(Image.open(tmp_path / f"{name}.png").convert("L")).std() > 10, name
-    assert names["gated"].relevance.shape == (6, 16) and set(names["gated"].gates) == {0, 1}
-    said = capsys.readouterr().out
-    assert all(name in said for name in names["split"].image_ids)
-    assert len(re.findall(r"SaCo of (TransMM|gated): [+-]0\.\d{3}", said)) == 2
-
-
-def test_the_notebook_has_cells_that_alternate_with_text():
-    marks = re.findall(r"(?m)^# %%.*$", (EXAMPLES / "explain.py").read_text())
-    assert marks[0] == "# %% [markdown]" and len(marks) >= 8
-    assert ("# %% [markdown]",) * 2 not in itertools.pairwise(marks)
 
 
 def test_maps_of_cropped_pictures(run, tmp_path):

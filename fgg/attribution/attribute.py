@@ -138,7 +138,10 @@ def attribute(
             size = halved(size, IMAGES, model)
             continue
         start += size
-    return join(parts)
+    found = join(parts)
+    (height, width), (rows, columns) = patch_size(model), images.shape[2:]
+    found.grid = rows // height, columns // width
+    return found
 
 
 def attribute_several(

@@ -145,14 +145,14 @@ def method(
 
 
 @functools.cache
-def methods() -> dict[str, Method]:
+def methods() -> registry.Catalogue[Method]:
     """The methods of this package by name.
 
     Raises:
         ValueError: two of them share a name.
     """
     found = [_method(own) for own in registry.declarations(Path(__file__).parent, str(__package__), "method")]
-    table = {entry.name: entry for entry in found}
+    table = registry.Catalogue((entry.name, entry) for entry in found)
     if len(table) != len(found):
         raise ValueError(f"two attribution methods share a name: {[entry.name for entry in found]}")
     return table

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fgg  # for fgg.plot, which is looked up when a map is shown: a change of the pictures must not rerun the maps
 from fgg.errors import FggError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Attribution:
         gates: layer -> (B, N), the gates as applied.
         scores: layer -> (B, N), the gate scores s.
         columns: name -> (B,), what the method says about each map, such as ``completeness_residual``.
+        grid: rows and columns of patches, if known.
     """
 
     relevance: Tensor
@@ -39,11 +41,45 @@ class Attribution:
     gates: dict[int, Tensor] = field(default_factory=dict)
     scores: dict[int, Tensor] = field(default_factory=dict)
     columns: dict[str, Tensor] = field(default_factory=dict)
+    grid: tuple[int, int] | None = None
 
     def __repr__(self) -> str:
         images, patches = self.relevance.shape
         gated = f", gates at layers {', '.join(map(str, self.gates))}" if self.gates else ""
         return f"Attribution({images} images, {patches} patches, target {self.target.tolist()[:8]}{gated})"
+
+    def _repr_html_(self) -> str:
+        return fgg.plot.batches.batch_html(self)
+
+    def show(
+        self,
+        images: Any = None,
+        *,
+        names: Sequence[str] | None = None,
+        preprocess: Any = None,
+        most: int = 8,
+        smooth: bool = False,
+    ) -> np.ndarray:
+        """Draw the maps, each on its own scale: beside their images, or alone if no images are given.
+
+        Args:
+            images: the images that were explained: those of a run (``run.images(8)``), a tensor (B, C, H, W), or PIL
+                images.
+            names: names of the images.
+            preprocess: the `fgg.Preprocess` that made a tensor of the images, or that crops PIL images as the model saw
+                them; known for images of a run.
+            most: images that are drawn.
+            smooth: interpolate between patches.
+
+        Returns:
+            The matplotlib axes: (images, 2) with images, (1, maps) without.
+
+        Raises:
+            FggError: other images than those of the maps, or values that cannot be drawn, such as NaN.
+        """
+        return fgg.plot.batch(
+            self.relevance, images, names=names, preprocess=preprocess, grid=self.grid, most=most, smooth=smooth
+        )
 
     def to_dataframe(self, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
         """A row per image and patch: ``image_id``, ``patch`` (row by row, from 0), ``relevance``, and the layers' gates and scores.
@@ -80,4 +116,4 @@ def join(parts: Sequence[Attribution]) -> Attribution:
         tensors[name] = {
             key: torch.cat([getattr(part, name)[key] for part in parts]) for key in getattr(parts[0], name)
         }
-    return Attribution(**tensors)
+    return Attribution(**tensors, grid=parts[0].grid)

@@ -8,19 +8,48 @@ orders, so that a constant map gets exactly what random maps get on average.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fgg.errors import FggError
+from fgg.faithfulness.checks import names_or_numbers
 from fgg.faithfulness.registry import metric
 from fgg.models.arguments import full_precision
 from fgg.models.call_arguments import as_tensor
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Localisation(dict[str, Tensor]):
+    """Name of a score -> scores, float64 (B,); higher is better, and NaN is undefined."""
+
+    def __repr__(self) -> str:
+        images = len(next(iter(self.values()), ()))
+        means = ", ".join(f"{name} {float(values.nanmean()):.3g}" for name, values in self.items())
+        return f"Localisation({images} images; means: {means}; higher is better)"
+
+    def to_dataframe(self, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """A row per image: ``image_id`` and a column for each score.
+
+        Args:
+            image_ids: names of the images; None numbers them.
+
+        Raises:
+            FggError: the number of names is not that of the images.
+        """
+        import pandas as pd
+
+        images = len(next(iter(self.values()), ()))
+        scores = {name: values.detach().cpu().numpy() for name, values in self.items()}
+        return pd.DataFrame({"image_id": names_or_numbers(image_ids, images), **scores})
+
 
 @full_precision
-def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def localisation(relevance: Tensor, masks: Tensor) -> Localisation:
     """All scores of maps against masks.
 
     Args:
@@ -29,7 +58,7 @@ def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
 
     Returns:
         ``relevance_mass``, ``relevance_rank``, ``pointing_game``, ``average_precision`` and ``pr_area``, each float64
-        (B,); higher is better. NaN where a score is undefined.
+        (B,); higher is better. NaN where a score is undefined. A dictionary with ``to_dataframe()``.
 
     Raises:
         FggError: no tensors, shapes that differ or are not (B, N), or masks outside 0 to 1.
@@ -38,7 +67,7 @@ def localisation(relevance: Tensor, masks: Tensor) -> dict[str, Tensor]:
         form = "a tensor (images, patches)"
         relevance, masks = as_tensor(relevance, "relevance", form), as_tensor(masks, "masks", form)
     functions = (relevance_mass, relevance_rank, pointing_game, average_precision, pr_area)
-    return {each.__name__: each(relevance, masks) for each in functions}
+    return Localisation((each.__name__, each(relevance, masks)) for each in functions)
 
 
 @metric(

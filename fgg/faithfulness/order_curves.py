@@ -8,22 +8,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+import fgg  # for fgg.plot, which is looked up when a curve is shown: a change of the pictures must not rerun the scores
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
 from fgg.faithfulness.adaptive_curves import Curve, check_tolerance
-from fgg.faithfulness.checks import check_relevance, class_of, probability
+from fgg.faithfulness.checks import check_relevance, class_of, names_or_numbers, probability
 from fgg.faithfulness.measured_steps import MeasuredSteps
 from fgg.models.arguments import full_precision, whole_number, without_autocast
 from fgg.models.call_arguments import image_names, seed_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import channel_values, make_fill
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class OrderCurves:
@@ -101,6 +106,45 @@ class OrderCurves:
         curve = curve[:, ~curve.isnan().all(0)] if len(curve) else curve
         area = torch.trapezoid(curve, dim=1) / (curve.shape[1] - 1)
         return torch.where(self.relevance.isnan().any(1), torch.nan, area)
+
+    def __repr__(self) -> str:
+        known = ", ".join(dict.fromkeys(f"{kind} in steps of {step}" for kind, step, _ in self._known)) or "none"
+        return f"OrderCurves({len(self.relevance)} images, {self.engine.patches} patches; computed so far: {known})"
+
+    def to_dataframe(self, patches_per_step: int = 1, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """The curves MIF and LIF, computed if they are not known: a row per image, curve and step.
+
+        Args:
+            patches_per_step: patches filled per step.
+            image_ids: names of the images; None numbers them.
+
+        Returns:
+            Columns ``image_id``, ``curve`` (``mif`` or ``lif``), ``filled`` (patches filled so far) and ``probability``.
+
+        Raises:
+            FggError: the number of names is not that of the images, or fewer than one patch per step.
+        """
+        import pandas as pd
+
+        names = names_or_numbers(image_ids, len(self.relevance))
+        parts = []
+        for kind in ("mif", "lif"):
+            values = self._curve(kind, patches_per_step).probability
+            steps = values.shape[1]
+            filled = np.minimum(np.arange(steps) * patches_per_step, self.engine.patches)
+            places = {"image_id": np.repeat(names, steps), "curve": kind, "filled": np.tile(filled, len(names))}
+            parts.append(pd.DataFrame({**places, "probability": values.detach().cpu().flatten().numpy()}))
+        return pd.concat(parts, ignore_index=True)
+
+    def show(self, patches_per_step: int = 1, ax: Any = None, *, title: str | None = None) -> Any:
+        """Draw the mean curves MIF and LIF on matplotlib axes, and return them; the area between them is the SRG."""
+        curves = {
+            "most relevant first": self.mif(patches_per_step),
+            "least relevant first": self.lif(patches_per_step),
+        }
+        ax = fgg.plot.curve(curves, ax, title=title or "A larger area between the curves is better")
+        ax.set_xlabel("patches filled (%)")
+        return ax
 
     def _curve(self, kind: str, patches_per_step: int, area_tolerance: float | None = None) -> Curve:
         patches_per_step, tolerance = check_step(patches_per_step), check_tolerance(area_tolerance)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+import fgg  # for fgg.plot, which is looked up when a curve is shown: a change of the pictures must not rerun the scores
 from fgg.errors import FggError
 from fgg.faithfulness.adaptive_curves import check_tolerance
-from fgg.faithfulness.checks import check_protocol, probability
+from fgg.faithfulness.checks import check_protocol, names_or_numbers, probability
 from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
 from fgg.faithfulness.registry import metric
 from fgg.faithfulness.settings_checks import WHOLE_CURVES
 from fgg.models.arguments import full_precision, whole_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @metric(
@@ -61,7 +66,7 @@ def pixel_flipping_scores(
     return columns
 
 
-@dataclass
+@dataclass(repr=False)
 class PixelFlipping:
     """Area and curve of Pixel Flipping; lower is better.
 
@@ -73,6 +78,32 @@ class PixelFlipping:
 
     auc: Tensor
     curve: Tensor
+
+    def __repr__(self) -> str:
+        images, steps = len(self.curve), self.curve.shape[1] - 1
+        mean = float(self.auc.nanmean())
+        return f"PixelFlipping({images} images, {steps} steps, mean area {mean:.4g}; lower is better)"
+
+    def to_dataframe(self, image_ids: Sequence[str] | None = None) -> pd.DataFrame:
+        """A row per image and step: ``image_id``, ``step`` (0 is the clean image), ``probability``, and the image's ``auc``.
+
+        Args:
+            image_ids: names of the images; None numbers them.
+
+        Raises:
+            FggError: the number of names is not that of the images.
+        """
+        import pandas as pd
+
+        images, steps = self.curve.shape
+        columns = {"image_id": np.repeat(names_or_numbers(image_ids, images), steps)}
+        columns["step"] = np.tile(np.arange(steps), images)
+        columns["probability"] = self.curve.detach().cpu().flatten().numpy()
+        return pd.DataFrame({**columns, "auc": np.repeat(self.auc.detach().cpu().numpy(), steps)})
+
+    def show(self, ax: Any = None, *, title: str | None = None) -> Any:
+        """Draw the mean curve of the images on matplotlib axes, and return them; see `fgg.plot.curve`."""
+        return fgg.plot.curve(self.curve, ax, title=title or "Pixel Flipping: lower is better")
 
 
 @full_precision

@@ -146,14 +146,15 @@ def metric(
 
 
 @functools.cache
-def metrics() -> dict[str, Metric]:
+def metrics() -> registry.Catalogue[Metric]:
     """The metrics of this package by name, in the order of ``place``.
 
     Raises:
         ValueError: two of them share a name.
     """
     found = [_metric(own) for own in registry.declarations(Path(__file__).parent, str(__package__), "metric")]
-    table = {entry.name: entry for entry in sorted(found, key=lambda entry: (entry.place, entry.name))}
+    ordered = sorted(found, key=lambda entry: (entry.place, entry.name))
+    table = registry.Catalogue((entry.name, entry) for entry in ordered)
     if len(table) != len(found):
         raise ValueError(f"two metrics share a name: {[entry.name for entry in found]}")
     return table

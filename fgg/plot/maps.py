@@ -1,8 +1,8 @@
 """Pictures of attributions, for notebooks and figures. Every function draws on matplotlib axes and returns them.
 
 Relevance belongs to patches: (N,), row by row, as `fgg.attribute` gives it for one image. Images may be PIL
-images, (H, W) or (H, W, 3) arrays, or tensors (C, H, W); they are shown in grey under a transparent map. No global
-state is changed, neither the backend nor a style.
+images, (H, W) or (H, W, 3) arrays, or tensors (C, H, W); they are shown in grey under a transparent map, unless
+``grey=False`` asks for their colours. No global state is changed, neither the backend nor a style.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def overlay(
     preprocess: Any = None,
     smooth: bool = False,
     alpha: float = ALPHA,
+    grey: bool = True,
 ) -> Axes:
     """Draw relevance over the image; dark means little, bright means much.
 
@@ -62,6 +63,7 @@ def overlay(
             convert a tensor back to grey values.
         smooth: interpolate between patches; False shows each patch in a single colour.
         alpha: opacity of the map, from 0 to 1.
+        grey: show the image in grey, so that all colours are those of the map; False keeps the image's colours.
 
     Raises:
         FggError: the number of patches does not fit, a value is NaN, or ``image`` is not an image.
@@ -69,7 +71,7 @@ def overlay(
     values = relevance_grid(relevance, grid, input_size(image, preprocess))
     low = min(0.0, float(values.min())) if vmin is None else vmin
     high = float(values.max()) if vmax is None else vmax
-    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess), title, colorbar)
+    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess, grey), title, colorbar)
     _map(ax, values, _rising(alpha), low, high if high > low else low + 1, smooth, label if colorbar else None)
     return ax
 
@@ -88,6 +90,7 @@ def difference(
     preprocess: Any = None,
     smooth: bool = False,
     alpha: float = ALPHA,
+    grey: bool = True,
 ) -> Axes:
     """Draw the change from one map to another: red means more relevance, blue less; the scale is symmetric about 0.
 
@@ -102,7 +105,7 @@ def difference(
     values = relevance_grid(after, grid, size) - relevance_grid(before, grid, size)
     most = float(np.abs(values).max()) if vmax is None else vmax
     most = most if most > 0 else 1.0
-    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess), title, colorbar)
+    ax = _axes(ax, LIFT + (1 - LIFT) * picture(image, preprocess, grey), title, colorbar)
     _map(ax, values, _fading(alpha), -most, most, smooth, label if colorbar else None)
     return ax
 
@@ -167,6 +170,7 @@ def compare(
     patch: int | Sequence[int] | None = None,
     one_scale: bool = False,
     smooth: bool = False,
+    shares: bool = False,
 ) -> np.ndarray:
     """Draw the image, the map before, the map after and the difference side by side; return the four axes.
 
@@ -176,6 +180,8 @@ def compare(
         patch: a patch, or several, to outline in every panel.
         one_scale: use the same colour scale for both maps. By default each map uses the whole range, since a gate
             raises relevance so much that the map before would be invisible.
+        shares: divide each map by the sum of the sizes of its values, so that both can be compared: per cent of the
+            relevance on one scale, and the difference in percentage points. A map that is 0 everywhere stays so.
 
     The other arguments, and the errors, are those of `overlay`.
     """
@@ -190,11 +196,17 @@ def compare(
         "preprocess": preprocess,
         "smooth": smooth,
     }
-    most = max(float(relevance_grid(values, grid, size).max()) for values in (before, after)) if one_scale else None
+    before, after = relevance_grid(before, grid, size), relevance_grid(after, grid, size)
+    labels = "relevance", "change in relevance"
+    if shares:
+        before, after = (100 * values / (np.abs(values).sum() or 1.0) for values in (before, after))
+        labels = "share of relevance (%)", "change (points)"
+    most = max(float(values.max()) for values in (before, after)) if one_scale or shares else None
+    least = min(0.0, float(before.min()), float(after.min())) if shares else None
     show(image, four[0], title="image", preprocess=preprocess)
-    overlay(image, before, four[1], title=names[0], vmax=most, **shared)
-    overlay(image, after, four[2], title=names[1], vmax=most, **shared)
-    difference(image, before, after, four[3], title=f"{names[1]} minus {names[0]}", **shared)
+    overlay(image, before, four[1], title=names[0], vmin=least, vmax=most, label=labels[0], **shared)
+    overlay(image, after, four[2], title=names[1], vmin=least, vmax=most, label=labels[0], **shared)
+    difference(image, before, after, four[3], title=f"{names[1]} minus {names[0]}", label=labels[1], **shared)
     if patch is not None:
         for ax in four:
             mark(ax, patch, shared["grid"])
