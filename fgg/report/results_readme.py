@@ -18,11 +18,13 @@ import pandas as pd
 
 from fgg.catalogue import CONSTRUCTIONS
 from fgg.comparison.compared import measures_of
+from fgg.comparison.pooled import EVERY
 from fgg.comparison.quality import weak_saes
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.data.preprocess_words import preprocess_words
 from fgg.faithfulness.measures import Measure
 from fgg.jobs.command import command, json_object
+from fgg.report.answer import answers
 from fgg.report.contents import figures
 from fgg.report.deletion_words import deletion_words
 from fgg.report.figures.sae_quality import quality
@@ -97,12 +99,15 @@ def readme(
         measures = {str(dataset): measures_in(rows) for dataset, rows in frame.groupby("dataset", sort=False)}
     origins = {str(dataset): _origin(str(dataset), rows, data) for dataset, rows in frame.groupby("dataset")}
     yield from ("# Results", "", "## Headline", "")
+    known = {name: measure for own in measures.values() for name, measure in own.items()}
+    for answer in answers(hypotheses, known, tables.get("pooled")) if len(hypotheses) else ():
+        name = "all datasets" if answer.dataset == EVERY else f"`{answer.dataset}`"
+        yield from (f"**{answer.word}** ({name}). {' '.join(answer.sentences)}", "")
     for dataset in dict.fromkeys(frame["dataset"]):
         if not (hypotheses["dataset"] == dataset).any():
             rows = comparison[(comparison["dataset"] == dataset) & (comparison["stratum"] == MEASURABLE)]
             yield f"On `{dataset}`: the grid has no combined gate to test. {_best(rows, measures[str(dataset)])}"
             yield ""
-    known = {name: measure for own in measures.values() for name, measure in own.items()}
     yield from words(hypotheses, known, tables.get("pooled"))
     yield ""
     if "decomposition" in tables:
@@ -254,8 +259,7 @@ def _remarks(rows: pd.DataFrame, origin: Origin, split: str) -> Iterator[str]:
             "check the order of its classes and the scaling of its images"
         )
     for layer, measured in origin.saes.items():
-        explained = measured["explained_variance"]
-        if explained is not None and explained < POOR:
+        if (explained := measured["explained_variance"]) is not None and explained < POOR:
             yield (
                 f"the SAE of layer {layer} explains {100 * explained:.0f} % of the variance: check that it belongs to this model and layer; "
                 "its features say little"
