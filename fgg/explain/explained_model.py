@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from fgg import degeneracy
 from fgg.comparison.quality import LEVELS, folder_warning
 from fgg.data.images import decode
-from fgg.data.load import load_split
+from fgg.data.load import Split, load_split
 from fgg.data.preprocess import Preprocess
 from fgg.data.preprocess_words import preprocess_words
 from fgg.errors import FggError
@@ -49,6 +49,7 @@ class Subject:
         prepared: folder of the dataset's images, if there is one.
         identity: `fgg.saes.provenance.model_record` of the model; None if it is not in a folder of fgg's.
         origins: key of the preprocessing -> where its value comes from.
+        splits: file -> split of the dataset, as far as it has been read; None where there is none.
     """
 
     model: VisionTransformer
@@ -59,6 +60,7 @@ class Subject:
     prepared: Path | None = None
     identity: dict[str, str] | None = None
     origins: dict[str, str] = field(default_factory=dict)
+    splits: dict[Path, Split | None] = field(default_factory=dict)
 
     @property
     def preparation(self) -> str:
@@ -201,11 +203,11 @@ def read_picture(subject: Subject, name: str) -> Picture:
     if path.is_file():
         image = decode(path.read_bytes(), name)
         return Picture(path.name, image, subject.preprocess(image)[None].to(device))
-    if path.is_dir():
-        raise FggError(f"{name} is a folder; give image files, such as {name.rstrip('/')}/*.png")
     for split in SPLITS if subject.prepared else ():
         file = subject.prepared / f"{split}.parquet"
-        images = load_split(file) if file.is_file() else None
+        if file not in subject.splits:
+            subject.splits[file] = load_split(file) if file.is_file() else None
+        images = subject.splits[file]
         if images is not None and name in images.image_ids:
             place = images.image_ids.index(name)
             tensor = images.tensors(subject.preprocess, [place]).to(device)
@@ -232,8 +234,14 @@ def class_index(subject: Subject, wanted: str | None) -> int | None:
     )
 
 
-def degenerate(subject: Subject, construction: str, layers: Sequence[int], images: Tensor) -> str:
-    """What is degenerate about a gate, in the words of `fgg.degeneracy.note`; measured on the images if unknown."""
-    if not subject.status:
-        subject.status = degeneracy.measured(diagnose(subject.model, images[: images_per_batch(subject.model)]))
+def degenerate(
+    subject: Subject, construction: str, layers: Sequence[int], first: Callable[[int], Sequence[Picture]]
+) -> str:
+    """What is degenerate about a gate, in the words of `fgg.degeneracy.note`; measured on the first images if unknown.
+
+    Args:
+        first: gives up to so many of the first images.
+    """
+    if not subject.status and (pictures := first(images_per_batch(subject.model))):
+        subject.status = degeneracy.measured(diagnose(subject.model, torch.cat([each.tensor for each in pictures])))
     return degeneracy.note({"gate": {"construction": construction, "layers": layers}}, subject.status)

@@ -14,41 +14,6 @@ from PIL import Image
 
 import fgg
 from fgg.cli import main
-from fgg.data.load import load_split
-from fgg.models import model_files
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tiny_dataset.make(tmp_path_factory.mktemp("explain"))
-
-
-@pytest.fixture(scope="module")
-def loaded(folder):
-    """Model, preprocessing, split of the dataset."""
-    model, preprocess, _ = model_files.load(folder / "data" / "models" / "tiny", torch.device("cpu"))
-    return model, preprocess, load_split(folder / "data" / "prepared" / "tiny" / "test.parquet")
-
-
-@pytest.fixture
-def explain(folder, tmp_path, monkeypatch, capsys):
-    """A function: arguments -> exit status, standard output, standard error; run far from the dataset."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, directory=True):
-        where = ["--directory", str(folder)] if directory else []
-        status = main(["explain", *map(str, arguments), *where])
-        return status, *capsys.readouterr()
-
-    return call
-
-
-def rows(text):
-    """(layer, feature, contribution, effect, patch) of the table of features."""
-    found = re.findall(r"(?m)^ {14} +(\d+) +(\d+) +([+-][\d.e-]+)  (\w+) +(\d+) \(row", text)
-    return [
-        (int(layer), int(feature), float(value), effect, int(patch)) for layer, feature, value, effect, patch in found
-    ]
 
 
 def test_an_image_of_the_dataset(explain, loaded, folder, tmp_path):
@@ -61,44 +26,10 @@ def test_an_image_of_the_dataset(explain, loaded, folder, tmp_path):
     assert f"prediction  {name} ({float(expected.confidence):.1%})" in out
     assert f"label       {split.label_names[2]}" in out
     assert all(other in re.search("then.*", out)[0] for other in set(tiny_dataset.CLASSES) - {name})
-    for layer in (0, 1):
-        gates = expected.gates[layer]
-        assert f"layer {layer}: {int((gates > 1).sum())} patches amplified, {int((gates < 1).sum())} damped" in out
+    assert "amplified" not in out, "half of the patches always are"
     picture = np.asarray(Image.open(tmp_path / "explained.png").convert("RGB"), dtype=float)
     assert picture.shape[1] > 3 * picture.shape[0] and picture.std() > 20
-    assert len(rows(out)) == 5
-
-
-def test_features_by_loops(explain, loaded, folder):
-    """Terms f_k h_k, one patch and feature at a time, with a gradient of autograd's own."""
-    model, preprocess, split = loaded
-    _, out, _ = explain(split.image_ids[0], "--class", "disc")
-    image, wanted = split.tensors(preprocess, [0]), tiny_dataset.CLASSES.index("disc")
-    found = []
-    for layer in (0, 1):
-        sae = fgg.load_sae(folder / "data" / "saes" / "tiny" / f"layer_{layer}")
-        tokens = model._pos_embed(model.patch_embed(image))
-        for block in model.blocks[: layer + 1]:
-            tokens = block(tokens)
-        tokens = tokens.detach().requires_grad_()
-        after = tokens
-        for block in model.blocks[layer + 1 :]:
-            after = block(after)
-        model.forward_head(model.norm(after))[0, wanted].backward()
-        terms = np.zeros((16, 40))
-        at, slope = tokens.detach()[0, 1:], tokens.grad[0, 1:]
-        for patch in range(16):
-            codes = sae.encode(at[patch])
-            for feature in range(40):
-                terms[patch, feature] = float(codes[feature] * (sae.W_dec[feature] @ slope[patch]))
-        for feature in range(40):
-            total = terms[:, feature].sum()
-            found.append((abs(total), layer, feature, total, int((terms[:, feature] * np.sign(total)).argmax())))
-    found = sorted(found, reverse=True)[:6]
-    assert [row[:2] for row in rows(out)] == [each[1:3] for each in found]
-    assert [row[4] for row in rows(out)] == [each[4] for each in found]
-    assert [row[2] for row in rows(out)] == pytest.approx([each[3] for each in found], rel=0.01)
-    assert [row[3] for row in rows(out)] == ["BOOST" if each[3] > 0 else "SUPPRESS" for each in found]
+    assert len(re.findall("(?:BOOST|SUPPRESS)", out)) == 5
 
 
 def test_a_file_is_prepared_as_the_dataset_was(explain, loaded, tmp_path):
@@ -140,12 +71,18 @@ def test_several_images_and_another_method(explain, loaded, tmp_path):
     assert status == 0 and [line for line in out.splitlines() if line in ids] == ids[:3]
     one, three = (Image.open(tmp_path / name).size for name in ("one.png", "three.png"))
     assert one[0] == three[0] and 2.5 * one[1] < three[1] < 3 * one[1]
-    assert "features" not in out and "strongest   " in out
+    assert "features" not in out and "strongest patch" in out
+
+
+def test_a_name_cannot_control_the_terminal(explain, loaded, tmp_path):
+    loaded[2].picture(1).save(tmp_path / "a\x1b[2J.png")
+    status, out, _ = explain("a\x1b[2J.png", "--remove", 0)
+    assert status == 0 and out.startswith("a\\x1b[2J.png\n")
 
 
 def test_a_gate_without_saes(explain, loaded):
     status, out, _ = explain(loaded[2].image_ids[0], "--construction", "no_sae", "--layers", "1")
-    assert status == 0 and "layer 1: " in out and "features" not in out
+    assert status == 0 and "at layer 1" in out and "features" not in out
 
 
 def test_a_layer_that_means_nothing_is_told(explain, loaded, folder):
@@ -203,7 +140,7 @@ def test_the_preprocessing_is_that_of_the_weights(explain, loaded, folder, tmp_p
     [
         (["nowhere.png"], "nowhere.png is no file and no image_id of the dataset"),
         (["text.png"], "text.png cannot be used: not an image"),
-        (["."], r"\. is a folder; give image files"),
+        (["empty"], r"the folder empty holds no image; images end in \.png"),
         (["ID", "--dataset", "other"], r"no trained dataset 'other' in .*models; there: tiny.*--directory"),
         (["ID", "--class", "dics"], "--class 'dics' is unknown; choose from disc, …, or an index from 0 to 2"),
         (["ID", "--class", "3"], "--class '3' is unknown; choose from bar, disc, noise, or an index from 0 to 2"),
@@ -219,6 +156,25 @@ def test_the_preprocessing_is_that_of_the_weights(explain, loaded, folder, tmp_p
         (["ID", "--architecture", "x"], "--architecture describes a model of your own; give it with --model"),
         (["ID", "--model", "x", "--dataset", "tiny"], "--dataset and --model exclude each other"),
         (["ID", "--model", "text.png"], "text.png is no folder with a model.json.*--architecture"),
+        (["ID", "--method", "rollout,rollout"], "--method names rollout twice"),
+        (["ID", "--method", "rolout"], "method 'rolout' is unknown; choose from"),
+        (["ID", "--method", "cue_map"], "--method cue_map reads the masks of a dataset"),
+        (["ID", "--remove", "101"], "--remove 101: give a percentage"),
+        (["ID", "--fill", "training_mean"], "--fill 'training_mean' is unknown; choose from mean"),
+        (["ID", "--maps", "maps.txt"], r"--maps maps.txt: end the name in \.npy"),
+        (["ID", "--panels", "text.png"], "--panels: text.png is a file, but a folder is needed"),
+        (["ID", "--maps", "empty"], r"--maps empty: end the name in \.npy"),
+        (["ID", "--output", "empty.png"], "--output empty.png is a folder, but a file is needed"),
+        (
+            ["ID", "--patch-features", "f.parquet", "--construction", "no_sae"],
+            "--patch-features needs a gate made of SAE",
+        ),
+        (["ID", "--patch-features", "f.parquet", "--method", "rollout"], "--patch-features needs a gate made of SAE"),
+        (["own.png", "--output", "own.png"], "--output own.png would replace the image own.png"),
+        (["photos", "--output", "photos/own.png"], "--output photos/own.png would replace an image of the folder"),
+        (["ID", "--json=a.json", "--output", "a.json"], "--json and --output name the same file"),
+        (["ID", "--no-picture", "--output", "a.png"], "--no-picture and --output exclude each other"),
+        (["own.png", "photos", "--maps", "m.npz"], r"--maps: own.png and photos/own.png would share a name"),
         (["ID"] * 41, "41 images are too many for one picture; give at most 40"),
     ],
 )
@@ -227,6 +183,10 @@ def test_faults_are_named(arguments, says, explain, loaded, tmp_path, make_sae):
 
     (tmp_path / "text.png").write_text("this is no picture")
     (tmp_path / "wide").mkdir()
+    for name in ("empty", "empty.png", "photos"):
+        (tmp_path / name).mkdir()
+    for name in ("own.png", "photos/own.png"):
+        Image.new("RGB", (40, 48), "teal").save(tmp_path / name)
     if "0=wide" in arguments:
         save_inference(make_sae(1, width=12), tmp_path / "wide")
     status, out, err = explain(*[loaded[2].image_ids[0] if each == "ID" else each for each in arguments])
