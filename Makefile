@@ -2,15 +2,17 @@
 # make test      set up .venv and run all tests
 # make bench     benchmarks: ratios on the terminal, JSON in results/benchmarks
 # make check     lint, format, types, workflow lint, dry run
+# make docs      the documentation's site, in site/index.html
+# make dist      build the package, with the workflow in it, in dist/
 # make setup     only the environment
 # make clean     delete everything that was computed
 PYTHON ?= python3
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
-export WANDB_MODE = disabled
+export WANDB_MODE ?= disabled
 
-.PHONY: results test bench check setup setup-dev clean
+.PHONY: results test bench check docs dist setup setup-dev setup-docs setup-dist clean
 
 results: setup
 	$(BIN)/snakemake --cores $(CORES) results/summary.csv
@@ -30,8 +32,18 @@ check: setup-dev
 	$(BIN)/snakemake --lint
 	$(BIN)/snakemake -n --cores 1 --nolock --quiet rules
 
+docs: setup-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+dist: setup-dist
+	rm -rf dist build
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m twine check --strict dist/*
+
 setup: .venv/.requirements
 setup-dev: .venv/.requirements-dev
+setup-docs: .venv/.requirements-docs
+setup-dist: .venv/.requirements-dist
 
 .venv/.requirements: requirements.txt
 	@$(PYTHON) -c "import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else 'fgg needs Python 3.11 to 3.13, not %d.%d; name one with: make PYTHON=python3.12 …' % sys.version_info[:2])"
@@ -44,5 +56,13 @@ setup-dev: .venv/.requirements-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-peers.txt
 	@touch $@
 
+.venv/.requirements-docs: requirements-docs.txt .venv/.requirements-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
+
+.venv/.requirements-dist: requirements-dist.txt .venv/.requirements
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-dist.txt
+	@touch $@
+
 clean:
-	rm -rf results/* data/prepared data/models data/saes logs benchmarks .snakemake
+	rm -rf results/* data/prepared data/models data/saes logs benchmarks .snakemake site

@@ -4,7 +4,7 @@ from snakemake.utils import min_version
 min_version("9.10")
 
 
-configfile: f"{workflow.basedir}/config.yaml"
+configfile: workflow.source_path("config.yaml")
 
 
 report: "workflow/report/workflow.rst"

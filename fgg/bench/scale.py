@@ -22,8 +22,8 @@ from typing import Any
 from fgg.bench import synthetic_tables
 from fgg.errors import FggError
 from fgg.jobs.command import command
+from fgg.pipeline.workflow_files import PACKAGE, SNAKEFILE
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY: dict[str, Any] = {
     "run": ["synthetic"],
     "device": "cpu",
@@ -109,7 +109,7 @@ def plan(images: int, shards: Sequence[int]) -> list[tuple[int, int, Cost]]:
         for count in shards:
             own = folder / f"{count}.json"
             own.write_text(json.dumps({**STUDY, "shards": count}))
-            words = ["-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--directory", place, "--cores", "1"]
+            words = ["-m", "snakemake", "--snakefile", str(SNAKEFILE), "--directory", place, "--cores", "1"]
             words += ["results/summary.csv", "--dry-run", "--quiet", "rules", "--configfile", str(own)]
             cost = measured(words)
             found.append((count, int(re.findall(r"(?m)^total +(\d+)$", cost.said)[0]), cost))
@@ -134,7 +134,7 @@ def measured(words: Sequence[str]) -> Cost:
         FggError: it fails.
     """
     surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}
-    surroundings["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    surroundings["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
         process = subprocess.Popen([sys.executable, *words], stdout=said, stderr=subprocess.STDOUT, env=surroundings)
         _, status, used = os.wait4(process.pid, 0)

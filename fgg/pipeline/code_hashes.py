@@ -15,7 +15,8 @@ from fgg.registry import source_file
 @functools.cache
 def code_hash(module: str, folder: str) -> str:
     """A hash of a module and of all modules of the package that it imports; comments, docstrings and layout do not count."""
-    return _hash(module, Path(folder), lambda name: True)
+    own = module.split(".")[0]  # not the packages beside it, where it is installed
+    return _hash(module, Path(folder), lambda name: name == own)
 
 
 def folder_hash(folder: Path) -> str:

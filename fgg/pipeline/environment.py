@@ -62,17 +62,20 @@ def doubled(first: int) -> Callable[..., int]:
     return of
 
 
-def use_environment(folder: str) -> None:
+def use_environment(folder: str | None) -> None:
     """Let jobs run in the environment of Snakemake, and find the package from any working folder.
 
     Threads that wait for each other sleep after a short time instead of spinning: two spinning threads on cores that
     were also used by others took six times as long. The log of each job ends with its start-up time. Files and output of
     jobs are UTF-8 in every locale.
 
+    Args:
+        folder: from which the package is imported; None if it is installed in the environment.
+
     Raises:
         FggError: the folder's name cannot be passed on.
     """
-    if os.pathsep in folder:
+    if folder and os.pathsep in folder:
         raise FggError(
             f"the repository lies in {folder}, but {os.pathsep!r} separates folders in PYTHONPATH; rename the folder"
         )
@@ -82,7 +85,8 @@ def use_environment(folder: str) -> None:
     os.environ.setdefault("FGG_TIMING", "1")
     python, inherited = str(Path(sys.executable).parent), os.environ.get("PYTHONPATH")
     os.environ["PATH"] = os.pathsep.join([python, os.environ.get("PATH", os.defpath)])
-    os.environ["PYTHONPATH"] = os.pathsep.join([folder, *([inherited] if inherited else [])])
+    if folder:
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, inherited]))
 
 
 def add_to_path(folder: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from fgg.errors import FggError
+from fgg.pipeline.workflow_files import SNAKEFILE, check_no_other_package
 
-ROOT = Path(__file__).resolve().parents[2]
 TARGET = "results/summary.csv"
 VALUED = ("--config", "--directory", "--cores", "--gpus")  # options of `fgg run` itself
 ABOUT = """Run the workflow: prepare data, train, explain, score and compare, as far as that is not done.
@@ -64,30 +64,33 @@ def words(arguments: argparse.Namespace, rest: Sequence[str]) -> list[str]:
         rest: options for Snakemake.
 
     Raises:
-        FggError: the workflow is not beside the package, or a value does not fit.
+        FggError: the package was installed without the workflow, the folder holds another copy of the package, or a value
+            does not fit.
     """
-    snakefile = ROOT / "Snakefile"
-    if not snakefile.is_file():
+    if not SNAKEFILE.is_file():
         raise FggError(
-            f"the workflow is not installed beside the package (there is no {snakefile}); run `fgg run` from an environment "
-            "in which a clone of the repository is installed with pip install --editable"
+            f"the workflow is not installed with the package (there is no {SNAKEFILE}); install the wheel that `make dist` "
+            "builds, or a clone of the repository with pip install --editable"
         )
+    check_no_other_package([Path.cwd(), arguments.directory or Path.cwd()])
     if arguments.cores != "all" and not (arguments.cores.isdigit() and int(arguments.cores)):
         raise FggError(f"--cores {arguments.cores}: give a whole number of at least 1, or all")
     if arguments.gpus is not None and arguments.gpus < 1:
         raise FggError(f"--gpus {arguments.gpus}: give a whole number of at least 1; for the CPU, set `device: cpu`")
     found = [sys.executable, "-m", "snakemake", *(arguments.targets or [TARGET])]
-    found += ["--snakefile", str(snakefile), "--cores", arguments.cores]
+    found += ["--snakefile", str(SNAKEFILE), "--cores", arguments.cores]
     found += [f"--resources=gpu={arguments.gpus}"] if arguments.gpus else []
     found += ["--directory", str(arguments.directory)] if arguments.directory else []
     found += [*rest]
     return found + (["--configfile", *map(str, arguments.config)] if arguments.config else [])
 
 
-def run(arguments: argparse.Namespace, rest: Sequence[str]) -> int:
-    """Run Snakemake; returns its exit status."""
+def run(arguments: argparse.Namespace, rest: Sequence[str]) -> NoReturn:
+    """Become Snakemake, which then gets the signals and gives the exit status."""
     command = words(arguments, rest)
     for path in arguments.config:
         if not path.is_file():
             raise FggError(f"--config {path} does not exist (seen from {Path.cwd()}); check the path")
-    return subprocess.run(command, env=os.environ, check=False).returncode
+    if sys.stdout is not None:  # closed, such as by >&-
+        sys.stdout.flush()
+    os.execve(sys.executable, command, os.environ)

@@ -36,6 +36,7 @@ from fgg.pipeline.configuration import check, known_depth
 from fgg.pipeline.environment import add_to_path
 from fgg.pipeline.seeds import Instance, instances
 from fgg.pipeline.user_files import missing_files
+from fgg.pipeline.workflow_files import WORKFLOW
 from fgg.registry import Declaration
 from fgg.saes.sweep import combinations, is_sweep
 
@@ -63,7 +64,7 @@ class Study:
         for place in places:
             if str(place) not in sys.path:
                 sys.path.append(str(place))
-        self.config = check(config, PACKAGE / "workflow/schemas/config.schema.yaml")
+        self.config = check(config, WORKFLOW / "workflow/schemas/config.schema.yaml")
         self.local = local
         self.instances = instances(self.config)
         self.datasets = list(self.instances)  # the folders of results
@@ -71,14 +72,14 @@ class Study:
             name for name, own in self.instances.items() if name == own.dataset
         ]  # with figures and case studies
         self.settings = self._settings()
-        self.sources = read_sources(self.config["sources"] or PACKAGE / "workflow/sources.csv")
+        self.sources = read_sources(self.config["sources"] or WORKFLOW / "workflow/sources.csv")
         self.sources |= hub_rows(self.settings.values())
         self.grid = {name: experiments(self.config, own.dataset) for name, own in self.instances.items()}
         refuse(fault for name in self.shown for fault in self._missing(name))
         self.metrics = {name: chosen(switched_on(self.settings[name]["metrics"])) for name in self.datasets}
         self.fills = {name: fills_of(self.settings[name]["metrics"]) for name in self.datasets}
         self.shards: int = self.config["shards"]
-        self.resources = yaml.safe_load((PACKAGE / "workflow/resources.yaml").read_text(encoding="utf-8"))
+        self.resources = yaml.safe_load((WORKFLOW / "workflow/resources.yaml").read_text(encoding="utf-8"))
         for declaration in self._foreign():
             add_to_path(importable_root(declaration.module))
 

@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.like is not None:
         settings = {**settings, "train": read_json(arguments.like)["fgg"]["settings"]["train"]}
     # sae-lens imports wandb, which must neither log nor prompt for anything.
-    os.environ["WANDB_MODE"] = "disabled"
+    os.environ.setdefault("WANDB_MODE", "disabled")
     torch.set_num_threads(JOB_THREADS)
     torch.use_deterministic_algorithms(True, warn_only=True)
     build(arguments.model, arguments.data, arguments.layer, settings, arguments.output)

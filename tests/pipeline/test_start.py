@@ -9,18 +9,14 @@ import pytest
 
 from fgg import cli
 from fgg.pipeline import start
+from fgg.pipeline.workflow_files import PACKAGE
 
 
 @pytest.fixture
 def started(monkeypatch):
-    """The command lines that would have been started; they end with status 3 where ``fail`` is asked for."""
+    """The command lines that the process would have become."""
     lines = []
-
-    def run(command, **_):
-        lines.append(command)
-        return subprocess.CompletedProcess(command, 3 if "fail" in command else 0)
-
-    monkeypatch.setattr(start.subprocess, "run", run)
+    monkeypatch.setattr(start.os, "execve", lambda program, command, environment: lines.append(command))
     return lines
 
 
@@ -40,7 +36,7 @@ def test_the_default(started):
             "snakemake",
             "results/summary.csv",
             "--snakefile",
-            str(start.ROOT / "Snakefile"),
+            str(start.SNAKEFILE),
             "--cores",
             "all",
         ]
@@ -70,8 +66,16 @@ def test_all_options(started, tmp_path):
     assert line[line.index("--cores") + 1] == "4"
 
 
-def test_the_status_is_passed_on(started):
-    assert call("fail") == 3
+def test_it_ends_as_snakemake_does_and_gets_the_signals(tmp_path):
+    """The process itself becomes Snakemake: none stands between it and who stops it."""
+    (tmp_path / "snakemake").mkdir()
+    (tmp_path / "snakemake" / "__init__.py").touch()
+    (tmp_path / "snakemake" / "__main__.py").write_text("import os, sys\nprint(os.getpid())\nsys.exit(3)\n")
+    words = [sys.executable, "-m", "fgg", "run"]
+    environment = start.os.environ | {"PYTHONPATH": f"{tmp_path}{start.os.pathsep}{PACKAGE.parent}"}
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        said, _ = process.communicate()
+    assert process.returncode == 3 and said.split()[-1] == str(process.pid)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +94,19 @@ def test_what_does_not_fit_is_one_message(started, capsys, words, message):
 
 
 def test_a_package_without_its_workflow_says_so(started, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(start, "ROOT", tmp_path)
+    monkeypatch.setattr(start, "SNAKEFILE", tmp_path / "Snakefile")
     assert call() == 1
-    assert "the workflow is not installed beside the package" in capsys.readouterr().err
+    assert "the workflow is not installed with the package" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [[], ["--directory", "there"]], ids=["current", "directory"])
+def test_a_folder_with_another_copy_of_the_package_is_refused(started, monkeypatch, tmp_path, capsys, words):
+    own = tmp_path.joinpath(*words[1:], "fgg")
+    own.mkdir(parents=True)
+    (own / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    assert call(*words) == 1
+    assert not started and "has a package fgg of its own" in capsys.readouterr().err
 
 
 def test_other_commands_refuse_unknown_options(capsys):
@@ -104,7 +118,7 @@ def test_other_commands_refuse_unknown_options(capsys):
 def test_a_dry_run_from_another_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "fgg", "run", "-n", "--quiet", "rules"],
-        cwd=tmp_path, env=start.os.environ | {"PYTHONPATH": str(start.ROOT)}, capture_output=True, text=True, check=False,
+        cwd=tmp_path, env=start.os.environ | {"PYTHONPATH": str(PACKAGE.parent)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "comparison" in done.stdout + done.stderr and "prepare" in done.stdout + done.stderr

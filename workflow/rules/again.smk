@@ -1,8 +1,10 @@
 # Deleted and damaged files are made again before the run that was asked for, by a run of their own (fgg/pipeline/again.py).
 # Included last, when all rules are known.
 from snakemake.cli import get_argument_parser
+from snakemake.logging import logger
 
 from fgg.jobs.plan import note_plan
+from fgg.pipeline import live_line
 from fgg.pipeline.again import typed
 from fgg.pipeline.commands import plan
 from fgg.pipeline.tending import Tending
@@ -22,7 +24,7 @@ tending = Tending(
             workflow.main_snakefile,
             workflow.overwrite_configfiles,
         )
-        if workflow.is_main_process
+        if workflow.is_main_process and not IS_MODULE
         else None
     ),
 )
@@ -57,15 +59,22 @@ onstart:
             planned, (path for path, runs_now in planned.items() if not runs_now)
         ):
             print(remark, file=sys.stderr, flush=True)
+        live_line.begin(
+            logger,
+            (job.rule.name for job in workflow.dag.needrun_jobs()),
+            workflow.output_settings.quiet or (),
+        )
     except FggError as error:
         raise WorkflowError(str(error))
 
 
 onsuccess:
+    live_line.end()
     runs.tidy(runs.SHARED)
     tending.note()
 
 
 onerror:
+    live_line.end()
     print(runs.advice(log), file=sys.stderr)
     tending.note()

@@ -10,12 +10,25 @@ from fgg.pipeline.inputs import Inputs
 from fgg.pipeline.parameters import EXPLAINED_KEYS, RUN_KEYS, Parameters
 from fgg.pipeline.study import Study
 from fgg.pipeline.user_files import nameable
+from fgg.pipeline.workflow_files import (
+    PACKAGE,
+    WORKFLOW,
+    check_unmoved,
+    import_folder,
+    over_defaults,
+)
 
-ENVIRONMENT = doubled_braces(f"{workflow.basedir}/envs/fgg.yaml")  # of all rules
+ENVIRONMENT = doubled_braces(f"{WORKFLOW}/envs/fgg.yaml")  # of all rules
+# Whether another Snakefile uses this one as a module. Snakemake then calls no onstart, and so tends to no run (again.smk).
+IS_MODULE = not workflow.modifier.is_main_snakefile()
 
 try:
     # Jobs use the environment in which Snakemake runs, and can import the package from any folder.
-    use_environment(workflow.basedir)
+    deployed = bool(workflow.deployment_settings.deployment_method)
+    use_environment(import_folder(PACKAGE, deployed))
+    if IS_MODULE:
+        check_unmoved(workflow.modifier.path_modifier.replace_prefix)
+        config = over_defaults(config)
     study = Study(
         config,
         local=lambda: workflow.local_exec,
@@ -29,7 +42,7 @@ try:
     if workflow.is_main_process:
         check_folders(study.folders())
         study.warn()
-        if remark := runs.enter(Path.cwd()):
+        if not IS_MODULE and (remark := runs.enter(Path.cwd())):
             print(remark, file=sys.stderr)
 except FggError as error:
     raise WorkflowError(str(error))
@@ -47,22 +60,28 @@ wildcard_constraints:
 
 # These rules run on the machine of Snakemake itself: they are light, or they download files, and the nodes of a cluster
 # may lack internet access.
-localrules:
-    download,
-    chosen_sae,
-    merge,
-    merge_gated,
-    figures,
-    measurable,
-    pooled,
-    sanity,
-    thesis_statistics,
-    feature_deletion_summary,
-    readme,
-    pages,
-    report_page,
-    manifest,
-    summary,
+workflow.localrules(  # the directive of this name does not know the names that a module gives
+    *map(
+        workflow.modifier.modify_rulename,
+        [
+            "download",
+            "chosen_sae",
+            "merge",
+            "merge_gated",
+            "figures",
+            "measurable",
+            "pooled",
+            "sanity",
+            "thesis_statistics",
+            "feature_deletion_summary",
+            "readme",
+            "pages",
+            "report_page",
+            "manifest",
+            "summary",
+        ],
+    )
+)
 
 
 def piece(path):

@@ -25,7 +25,7 @@ rule comparison:
         settings=parameters.comparison_settings(),
         code=parameters.code("fgg.comparison.__main__"),
     message:
-        "Comparing all experiments with {config[baseline]}"
+        f"Comparing all experiments with {doubled_braces(config['baseline'])}"
     shell:
         "python -m fgg.comparison --settings {params.settings:q} --results results --data data"
         " --output results > {log} 2>&1"
