@@ -18,7 +18,7 @@ results: setup
 	$(BIN)/snakemake --cores $(CORES) results/summary.csv
 	@echo "Open results/report.html for the answer, its figures and cases. The table to read is results/summary.csv."
 
-test: setup-dev
+test: setup-docs setup-dist
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 bench: setup
