@@ -19,7 +19,7 @@ def figures(
         deletion: whether SAE features were deleted.
         sweep: whether several SAEs were trained per layer, of which one is used.
     """
-    found = {"overview": "Overview of the maps", "methods": "Faithfulness against cost"}
+    found = {"overview": "Overview of the maps", "forest": "Effect sizes", "methods": "Faithfulness against cost"}
     found |= {name: metric.title for name, metric in metrics.items()}
     found |= {
         "hypotheses": "Hypotheses",
@@ -32,7 +32,8 @@ def figures(
         found["order_curves"] = "Most and least relevant first"
     if "pixel_flipping" in metrics:
         found["pixel_flipping_curves"] = "Pixel Flipping curves"
-    found |= {"gates": "Gates", "sae_quality": "Quality of the SAEs", "sae_training": "Training of the SAEs"}
+    found |= {"gates": "Gates", "sae_quality": "Quality of the SAEs", "sae_pareto": "What the SAEs trade"}
+    found["sae_training"] = "Training of the SAEs"
     if sweep:
         found["sae_sweep"] = "Sweep of SAEs"
     if "faithfulness_correlation" in metrics:

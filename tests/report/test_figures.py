@@ -5,8 +5,6 @@ import json
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from synthetic_scores import METRICS as NAMES
@@ -22,10 +20,8 @@ from fgg.report.figures import (
     gate_histograms,
     layer_heat_map,
     map_overview,
-    order_curves,
     paired_differences,
     pixel_flipping_curves,
-    powers,
     sae_quality,
     sampling_error,
     style,
@@ -135,7 +131,8 @@ def test_a_lone_baseline_can_be_drawn_and_what_cannot_be_drawn_is_said(results, 
     said = {}
     monkeypatch.setattr(style, "remark", lambda _, name, title, text: said.update({name: text}))
     assert draw(folder, tmp_path / "figures") == 0
-    reasons = ("hypotheses", "paired_differences", "heat_map", "gates", "sae_quality", "sae_training", "sampling_error")
+    reasons = ("hypotheses", "forest", "paired_differences", "heat_map", "gates", "sampling_error")
+    reasons += ("sae_quality", "sae_pareto", "sae_training")
     assert set(said) == {f"toy_{name}" for name in reasons}
     assert all(len(text) > 30 for text in said.values())
     written = {path.stem for path in (tmp_path / "figures").iterdir()}
@@ -227,33 +224,6 @@ def test_labels_are_for_people(results):
     assert texts["gated-l2-combined-c10-a1-shuffled"] == "control, layer 2, shuffled decoder"
     assert texts["gradcam"] == "Grad-CAM"
     assert len(set(texts.values())) == len(texts)
-
-
-def test_the_mean_of_a_power_is_drawn_at_the_power(compared):
-    assert [powers._power(name) for name in ("transmm", "transmm-p0.5", "transmm-p2")] == [1.0, 0.5, 2.0]
-
-
-def test_curves_are_those_of_the_wanted_fill_at_their_finest_common_step(tmp_path):
-    columns = {"image_id": [], "fill": [], "curve": [], "patches_per_step": [], "probability": []}
-    for step, steps in ((1, 5), (2, 3)):
-        for fill in ("mean", "removal"):
-            for curve in ("mif", "lif"):
-                for image in ("b", "a"):
-                    values = (
-                        image,
-                        fill,
-                        curve,
-                        step,
-                        np.full(steps, 1.0 if fill == "mean" else 0.5, dtype=np.float32),
-                    )
-                    for column, value in zip(columns.values(), values, strict=True):
-                        column.append(value)
-    path = tmp_path / "curves.parquet"
-    pq.write_table(pa.table(columns | {"probability": [row.tolist() for row in columns["probability"]]}), path)
-    found = order_curves.read_curves(path, "removal")
-    assert list(found["mif"].index) == ["a", "b"]
-    assert found["lif"].shape == (2, 5)
-    assert (found["mif"] == 0.5).all(axis=None)
 
 
 def test_the_improvement_is_drawn_in_the_good_direction(compared):

@@ -73,6 +73,16 @@ def test_a_broken_level_is_a_cross(drawn):
     assert (looks["30 % dense"], looks["5 % dense"], looks["12 % dead"]) == ("bold", "normal", "normal")
 
 
+def test_the_title_counts_the_sound_saes(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr(style, "save", lambda fig, *_: said.append(fig.get_suptitle()))
+    sae_quality.quality_figure("toy", {1: MEASURED, 2: MEASURED | WEAK}, tmp_path)
+    sae_quality.quality_figure("toy", {1: MEASURED}, tmp_path)
+    assert said == [
+        f"toy: 1 of {text} break no level of quality, on 640 held-out patches" for text in ("2 SAEs", "1 SAE")
+    ]
+
+
 def test_levels_of_the_configuration_are_drawn(tmp_path):
     for name, levels in (("strict", {"kl": 0.01}), ("default", {})):
         sae_quality.quality_figure(name, {1: MEASURED}, tmp_path, {**sae_quality.LEVELS, **levels})

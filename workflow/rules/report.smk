@@ -13,6 +13,8 @@ rule figures:
         saes=inputs.sae_measures,
         deletion=inputs.deletion_summary,
         sweep=inputs.sweep_tables,
+        pooled=inputs.pooled_table,
+        quality="results/sae_quality.csv",
     output:
         # The report shows pictures in their original size. SVG files fit the screen.
         vectors=[
@@ -39,6 +41,7 @@ rule figures:
         seed=parameters.seed,
         deletion=inputs.deletion_arguments,
         sweep=inputs.sweep_arguments,
+        pooled=inputs.pooled_arguments,
         names=list(inputs.figures()),
         metrics=inputs.metrics_in_words,
         code=parameters.code("fgg.report.figures.__main__"),
@@ -48,7 +51,7 @@ rule figures:
         "python -m fgg.report.figures --comparison {input.table} --hypotheses {input.hypotheses}"
         " --results results --images {input.images} --model {params.model}"
         " --saes data/saes/{wildcards.dataset} --seed {params.seed} --dataset {wildcards.dataset}"
-        " --figures {params.names} {params.deletion} {params.sweep}"
+        " --figures {params.names} {params.deletion} {params.sweep} {params.pooled} --quality {input.quality}"
         " --output results/figures > {log} 2>&1"
 
 

@@ -26,6 +26,7 @@ from fgg.report.contents import CURVED, figures
 from fgg.report.figures import style
 from fgg.report.figures.dot_plots import hypotheses_figure, metric_figure
 from fgg.report.figures.feature_deletion import deletion_figure
+from fgg.report.figures.forest import forest_figure
 from fgg.report.figures.gate_histograms import gates_figure
 from fgg.report.figures.layer_heat_map import heat_figure
 from fgg.report.figures.map_overview import overview_figure
@@ -34,6 +35,7 @@ from fgg.report.figures.order_curves import order_curves_figure
 from fgg.report.figures.paired_differences import pairs_figure
 from fgg.report.figures.pixel_flipping_curves import curves_figure
 from fgg.report.figures.powers import POWER, powers_figure
+from fgg.report.figures.sae_pareto import measured_rows, pareto_figure
 from fgg.report.figures.sae_quality import quality, quality_figure
 from fgg.report.figures.sae_training import sweep_figure, training_figure
 from fgg.report.figures.sampling_error import sampling_figure
@@ -58,6 +60,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--deletion", help="results/feature_deletion.csv, if SAE features were deleted")
     parser.add_argument("--sweep", nargs="*", default=[], help="tables of a sweep of SAEs, one per layer")
+    parser.add_argument("--pooled", help="results/pooled.csv, if there are several runs")
+    parser.add_argument("--quality", help="results/sae_quality.csv; without it, controls of the SAEs are not drawn")
     parser.add_argument("--output", required=True, help="folder for the figures")
     arguments = parser.parse_args(argv)
     dataset, results, output = arguments.dataset, arguments.results, arguments.output
@@ -78,14 +82,16 @@ def main(argv: list[str] | None = None) -> None:
     few = for_panels(metrics)
     some, tests = frame[frame["metric"].isin(few)], hypotheses[own & hypotheses["metric"].isin(few)]
     hypotheses_figure(tests, dataset, output, measures)
+    runs = read_rows(arguments.comparison, dataset, None, MEASURABLE)
+    together = _of_dataset(arguments.pooled, dataset, MEASURABLE) if arguments.pooled else None
+    forest_figure(runs[runs["metric"].isin(few)], seed, output, measures, together)
     pairs_figure(some, results, output, measures)
     heat_figure(some, output, measures)
     with_powers = (frame["control"] == POWER).any()
     if with_powers:
         powers_figure(some, output, measures)
     if curved := [name for name in CURVED if name in measures]:
-        of_curves = uncrowded(rows_of(frame, measures[curved[0]]), measures[curved[0]])
-        order_curves_figure(of_curves, measures[curved[0]], results, output)
+        order_curves_figure(frame, curved[0], measures, results, output)
     if "pixel_flipping" in measures:
         flipping = measures["pixel_flipping"]
         curves_figure(uncrowded(rows_of(frame, flipping), flipping), flipping.fill, results, output)
@@ -96,6 +102,8 @@ def main(argv: list[str] | None = None) -> None:
     levels = {**LEVELS, **settings.get("quality", {})}
     measured = quality(arguments.saes, sae_layers(frame))
     quality_figure(dataset, measured, output, levels)
+    saes = _of_dataset(arguments.quality, dataset) if arguments.quality else measured_rows(measured)
+    pareto_figure(dataset, saes[saes["seed"] == seed] if arguments.quality else saes, output, levels)
     training_figure(dataset, measured, output)
     if arguments.sweep:
         sweep_figure(dataset, [read_csv(path) for path in arguments.sweep], output)
@@ -118,15 +126,29 @@ def main(argv: list[str] | None = None) -> None:
         )
 
 
-def read_rows(path: str | Path, dataset: str, seed: str, stratum: str) -> pd.DataFrame:
-    """A dataset's rows of the comparison for a stratum; cells that do not apply to a method are None, not NaN."""
+def read_rows(path: str | Path, dataset: str, seed: str | None, stratum: str) -> pd.DataFrame:
+    """A dataset's rows of the comparison for a stratum, of one seed or, with None, of all of them.
+
+    Cells that do not apply to a method are None, not NaN.
+
+    Raises:
+        FggError: the comparison lacks the dataset.
+    """
     table = read_table(path).to_pandas()
     for name in ("layers", "construction", "control", "shuffle_decoder"):
         table[name] = table[name].astype(object).where(table[name].notna(), None)
-    frame = table[(table["dataset"] == dataset) & (table["seed"] == seed) & (table["stratum"] == stratum)]
+    frame = table[(table["dataset"] == dataset) & (table["stratum"] == stratum)]
+    frame = frame if seed is None else frame[frame["seed"] == seed]
     if frame.empty:
         raise FggError(f"{path} has no dataset {dataset!r}; run the comparison with it")
     return marked(frame, weak_saes(frame["note"]))
+
+
+def _of_dataset(path: str | Path, dataset: str, stratum: str | None = None) -> pd.DataFrame:
+    """A dataset's rows of the pooled table, against the baseline and on a stratum, or of the table of SAEs."""
+    table = read_csv(path, texts=("dataset", "seed", "fill"))
+    table = table[table["dataset"] == dataset]
+    return table if stratum is None else table[(table["against"] == "baseline") & (table["stratum"] == stratum)]
 
 
 def marked(frame: pd.DataFrame, weak: Collection[int]) -> pd.DataFrame:

@@ -76,9 +76,16 @@ def quality_figure(dataset: str, measured: Measured, folder: str | Path, levels:
             _dots(axis, panel, measured, levels)
             axis.tick_params(axis="y", length=0, labelleft=first is None)
             first = first or axis
-        fig.suptitle(f"{dataset}: quality of the SAEs, on {_held_out(measured)}", weight="bold")
+        style.headline(fig, _finding(dataset, measured, levels))
         _legend(fig)
         style.save(fig, folder, name)
+
+
+def _finding(dataset: str, measured: Measured, levels: Mapping[str, float]) -> str:
+    """The title: how many SAEs keep the levels of quality that were measured."""
+    sound = sum(False not in sae_passes(own, levels).values() for own in measured.values())
+    noun = f"SAE{'s' * (len(measured) != 1)}"
+    return f"{dataset}: {sound} of {len(measured)} {noun} break no level of quality, on {_held_out(measured)}"
 
 
 def _frequencies(axis: Axes, measured: Measured) -> None:
@@ -120,18 +127,25 @@ def _dead_and_dense(axis: Axes, measured: Measured, levels: Mapping[str, float])
     for key, text, shift, colour in looks:
         values = np.array([_number(own.get(key)) for own in measured.values()]) * 100
         axis.barh(places + shift, np.nan_to_num(values), height=0.34, color=colour, label=text)
+        axis.plot(
+            np.nan_to_num(values), places + shift, "D" if text == "dead" else "s", color=colour, linestyle="", zorder=3
+        )
         axis.axvline(100 * levels[key], color=colour, linewidth=1.1, linestyle=":", zorder=1)
+        axis.annotate(
+            f"most\n{text}", (100 * levels[key], 0.62), (3, 0), textcoords="offset points", va="top", fontsize=7,
+            color=style.GREY,
+        )  # fmt: skip
         for y, value in zip(places, values, strict=True):
             said = "unknown" if np.isnan(value) else f"{value:.2g} %" if value < 99.5 else "100 %"
             weak = value > 100 * levels[key]
             axis.annotate(
-                f"{said} {text}", (np.nan_to_num(value), y + shift), (3, 0), textcoords="offset points",
+                f"{said} {text}", (np.nan_to_num(value), y + shift), (6, 0), textcoords="offset points",
                 va="center_baseline", fontsize=7, color=style.VERMILION if weak else style.BLACK,
                 weight="bold" if weak else "normal", bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.4},
             )  # fmt: skip
     axis.set_xlim(0, reach)
     axis.set_yticks(places, [f"layer {layer}" for layer in measured])
-    axis.set_ylim(places[-1] - 0.6, 0.6)
+    axis.set_ylim(places[-1] - 0.6, 0.65)
     axis.tick_params(axis="y", length=0)
     axis.set_title("← Dead and dense features")
     axis.set_xlabel("share of the features (%)")

@@ -112,7 +112,9 @@ def sweep_figure(dataset: str, tables: Sequence[pd.DataFrame], folder: str | Pat
             axes[0][1].plot([], [], MARKERS[number], color=style.CURVE_COLOURS[number % len(style.CURVE_COLOURS)],
                             markerfacecolor="white", label=kind)  # fmt: skip
         axes[0][1].legend(loc="upper right", title="architecture")
-        fig.suptitle(f"{dataset}: {len(tables[0])} SAEs per layer, of which the filled one is used", weight="bold")
+        on = sum(bool(frame.loc[frame["chosen"], "pareto"].any()) for frame in tables)
+        text = f"{dataset}: {len(tables[0])} SAEs per layer; the one that is used, filled, is on the Pareto front in {on} of "
+        style.headline(fig, text + f"{len(tables)} layer{'s' * (len(tables) != 1)}")
         text = "On validation images. The line joins the SAEs that no other beats in both (Pareto front)."
         if not whole["within_limits"].all():
             text += " Faint: outside the limits of the choice."

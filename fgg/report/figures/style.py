@@ -28,6 +28,7 @@ from fgg.visible import literal
 
 WIDTH = 7.0  # inches
 ROW = 0.175  # inches per line of a dot plot
+TITLE = 90  # characters in a line of a figure's title
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
     *("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"),
@@ -124,7 +125,7 @@ def interval(
     inwards = (-5, "right") if arrow == ">" else (5, "left")
     axis.plot(edge, y, arrow, markerfacecolor=face, markeredgecolor=colour, clip_on=False, zorder=3)
     axis.annotate(
-        f"{centre:+.3g}".replace("-", "−"),
+        signed(centre),
         (edge, y),
         xytext=(inwards[0], 0),
         textcoords="offset points",
@@ -132,6 +133,7 @@ def interval(
         va="center_baseline",
         color=colour,
         fontsize=7.5,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.3, "alpha": 0.8},
     )
 
 
@@ -158,6 +160,18 @@ def remark(folder: str | Path, name: str, title: str, text: str) -> None:
         fig.suptitle(title, weight="bold")
         axis.text(0.5, 0.5, textwrap.fill(text, 95), ha="center", va="center", transform=axis.transAxes)
         save(fig, folder, name)
+
+
+def headline(fig: Figure, text: str) -> None:
+    """Write the title of a figure, which states what the numbers say, in as few lines as it needs, of like length."""
+    needed = len(textwrap.wrap(text, TITLE))
+    even = next(width for width in range(len(text) // needed, TITLE + 1) if len(textwrap.wrap(text, width)) <= needed)
+    fig.suptitle(textwrap.fill(text, even), weight="bold")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A difference with its sign, such as ``−0.0123``."""
+    return f"{value:+.{digits}g}".replace("-", "−")
 
 
 def note(fig: Figure, text: str) -> None:
