@@ -22,7 +22,7 @@ CONFIGS = [ROOT / "tests" / "workflow" / "tiny.yaml", Path(__file__).with_name("
 SLURM = Path(__file__).with_name("slurm.sh")
 SHARDS = {"shards": 2}
 GPU_RULES = ["attribution", "faithfulness", "feature_deletion", "gated_attribution", "model", "responses", "sae"]
-UNEQUAL = ("configuration.html", "versions.html", "manifest.json")  # settings, machine, times
+UNEQUAL = ("configuration.html", "report.html", "versions.html", "manifest.json")  # settings, machine, times
 pytestmark = pytest.mark.dag
 
 

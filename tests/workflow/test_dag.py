@@ -233,7 +233,7 @@ def test_a_changed_name_of_a_feature_redraws_the_pages_only(finished):
     try:
         assert planned(finished) == {}, "a name of another dataset"
         names.write_text("dataset,layer,feature,name\ntiny,1,2,x\n")
-        assert planned(finished) == {"feature_pages": 1, "manifest": 1, "summary": 1}
+        assert planned(finished) == {"feature_pages": 1, "report_page": 1, "manifest": 1, "summary": 1}
     finally:
         names.unlink()
 
