@@ -57,7 +57,16 @@ def test_stages_are_repeated_for_their_seeds_only(tmp_path):
 def test_the_first_seed_alone_has_nothing_more_to_compute(finished, tmp_path):
     """Its folders bear the dataset's name, so a second seed can be added later."""
     plan = planned(finished, configured(tmp_path))
-    assert set(plan) <= {"comparison", "feature_deletion_summary", "figures", "readme", "pages", "report_page", "manifest", "summary"}
+    assert set(plan) <= {
+        "comparison",
+        "feature_deletion_summary",
+        "figures",
+        "readme",
+        "pages",
+        "report_page",
+        "manifest",
+        "summary",
+    }
     more = planned(finished, configured(tmp_path, seeds={"sae": [0, 1, 2]}))
     assert (more["sae"], more.get("model", 0), more["faithfulness"]) == (1, 0, 2)
 
