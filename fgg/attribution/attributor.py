@@ -22,6 +22,7 @@ from fgg.attribution.registry import MASKS, find_method
 from fgg.attribution.result import Attribution, join
 from fgg.catalogue import CONTROLS, EXTERNAL, SANITY
 from fgg.data.load import explained_split
+from fgg.data.read_ahead import ReadAhead
 from fgg.degeneracy import MeaninglessGate
 from fgg.errors import FggError
 from fgg.jobs.shared_work import Task
@@ -56,6 +57,7 @@ class Attributor:
         split = explained_split(own.images, own.settings)
         self.batch = images_per_batch(self._model, own.settings["batch_size"])
         self._split = split.part(own.shard.rows(len(split), self.batch))
+        self._inputs = ReadAhead(self._split, self._preprocess, self._device)
         self._whole = split.image_ids
         self.images = len(self._split)
         self._places = {name: place for place, name in enumerate(self._split.image_ids)}
@@ -80,7 +82,7 @@ class Attributor:
             start, size = piece.start, fitting(self.batch, IMAGES, self._model)
             while start < piece.stop:
                 rows = slice(start, min(start + size, piece.stop))
-                inputs = self._split.tensors(self._preprocess, rows).to(self._device)
+                inputs = self._inputs.batch(rows)
                 own = explained_class(
                     self._settings.get("target", PREDICTED), self._split.labels[rows], self._record["classes"]
                 )

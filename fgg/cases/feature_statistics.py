@@ -25,6 +25,7 @@ from fgg.cases.case_tables import read_rows
 from fgg.cases.features import contributions
 from fgg.cases.prototypes import MOST_FLOATS
 from fgg.data.load import explained_split, load_split
+from fgg.data.read_ahead import ReadAhead
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
 from fgg.models.capture import capture
@@ -181,8 +182,9 @@ def main(argv: list[str] | None = None) -> None:
     target = torch.from_numpy(read_rows(str(arguments.maps), explained.image_ids, ("target",))["target"])
 
     def terms() -> Iterator[Tensor]:
+        ahead = ReadAhead(explained, preprocess, device)
         for part in batches(len(explained), batch, "shares of the score"):
-            yield from run.terms(explained.tensors(preprocess, part).to(device), target[part].to(device))
+            yield from run.terms(ahead.batch(part), target[part].to(device))
 
     shares = shares_of_score(terms())
     pages = with_pages(shares, named_in(arguments.cases, arguments.layer), settings["pages"])
@@ -192,9 +194,10 @@ def main(argv: list[str] | None = None) -> None:
     highest[first["feature"]] = first["activation"]
     split = load_split(arguments.images, settings["prototype_images"], settings["seed"])
     activity = Activity(len(shares), pages, highest[pages], len(split.classes))
+    ahead = ReadAhead(split, preprocess, device)
     for part in batches(len(split), batch, "activations"):
         start = part.start
-        for codes in run.codes(split.tensors(preprocess, part).to(device)):
+        for codes in run.codes(ahead.batch(part)):
             activity.add(codes, split.labels[start : start + len(codes)])
             start += len(codes)
     size, patch = preprocess.output_size, patch_size(model)

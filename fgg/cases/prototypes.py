@@ -19,6 +19,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.data.load import load_split
+from fgg.data.read_ahead import ReadAhead
 from fgg.jobs.command import add_arguments, command
 from fgg.models import model_files
 from fgg.models.capture import capture
@@ -123,7 +124,8 @@ def main(argv: list[str] | None = None) -> None:
     split = load_split(arguments.images, settings["prototype_images"], settings["seed"])
     parts = batches(len(split), images_per_batch(model, settings["batch_size"]), "prototypes")
     with arithmetic(settings["precision"], device):
-        inputs = (split.tensors(preprocess, part).to(device) for part in parts)
+        ahead = ReadAhead(split, preprocess, device)
+        inputs = (ahead.batch(part) for part in parts)
         found = collect(model, sae, arguments.layer, inputs, settings["prototypes"])
     write(arguments.output, found, split.image_ids, {**settings, "split": arguments.images.stem})
 

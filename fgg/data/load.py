@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,20 +65,22 @@ class Split:
         preprocess: Preprocess,
         indices: Sequence[int] | np.ndarray | slice | None = None,
         column: str = "image",
+        threads: int = 1,
     ) -> Tensor:
         """Model inputs (n, C, H, W) float32 of all images, or of those at ``indices``, in that order.
 
-        Keeps the encoded bytes of one row group in memory at a time.
+        One thread keeps the encoded bytes of one row group in memory at a time; several keep those of all these images.
 
         Args:
             preprocess: what makes an input of an image.
             indices: places in this split; None for all.
             column: ``without_cue`` or ``without_decoy`` for these variants of planted images, NaN where there is none.
+            threads: number of threads that decode; it changes no value.
 
         Raises:
             FggError: the file lacks the column, or it or an image in it is damaged.
         """
-        return self._filled(preprocess, preprocess, indices, column)
+        return self._filled(preprocess, preprocess, indices, column, threads)
 
     def coverage(
         self,
@@ -124,11 +128,24 @@ class Split:
         make: Callable[[Image.Image], Tensor],
         indices: Sequence[int] | np.ndarray | slice | None,
         column: str = "image",
+        threads: int = 1,
     ) -> Tensor:
         rows = self.rows if indices is None else self.rows[indices]
         out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
-        for place, image in self._images(rows, column):
-            out[place] = torch.nan if image is None else make(image)
+
+        def fill(entry: tuple[int, dict]) -> None:
+            image = _decode(self.path, entry[1], column)
+            out[entry[0]] = torch.nan if image is None else make(image)
+
+        if threads == 1:
+            for entry in self._encoded(rows, column):
+                fill(entry)
+            return out
+        # Threads that silence warnings restore each other's filters; here the first ones come back.
+        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+            warnings.filterwarnings("ignore", module="PIL")
+            for _ in pool.map(fill, self._encoded(rows, column)):
+                pass
         return out
 
     def picture(self, i: int) -> Image.Image:
@@ -139,6 +156,11 @@ class Split:
 
     def _images(self, rows: np.ndarray, column: str = "image") -> Iterator[tuple[int, Image.Image | None]]:
         """(place in rows, image), each row group read once; None where an extra column has no image."""
+        for place, row in self._encoded(rows, column):
+            yield place, _decode(self.path, row, column)
+
+    def _encoded(self, rows: np.ndarray, column: str) -> Iterator[tuple[int, dict]]:
+        """(place in rows, image_id and the column), each row group read once."""
         if column != "image" and not self.has(column):
             raise FggError(f"{self.path} has no column {column}; its images have no such masks or variants")
         try:
@@ -149,8 +171,7 @@ class Split:
                 for group in np.unique(groups):
                     table = file.read_row_group(group, columns=["image_id", column])
                     for place in np.flatnonzero(groups == group):
-                        row = table.slice(rows[place] - starts[group], 1).to_pylist()[0]
-                        yield int(place), _decode(self.path, row, column)
+                        yield int(place), table.slice(rows[place] - starts[group], 1).to_pylist()[0]
         except (pa.ArrowException, OSError) as error:
             raise FggError(f"{self.path} cannot be read ({error}); delete it and run the workflow again") from None
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fgg.data.load import Split, explained_split
 from fgg.data.preprocess import Preprocess
+from fgg.data.read_ahead import ReadAhead
 from fgg.faithfulness.checks import class_of, probability
 from fgg.faithfulness.faithfulness_correlation import draw_subsets, responses
 from fgg.faithfulness.measurable import CUES
@@ -66,10 +67,11 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
         return write_empty(output, settings)
     planted = [name for name in CUES if split.has(f"without_{name}")]
     parts: list[dict[str, np.ndarray]] = []
+    ahead = ReadAhead(split, preprocess, device)
     with arithmetic(settings["precision"], device):
         for rows in batches(len(split), size, "responses"):
             own = split.part(rows)
-            engine = Perturber(model, own.tensors(preprocess).to(device))
+            engine = Perturber(model, ahead.batch(rows))
             chosen = explained_class(settings.get("target", PREDICTED), own.labels, record["classes"])
             target = class_of(engine, None if chosen is None else chosen.to(device))
             columns = {"predicted": engine.clean.argmax(-1), "target": target}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fgg.data.load import explained_split
+from fgg.data.read_ahead import ReadAhead
 from fgg.errors import FggError
 from fgg.faithfulness.checks import tied_patches
 from fgg.faithfulness.faithfulness_correlation import Responses
@@ -55,6 +56,7 @@ class Scorer:
         self.batch = images_per_batch(self._model, own.settings["batch_size"])
         self._rows = own.shard.rows(len(split), self.batch)
         self._split = split.part(self._rows)
+        self._inputs = ReadAhead(self._split, self._preprocess, self._device)
         self.images = len(self._split)
         self._masks: Tensor | None = None  # the coverage of the patches, (images, N)
         if any(measure.metric.localises for measure in self._measures.values()):
@@ -124,7 +126,7 @@ class Scorer:
         return self._at_hand[1]
 
     def _engines_of(self, rows: slice) -> dict[str, Perturber]:
-        images = self._split.tensors(self._preprocess, rows).to(self._device)
+        images = self._inputs.batch(rows)
         engine, ids, seed = Perturber(self._model, images), self._split.image_ids[rows], self._settings["seed"]
         engine.passes = self.passes
         size = patch_size(self._model)

@@ -20,6 +20,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.data.load import explained_split
+from fgg.data.read_ahead import ReadAhead
 from fgg.features.deletion import NONE, Features, delete, features_of
 from fgg.features.groups import Deletion, deletions, spread
 from fgg.jobs.command import add_arguments, command
@@ -78,11 +79,11 @@ def main(argv: list[str] | None = None) -> None:
     place = Place(model, sae, arguments.layer, rows_per_batch(model, device))
     tables: dict[str, list[Any]] = defaultdict(list)
     single: dict[str, list[Any]] = defaultdict(list)
-    start, size = 0, images_per_batch(model, settings["batch_size"])
+    start, size, ahead = 0, images_per_batch(model, settings["batch_size"]), ReadAhead(split, preprocess, device)
     with arithmetic(settings["precision"], device), progress([], len(split), "feature deletion") as bar:
         while start < len(split):
             rows = slice(start, min(start + size, len(split)))
-            inputs = split.tensors(preprocess, rows).to(device)
+            inputs = ahead.batch(rows)
             own = explained_class(settings.get("target", PREDICTED), split.labels[rows], record["classes"])
             target = None if own is None else own.to(device)
             try:

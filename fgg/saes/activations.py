@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fgg.data.load import load_split
 from fgg.data.preprocess import Preprocess
+from fgg.data.read_ahead import decoding_threads
 from fgg.errors import FggError
 from fgg.models.capture import at_rest
 from fgg.models.device import images_per_batch
@@ -201,7 +202,7 @@ class Residuals:
 
     def _of(self, places: np.ndarray, generator: torch.Generator | None) -> Tensor:
         order = np.argsort(places, kind="stable")  # the file is read from its beginning to its end
-        images = self._split.tensors(self._preprocess, places[order])
+        images = self._split.tensors(self._preprocess, places[order], threads=decoding_threads(self.device))
         if generator is not None and self._augmentation is not None:
             images = augment(images, self._augmentation, generator)
         return residual(self._model, images.to(self.device), self._layer)[:, self._skipped :]

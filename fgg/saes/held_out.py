@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fgg.data.load import Split
 from fgg.data.preprocess import Preprocess
+from fgg.data.read_ahead import ReadAhead
 from fgg.models.capture import at_rest
 from fgg.models.device import images_per_batch
 from fgg.models.vit import check_images
@@ -47,8 +48,9 @@ def measure_held_out(
     selectivity = ClassSelectivity(features, split.labels, seed, device)
     monosemanticity: Monosemanticity | None = None
     at_once = max(1, MOST_CODES // (features * model.patch_embed.num_patches))
+    ahead = ReadAhead(split, preprocess, device)
     for rows in batches(len(split), images_per_batch(model, batch), f"quality of layer {layer}"):
-        images = split.tensors(preprocess, rows).to(device)
+        images = ahead.batch(rows)
         residuals, embeddings = patches_and_embeddings(model, images, layer)
         pooled = []
         for part in residuals.split(at_once):
