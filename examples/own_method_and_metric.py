@@ -153,7 +153,7 @@ print(f"TransMM above its negative:    {(scores['TransMM'] > upside_down).double
 #
 # ```yaml
 # experiments:
-#   baselines: [random, transmm, "my_scores:late_attention", {method: "my_scores:late_attention", last: 1}]
+#   baselines: [random, transmm, "my_scores:late_attention", {method: "my_scores:late_attention", options: {last: 1}}]
 # metrics:
 #   "my_scores:early_drop": {share: 0.2}
 # ```

@@ -126,3 +126,14 @@ def test_a_change_of_the_pictures_reruns_no_maps_and_no_scores(tmp_path):
     changed = hashes()
     assert changed[0] != before[0]
     code_hash.cache_clear()
+
+
+def test_images_with_names_are_taken_where_names_are_asked_for_and_named_where_tensors_are(folder):
+    run = fgg.open_run(folder)
+    images = run.images(3)
+    out = fgg.attribute(run.model, images.tensors)
+    assert list(dict.fromkeys(out.to_dataframe(images)["image_id"])) == list(images.image_ids)
+    with pytest.raises(fgg.FggError, match=r"not a Images; give its \.tensors"):
+        fgg.attribute(run.model, images)
+    with pytest.raises(fgg.FggError, match="most is 0"):
+        out.show(images, most=0)

@@ -85,7 +85,7 @@ class Attribution:
         """A row per image and patch: ``image_id``, ``patch`` (row by row, from 0), ``relevance``, and the layers' gates and scores.
 
         Args:
-            image_ids: names of the images; None numbers them.
+            image_ids: names of the images, or images that have names, such as those of `fgg.open_run`; None numbers them.
 
         Raises:
             FggError: the number of names is not that of the images.
@@ -93,6 +93,7 @@ class Attribution:
         import pandas as pd
 
         images, patches = self.relevance.shape
+        image_ids = getattr(image_ids, "image_ids", image_ids)
         ids = [str(number) for number in range(images)] if image_ids is None else list(image_ids)
         if len(ids) != images:
             raise FggError(f"{len(ids)} image_ids for {images} images")

@@ -212,9 +212,8 @@ def check_images(model: VisionTransformer, images: Tensor) -> None:
     if reason := refusal(model):
         raise FggError(f"the model is {reason}; see fgg.load_model")
     if not isinstance(images, Tensor):
-        raise FggError(
-            f"images must be a float tensor (B, C, H, W), not a {type(images).__name__}; see torch.from_numpy"
-        )
+        hint = "give its .tensors" if isinstance(getattr(images, "tensors", None), Tensor) else "see torch.from_numpy"
+        raise FggError(f"images must be a float tensor (B, C, H, W), not a {type(images).__name__}; {hint}")
     check_numbers(images, "images")
     _check_device(model, images)
     # In a hybrid, the projection follows a backbone and says nothing about the images.

@@ -198,7 +198,8 @@ class LiveLine(logging.Handler):
         with self._writing:
             if not self._live or self._ended.is_set() or not self._fresh:
                 return
-            text = self.progress.text(self._clock())[: _width(self._below) - 1]
+            text, width = self.progress.text(self._clock()), _width(self._below) - 1
+            text = text if len(text) <= width else f"{text[: width - 1]}…"
             if text != self._shown:
                 self._below.write(ERASE + text)
                 self._below.flush()

@@ -51,8 +51,10 @@ def batch(
         The axes: (images, 2) with images, (1, maps) without.
 
     Raises:
-        FggError: the numbers of maps, images and names differ, or one of them cannot be drawn.
+        FggError: the numbers of maps, images and names differ, ``most`` is below 1, or one of them cannot be drawn.
     """
+    if most < 1:
+        raise FggError(f"most is {most}; give the number of images to draw, at least 1")
     maps = array(relevance)
     if maps.ndim != 2 or not len(maps):
         raise FggError(f"relevance is {maps.shape}, expected (images, patches) with at least one image")

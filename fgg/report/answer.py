@@ -103,12 +103,12 @@ def answers(
         yield _answer(EVERY, hypotheses, frame, measures_in(hypotheses, known))
 
 
-def unasked(dataset: str) -> Answer:
-    """The answer of a dataset whose grid has no combined gate."""
+def unasked(dataset: str, runs: pd.DataFrame) -> Answer:
+    """The answer of a dataset whose grid has no combined gate; ``runs`` are its rows of the comparison."""
     text = (
         "The grid has no gate by activation × gradient, so the question was not asked; the tables compare the methods."
     )
-    return Answer(dataset, UNASKED, (text,))
+    return Answer(dataset, UNASKED, (text,), warnings(runs))
 
 
 def _answer(dataset: str, runs: pd.DataFrame, frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Answer:

@@ -93,6 +93,7 @@ def report(
     return render(
         "report", title="fgg report", where=", ".join(dict.fromkeys(comparison["dataset"])), every=EVERY, most=MOST_EFFECTS,
         contents=[(name, sections.TITLES[name]) for name in (*shown, "tables", "configuration")],
+        several=comparison["seed"].nunique() > 1,
         pages=[{"file": f"{name}.html", "title": pages()[name][1], "about": BRIEF.get(name, "")} for name in names],
         feature_pages=sections.feature_pages(cases, results), signed=signed, at=_at,
         settings=yaml.safe_dump(plain, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True), **own,
@@ -117,7 +118,8 @@ def _answers(
     asked = set(tables["hypotheses"]["dataset"])
     found = list(answers(tables["hypotheses"], known, tables.get("pooled"))) if asked else []
     found.sort(key=lambda own: own.dataset != EVERY)  # all together come first
-    return found + [unasked(name) for name in dict.fromkeys(comparison["dataset"]) if name not in asked]
+    every = dict.fromkeys(comparison["dataset"])
+    return found + [unasked(name, comparison[comparison["dataset"] == name]) for name in every if name not in asked]
 
 
 def _titles(measures: dict[str, dict[str, Measure]]) -> dict[str, str]:

@@ -124,7 +124,7 @@ def test_warnings_of_the_model_reach_the_answer():
 
 
 def test_no_gate_no_answer():
-    assert unasked("toy").word == UNASKED
+    assert unasked("toy", table(row("1", "transmm", "better"))).word == UNASKED
     assert only(table(row("1", "permuted", "better"))).word == UNASKED  # TransMM is not in the grid
 
 
@@ -133,3 +133,9 @@ def test_no_gate_no_answer():
 )
 def test_numbers_are_written_with_their_sign(value, text):
     assert signed(value) == text
+
+
+def test_warnings_stand_there_without_a_gate_too():
+    assert unasked("toy", table(row("1", "transmm", "better", note="weak model: accuracy 0.5"))).warnings == [
+        "weak model: accuracy 0.5"
+    ]

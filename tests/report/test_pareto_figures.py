@@ -30,7 +30,7 @@ def test_methods_stand_at_their_means_ordered_by_cost_and_the_front_is_ringed(dr
     for axis, means in ((saco, [0.2, 0.52]), (flipping, [0.8, 0.48])):
         np.testing.assert_allclose([y for _, y in rings(axis)], means)
         assert [text.get_text() for text in axis.texts] == ["Rollout", "gated, layer 2, activation × gradient"]
-        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "3"]
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1 pass", "3 passes"]
     assert marks(saco, "v")[0][0] < marks(saco, "s")[0][0] < marks(saco, "D")[0][0] < rings(saco)[1][0]
     low, high = saco.get_ylim()
     assert low < high and flipping.get_ylim()[0] > flipping.get_ylim()[1], "up is better in both"
@@ -46,12 +46,12 @@ def test_methods_stand_at_their_means_ordered_by_cost_and_the_front_is_ringed(dr
              "baseline by none"),
         ({GATES[0]: {"verdict": "better"}}, "toy: a gate is on the Pareto front of cost and faithfulness by 2 of 2 metrics, "
                                             "significantly better than the baseline by 2"),
-        ({GATES[0]: {"mean": 0.49}}, "toy: a gate is on the Pareto front of cost and faithfulness by none of 1 metric"),
+        ({GATES[0]: {"mean": 0.49}}, "toy: no gate is on the Pareto front of cost and faithfulness, by any metric"),
     ],
 )  # fmt: skip
 def test_the_title_says_whether_gates_are_on_the_front(drawn, tmp_path, changes, said):
     frame = comparison(changes=changes)
-    if said.endswith("1 metric"):
+    if said.endswith("any metric"):
         frame = frame[frame["metric"] == "saco"]
     assert title(drawn(methods.methods_figure, frame, tmp_path, MEASURES)) == said
 
@@ -69,7 +69,7 @@ def test_bounds_and_unknown_costs_are_drawn_but_are_not_on_the_front(drawn, tmp_
     )
     axis = drawn(methods.methods_figure, frame[frame["metric"] == "saco"], tmp_path, MEASURES).axes[0]
     assert [y for _, y in rings(axis)] == [0.52]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "3", "?"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1 pass", "3 passes", "unknown"]
     assert marks(axis, "s")[0][1] == 0.95 and marks(axis, "v")[0][1] == 0.9
 
 

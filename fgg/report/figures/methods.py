@@ -21,7 +21,6 @@ from fgg.saes.choose_sae import on_front
 
 BACKWARD = 2  # a backward pass takes about as long as two forward passes
 COLUMNS = 2  # panels in a row
-UNKNOWN = "?"  # the tick of methods whose cost is unknown
 NAME = 44  # characters in a line of a method's name
 GAP = 1.5  # room between methods of different cost, where 1 is the room of a method
 
@@ -50,7 +49,7 @@ def methods_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, 
         for axis, (name, table) in zip(axes.flat, tables.items(), strict=False):
             _panel(axis, table, measures[name], strength, first)
         for axis in axes.flat[max(0, len(measures) - columns) : len(measures)]:
-            axis.set_xlabel("cost: passes of the model per image")
+            axis.set_xlabel("cost: passes per image, a band for each cost;\nin a band, the better on the right")
         style.headline(fig, _finding(frame, tables))
         _legend(fig, tables)
         style.save(fig, folder, f"{first['dataset']}_methods")
@@ -121,12 +120,17 @@ def _panel(axis: Axes, table: pd.DataFrame, measure: Measure, strength: bool, fi
 
 
 def _costs(axis: Axes, table: pd.DataFrame, end: float) -> None:
-    """Label the places of each cost, with a faint line between different costs."""
+    """Label the places of each cost, on a band of its own."""
     places = table.groupby(table["cost"].fillna(np.inf))["x"]
     axis.set_xlim(table["x"].min() - 0.8, end)
-    axis.set_xticks(places.mean(), [UNKNOWN if np.isinf(own) else f"{own:g}" for own in places.mean().index])
-    for edge in places.max().iloc[:-1]:
-        axis.axvline(edge + (1 + GAP) / 2, color=style.FAINT, linewidth=0.8, zorder=0)
+    names = ["unknown" if np.isinf(own) else f"{own:g} pass{'' if own == 1 else 'es'}" for own in places.mean().index]
+    axis.set_xticks((places.min() + places.max()) / 2, names)
+    axis.tick_params(axis="x", length=0)
+    for number, (low, high) in enumerate(zip(places.min(), places.max(), strict=True)):
+        if number % 2 == 0:
+            axis.axvspan(
+                low - (1 + GAP) / 2, high + (1 + GAP) / 2, color=style.FAINT, alpha=0.6, linewidth=0, zorder=-1
+            )
 
 
 def _finding(frame: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> str:
@@ -142,7 +146,7 @@ def _finding(frame: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> str:
     number = sum(len(own) > 0 for own in gates)
     sure = sum(any(is_better(text) for text in own["verdict"]) for own in gates)
     if not number:
-        return f"{first['dataset']}: a gate is on the Pareto front of cost and faithfulness by {_by(0, len(tables))}"
+        return f"{first['dataset']}: no gate is on the Pareto front of cost and faithfulness, by any metric"
     text = f"{first['dataset']}: a gate is on the Pareto front of cost and faithfulness by {_by(number, len(tables))}, "
     return text + f"significantly better than the baseline by {sure or 'none'}"
 

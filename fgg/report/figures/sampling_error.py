@@ -7,6 +7,7 @@ both use the same subsets.
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         style.remark(folder, name, f"{first['dataset']}: error of Faithfulness Correlation unknown", few)
         return
     colours, markers = (style.BLACK, style.VERMILION), ("D", "o")
-    with style.figure(3.0, ncols=2, width_ratios=(1, 1.15)) as (fig, (left, right)):
+    with style.figure(3.6, ncols=2, width_ratios=(1, 1)) as (fig, (left, right)):
         lines: list[str] = []
         for number, (text, scores) in enumerate(quantities.items()):
             errors = [trial_error(scores, runs) for runs in lengths]
@@ -57,21 +58,21 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
             for share, what in ((1.0, "one image"), (n**-0.5, f"mean of {n}")):
                 right.plot(now * share, -len(lines), "o", color=style.BLUE, label="from drawing subsets")
                 right.plot(spread * share, -len(lines), "D", color=style.ORANGE, label="in all, subsets and images")
-                lines.append(f"{text},\n{what}")
+                lines.append(f"{textwrap.fill(text, 22)}\n{what}")
         left.set(xscale="log", yscale="log", xlabel="random subsets per image", ylabel="standard error of one image")
         ticks = [*lengths, total] if total > 1.3 * lengths[-1] else [*lengths[:-1], total]
         left.set_xticks(ticks, [str(tick) for tick in ticks])
         _plain(left.yaxis)
         left.minorticks_off()
         left.set_title("One image's score\n↓ lower is more precise")
-        left.legend(loc="lower left", fontsize=7.5)
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=7.5, frameon=False)
         right.set_yticks(-np.arange(len(lines)), lines)
         right.set_ylim(-len(lines) + 0.4, 0.6)
         right.set(xscale="log", xlabel="standard error or deviation")
         _plain(right.xaxis)
         right.grid(axis="y", color=style.FAINT, linewidth=0.6)
         right.tick_params(axis="y", length=0)
-        right.set_title("Sources of the uncertainty\n← more precise")
+        right.set_title("Sources of error\n← more precise")
         handles, texts = right.get_legend_handles_labels()
         fig.suptitle(f"{first['dataset']}: sampling error of Faithfulness Correlation, {images} images", weight="bold")
         note = (
