@@ -8,10 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from fgg.comparison.verdicts import UNGATED
 from fgg.faithfulness.measures import Measure
 from fgg.faithfulness.registry import Metric
 from fgg.report.experiment_names import GROUPS, group, kind, label, partner_title, place, varies
 from fgg.report.figures import style
+from fgg.report.figures.findings import tally
 from fgg.report.metrics_shown import measures_in, rows_of
 
 Line = tuple[float, str, Any]  # height, text, and the row (a pandas Series), or None for a heading
@@ -41,6 +43,19 @@ def sections(frame: pd.DataFrame) -> list[tuple[str, list[tuple[str, pd.Series]]
 
 
 MOST_FILLS = 3  # fills of a metric that get a panel each
+
+
+def _finding(per_fill: Sequence[pd.DataFrame], metric: Metric, baseline: str) -> str:
+    """What the title of a metric's figure says: how the gates do, or without gates, which method has the best mean."""
+    gates = [own[[group(row) == "Gated" for _, row in own.iterrows()]] for own in per_fill]
+    if len(gates[0]):
+        said = tally(pd.concat([own["verdict"] for own in gates]))
+        return f"{metric.title} of {len(gates[0])} gate{'s' * (len(gates[0]) != 1)} against {baseline}: {said}"
+    known = per_fill[0][per_fill[0]["mean"].notna() & per_fill[0]["role"].eq("method")]
+    if known.empty:
+        return f"{metric.title} of {len(per_fill[0])} methods"
+    best = known.loc[(metric.sign * known["mean"]).idxmax()]
+    return f"{metric.title}: {label(best)} has the best mean of {len(known)} methods"
 
 
 def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str | Path) -> None:
@@ -74,7 +89,7 @@ def metric_figure(frame: pd.DataFrame, measures: Sequence[Measure], folder: str 
             axis.locator_params(axis="x", nbins=6 - len(shown))
         left.set_xlabel(unit(metric, first["protocol"]))
         others[0].set_xlabel("per image, same unit" if metric.higher_is_better else "reduction per image, same unit")
-        fig.suptitle(f"{first['dataset']}: {metric.title} of {len(rows)} methods, {images_of(per_fill)}", weight="bold")
+        style.headline(fig, f"{first['dataset']}: {_finding(per_fill, metric, label(baseline))}; {images_of(per_fill)}")
         tail = "" if len(measures) == len(shown) else f" More fills are in the tables ({len(measures)} in all)."
         _legend(
             fig,
@@ -161,7 +176,10 @@ def hypotheses_figure(
         counts = {fill: int(frame.loc[frame["fill"] == fill, "n_images"].max()) for fill in fills}
         of = ", ".join(f"{n} ({fill})" if len(counts) > 1 else str(n) for fill, n in counts.items())
         what = f"{of} measurable images" if counts else f"{int(frame['n_images'].max())} images"
-        fig.suptitle(f"{dataset}: gates and what could explain their gain, {what}", weight="bold")
+        gates, controls = frame["experiment"].nunique(), frame[~frame["against"].isin(["transmm", UNGATED])]
+        said = f": {tally(controls['verdict'])}" if len(controls) else ""
+        head = f"{dataset}: {gates} gate{'s' * (gates != 1)} against what could explain {'its' if gates == 1 else 'their'} gain"
+        style.headline(fig, f"{head}{said}; {what}")
         text = "Improvement, image by image, in the metric's unit, with 95 % BCa intervals. Filled: p < 0.05 after Holm, and "
         text += "against TransMM not by the values alone."
         if len(fills) > 1:

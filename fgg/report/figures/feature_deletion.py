@@ -28,6 +28,16 @@ NOTE = (
 )
 
 
+def _finding(own: pd.DataFrame) -> str:
+    """What the title says: how much more the logit changes without the features of large scores than without random ones."""
+    sizes = own.pivot_table(index=["layer", "k"], columns="group", values="absolute_change")
+    if not {"score", "random"} <= set(sizes) or not (sizes["random"] > 0).all():
+        return "what deleting SAE features does to the logit"
+    ratio = sizes["score"] / sizes["random"]
+    ends = sorted({f"{ratio.min():.2g}", f"{ratio.max():.2g}"}, key=float)
+    return f"deleting the features of the largest scores changes the logit {' to '.join(ends)} times as much as deleting random ones"
+
+
 def deletion_figure(table: pd.DataFrame, dataset: str, seed: str, folder: str | Path) -> None:
     """Draw two panels per layer: the mean absolute change, and the signed change for features of one sign.
 
@@ -61,7 +71,7 @@ def deletion_figure(table: pd.DataFrame, dataset: str, seed: str, folder: str | 
             axis.minorticks_off()
             axis.set_xlabel("features deleted, k")
         images = int(own["n"].max())
-        fig.suptitle(f"{dataset}: deleted SAE features, {images} images", weight="bold")
+        style.headline(fig, f"{dataset}: {_finding(own)}; {images} images")
         lines = [axis.get_legend_handles_labels() for axis in axes[0]]
         handles, texts = ([entry for part in lines for entry in part[at]] for at in (0, 1))
         fig.legend(handles, texts, loc="outside lower center", ncols=2, title=style.lines(NOTE), title_fontsize=7.5)

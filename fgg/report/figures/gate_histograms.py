@@ -17,6 +17,8 @@ from fgg.tables import matrix, read_table
 BINS = 40
 COLUMNS = 3
 SHUFFLED = "shuffled decoder"
+COMBINED = PARTNER_TITLES["combined"]
+STRONG = 2.0  # a factor that the title counts
 Panel = tuple[int, float, float]  # layer, clamp_max, alpha
 
 
@@ -58,7 +60,10 @@ def gates_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path) -
             text: line for axis in axes.flat for line, text in zip(*axis.get_legend_handles_labels(), strict=True)
         }
         fig.legend(handles.values(), handles, loc="outside lower center", ncols=3)
-        fig.suptitle(f"{first['dataset']}: gates of all patches of {first['n_images']} images", weight="bold")
+        every = np.concatenate([own.get(COMBINED, next(iter(own.values()))) for own in panels.values()])
+        strong = 100 * float(((every > STRONG) | (every < 1 / STRONG)).mean()) if len(every) else 0.0
+        said = f"{strong:.0f}\u00a0% of the patches' gates change the attention by more than a factor of {STRONG:g}"
+        style.headline(fig, f"{first['dataset']}: {said}; {first['n_images']} images")
         style.save(fig, folder, name)
 
 

@@ -14,6 +14,7 @@ from fgg.comparison.verdicts import BETTER, WORSE
 from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import CONTROL_TITLES, PARTNER_TITLES, kind, label, place, varies
 from fgg.report.figures import style
+from fgg.report.figures.findings import tally
 from fgg.report.metrics_shown import first_fills, measures_in, rows_of
 
 COLUMNS = (
@@ -68,10 +69,12 @@ def heat_figure(frame: pd.DataFrame, folder: str | Path, known: Mapping[str, Mea
             bar.outline.set_visible(False)
             bar.ax.tick_params(labelsize=7)
         baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
-        fig.suptitle(
-            f"{first['dataset']}: improvement over {baseline} by gated layers and construction, "
-            f"{first['n_images']} measurable images",
-            weight="bold",
+        found = tally(
+            pd.concat([rows_of(gated, m).drop_duplicates(["row", "column"])["verdict"] for m in measures.values()])
+        )
+        style.headline(
+            fig,
+            f"{first['dataset']}: gates and their controls against {baseline}: {found}; {first['n_images']} measurable images",
         )
         style.note(
             fig,

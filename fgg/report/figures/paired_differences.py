@@ -22,6 +22,17 @@ FEW = 40  # up to this number of images, dots are larger
 EDGES = (1, 99)  # percentiles of the gated experiments that limit the axis
 
 
+def _finding(others: pd.DataFrame, measures: Mapping[str, Measure], baseline: str) -> str:
+    """What the title says: the share of the images that the gates by activation × gradient improve."""
+    rows = pd.concat([rows_of(others, measure) for measure in measures.values()])
+    gates = rows[rows["construction"].eq("combined") & rows["control"].isna() & ~rows["shuffle_decoder"].eq(True)]
+    shares = 100 * gates["share_improved"].dropna()
+    if shares.empty:
+        return f"differences from {baseline}, image by image"
+    ends = list(dict.fromkeys([f"{shares.min():.0f}", f"{shares.max():.0f}"]))
+    return f"gates by activation × gradient improve {' to '.join(ends)}\u00a0% of the images over {baseline}"
+
+
 def pairs_figure(
     frame: pd.DataFrame, results: str | Path, folder: str | Path, known: Mapping[str, Measure] | None = None
 ) -> None:
@@ -56,9 +67,8 @@ def pairs_figure(
             axis.set_title(f"{measure.metric.short or measure.metric.title}\nbetter →")
             axis.locator_params(axis="x", nbins=3)
         baseline = label(frame[frame["experiment"] == first["baseline"]].iloc[0])
-        fig.suptitle(
-            f"{first['dataset']}: differences from {baseline}, image by image, {first['n_images']} measurable images",
-            weight="bold",
+        style.headline(
+            fig, f"{first['dataset']}: {_finding(others, measures, baseline)}; {first['n_images']} measurable images"
         )
         dots = "image" if first["n_images"] <= MOST_DOTS else f"of {MOST_DOTS} quantiles of the images"
         style.note(

@@ -20,6 +20,16 @@ MOST_NAMED = 8  # if there are more gated curves, the legend names only the lowe
 UNNAMED = ("#D9A58A", "-", 0.6)  # colour, dash and width of gated curves that the legend does not name
 
 
+def _finding(areas: list[float]) -> str:
+    """What the title says: the gates' areas under the curve, less the baseline's."""
+    known = [area for area in areas if np.isfinite(area)]
+    if not known:
+        return " curves"
+    ends = list(dict.fromkeys(style.signed(area, 2) for area in (min(known), max(known))))
+    which = "the gate's area is" if len(known) == 1 else "the gates' areas are"
+    return f": {which} {' to '.join(ends)} against the baseline's, lower is better"
+
+
 def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: str | Path) -> None:
     """Draw the mean p(class) while patches are filled, and the paired difference from the baseline.
 
@@ -46,7 +56,7 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
     looks = curve_looks(shown[shown["experiment"].isin(named)])
     columns, bands = 2 if strength else 3, shown["construction"].notna().sum() <= MOST_BANDS
     with style.figure(2.9 + style.ROW * math.ceil((len(named) + 1) / columns), ncols=2) as (fig, (left, right)):
-        extent = [0.0]
+        extent, areas = [0.0], []
         for _, row in shown.iterrows():
             name = row["experiment"]
             colour, dash, width = looks.get(name, UNNAMED)
@@ -58,6 +68,7 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
             mean = mean_curve(difference)
             right.plot(share, mean, zorder=3 if row["construction"] else 2, **look)
             if row["construction"]:
+                areas.append(float(np.trapezoid(mean, share / 100)))
                 n = (~np.isnan(difference)).sum(axis=0).clip(min=2)
                 half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * np.nanstd(difference, axis=0, ddof=1) / np.sqrt(n)
                 half = half if bands else 0 * half
@@ -70,7 +81,8 @@ def curves_figure(frame: pd.DataFrame, fill: str, results: str | Path, folder: s
         right.set(ylabel="difference in mean p(class)", title=title)
         for axis in (left, right):
             axis.set(xlabel="patches replaced, most relevant first (%)", xlim=(0, 100))
-        fig.suptitle(f"{first['dataset']}: Pixel Flipping curves, {len(reference)} measurable images", weight="bold")
+        head = f"{first['dataset']}: Pixel Flipping{_finding(areas)}"
+        style.headline(fig, f"{head}; {len(reference)} measurable images")
         more = len(shown) - len(named)
         note = "gated: by activation × gradient"
         note += f"; lowest and highest mean named, {more} others thin" if more else ""

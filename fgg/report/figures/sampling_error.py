@@ -47,6 +47,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
     colours, markers = (style.BLACK, style.VERMILION), ("D", "o")
     with style.figure(3.6, ncols=2, width_ratios=(1, 1)) as (fig, (left, right)):
         lines: list[str] = []
+        parts: list[float] = []  # of the variance between images that drawing subsets makes
         for number, (text, scores) in enumerate(quantities.items()):
             errors = [trial_error(scores, runs) for runs in lengths]
             left.plot(lengths, errors, color=colours[number], marker=markers[number], label=text)
@@ -55,6 +56,7 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
             left.plot(total, now, markers[number], color=colours[number], markerfacecolor="white")
             whole = scores(total)[:, 0]
             spread, n = float(np.nanstd(whole, ddof=1)), int((~np.isnan(whole)).sum())
+            parts.append((now / spread) ** 2 if spread else np.nan)
             for share, what in ((1.0, "one image"), (n**-0.5, f"mean of {n}")):
                 right.plot(now * share, -len(lines), "o", color=style.BLUE, label="from drawing subsets")
                 right.plot(spread * share, -len(lines), "D", color=style.ORANGE, label="in all, subsets and images")
@@ -74,7 +76,8 @@ def sampling_figure(frame: pd.DataFrame, results: str | Path, folder: str | Path
         right.tick_params(axis="y", length=0)
         right.set_title("Sources of error\n← more precise")
         handles, texts = right.get_legend_handles_labels()
-        fig.suptitle(f"{first['dataset']}: sampling error of Faithfulness Correlation, {images} images", weight="bold")
+        said = f"drawing subsets makes {100 * min(1.0, parts[0]):.0f}\u00a0% of the variance of a mean Faithfulness Correlation"
+        style.headline(fig, f"{first['dataset']}: {said}; {images} images")
         note = (
             f"Hollow: this run, {settings['trials']} × {settings['runs']} subsets of {settings['subset_size']} patches. "
             "Both scores of a difference see the same subsets."
