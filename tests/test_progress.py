@@ -4,23 +4,10 @@ import io
 
 import pytest
 import torch
+from terminals import Clock, Terminal
 
 from fgg import progress as module
 from fgg.progress import Progress, batches, duration, progress
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-class Clock:
-    """Seconds that pass when told."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def test_a_log_gets_whole_lines_and_not_too_many():

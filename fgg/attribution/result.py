@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import fgg  # for fgg.plot, which is looked up when a map is shown: a change of the pictures must not rerun the maps
-from fgg.errors import FggError
+from fgg.models.call_arguments import names_or_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,10 +93,7 @@ class Attribution:
         import pandas as pd
 
         images, patches = self.relevance.shape
-        image_ids = getattr(image_ids, "image_ids", image_ids)
-        ids = [str(number) for number in range(images)] if image_ids is None else list(image_ids)
-        if len(ids) != images:
-            raise FggError(f"{len(ids)} image_ids for {images} images")
+        ids = names_or_numbers(image_ids, images)
         maps = {"relevance": self.relevance}
         maps |= {f"gate_{layer}": values for layer, values in self.gates.items()}
         maps |= {f"score_{layer}": values for layer, values in self.scores.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from fgg.report.figures import style
+from fgg.report.html import data_uri
 
 WHOLE = 200  # pixels across the picture of an image
 NEAR = 72  # and of a patch with its surroundings
@@ -51,7 +51,7 @@ def outlined(picture: np.ndarray, patch: int, grid: tuple[int, int]) -> Seen:
     across, down = near.width / wide, near.height / tall
     start, upper = (column - left) * across, (row - top) * down
     _outline(near, (start, upper, start + across, upper + down))
-    return Seen(data_uri(whole), data_uri(near), WHOLE, height)
+    return Seen(webp(whole), webp(near), WHOLE, height)
 
 
 def _outline(image: Image.Image, box: tuple[float, float, float, float]) -> None:
@@ -65,11 +65,11 @@ def _outline(image: Image.Image, box: tuple[float, float, float, float]) -> None
             draw.rectangle((*start, *corner), outline=colour)
 
 
-def data_uri(image: Image.Image) -> str:
+def webp(image: Image.Image) -> str:
     """A picture as a WebP data URI; equal pictures give equal text."""
     kept = io.BytesIO()
     image.save(kept, format="webp", quality=QUALITY, method=4)
-    return "data:image/webp;base64," + base64.b64encode(kept.getvalue()).decode()
+    return data_uri(kept.getvalue(), "webp")
 
 
 class Bar(NamedTuple):

@@ -134,11 +134,3 @@ def mean_ranks(values: Tensor) -> Tensor:
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)
     ranks = below.double() + (equal + 1).double() / 2
     return torch.where(values.isnan().any(-1, keepdim=True), torch.nan, ranks)
-
-
-def names_or_numbers(image_ids: Sequence[str] | None, images: int) -> list[str]:
-    """The images' names for a table, or their numbers from 0. Raises FggError for another number of names."""
-    found = [str(number) for number in range(images)] if image_ids is None else list(image_ids)
-    if len(found) != images:
-        raise FggError(f"{len(found)} image_ids for {images} images")
-    return found

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from fgg.errors import FggError
-from fgg.faithfulness.checks import names_or_numbers
 from fgg.faithfulness.registry import metric
 from fgg.models.arguments import full_precision
-from fgg.models.call_arguments import as_tensor
+from fgg.models.call_arguments import as_tensor, names_or_numbers
 
 if TYPE_CHECKING:
     import pandas as pd

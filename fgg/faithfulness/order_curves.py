@@ -19,10 +19,10 @@ import fgg  # for fgg.plot, which is looked up when a curve is shown: a change o
 from fgg.data.preprocess import Preprocess
 from fgg.errors import FggError
 from fgg.faithfulness.adaptive_curves import Curve, check_tolerance
-from fgg.faithfulness.checks import check_relevance, class_of, names_or_numbers, probability
+from fgg.faithfulness.checks import check_relevance, class_of, probability
 from fgg.faithfulness.measured_steps import MeasuredSteps
 from fgg.models.arguments import full_precision, whole_number, without_autocast
-from fgg.models.call_arguments import image_names, seed_number
+from fgg.models.call_arguments import names_or_numbers, seed_number
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import channel_values, make_fill
@@ -247,6 +247,6 @@ def engine_of(
     """
     check_fill(fill, preprocess, images)
     engine = Perturber(model, images)
-    names = [str(number) for number in range(len(images))] if image_ids is None else image_names(image_ids, len(images))
+    names = names_or_numbers(image_ids, len(images))
     channels, seed = None if preprocess is None else channel_values(preprocess), seed_number(seed)
     return engine.using(make_fill(fill, engine.images, patch_size(model), channels, names, seed))

@@ -14,11 +14,12 @@ from torch import Tensor
 import fgg  # for fgg.plot, which is looked up when a curve is shown: a change of the pictures must not rerun the scores
 from fgg.errors import FggError
 from fgg.faithfulness.adaptive_curves import check_tolerance
-from fgg.faithfulness.checks import check_protocol, names_or_numbers, probability
+from fgg.faithfulness.checks import check_protocol, probability
 from fgg.faithfulness.order_curves import OrderCurves, check_step, engine_of, steps
 from fgg.faithfulness.registry import metric
 from fgg.faithfulness.settings_checks import WHOLE_CURVES
 from fgg.models.arguments import full_precision, whole_number
+from fgg.models.call_arguments import names_or_numbers
 from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 

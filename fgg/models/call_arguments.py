@@ -101,6 +101,17 @@ def image_names(image_ids: Any, count: int) -> list[str]:
     return names
 
 
+def names_or_numbers(image_ids: Any, count: int) -> list[str]:
+    """Names of a number of images; their numbers from 0 for None. Images that have names, such as those of a run, will do.
+
+    Raises:
+        FggError: as `image_names`.
+    """
+    if image_ids is None:
+        return [str(number) for number in range(count)]
+    return image_names(getattr(image_ids, "image_ids", image_ids), count)
+
+
 def list_of_names(image_ids: Any) -> list[str]:
     """A list of names, as text. Raises FggError for what is no collection of names."""
     if not isinstance(image_ids, Iterable):

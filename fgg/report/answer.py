@@ -12,6 +12,7 @@ from fgg.comparison.pooled import EVERY
 from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.comparison.verdicts import BETTER, IDENTICAL, UNTESTABLE, WORSE, is_better
 from fgg.faithfulness.measures import Measure
+from fgg.report.figures.findings import Tally, listed, tally
 from fgg.report.headline import CONTROLS, as_one, beats_controls, warnings
 from fgg.report.metrics_shown import measures_in, rows_of
 from fgg.report.verdict_tables import gated_what, strength
@@ -34,6 +35,7 @@ class Effect:
         p: adjusted p-value; None where there was no test.
         n: number of images.
         controls: how many of the controls the gate is better than, and how many apply.
+        held: whether it is better than every control that can differ from it.
     """
 
     gate: str
@@ -47,6 +49,7 @@ class Effect:
     p: float | None
     n: int
     controls: tuple[int, int]
+    held: bool
 
     @property
     def look(self) -> str:
@@ -115,24 +118,16 @@ def _answer(dataset: str, runs: pd.DataFrame, frame: pd.DataFrame, measures: Map
     effects = list(_effects(runs, frame, measures))
     if not effects:
         return Answer(dataset, UNASKED, ("TransMM is not in the grid, so no gate was compared with it.",))
-    shown = frame[frame["stratum"] == MEASURABLE]
-    better = [own for own in effects if is_better(own.verdict)]
-    held = sum(
-        beats_controls(rows[rows["experiment"] == name])
-        for rows in (rows_of(shown, measure) for measure in measures.values())
-        for name in rows.loc[(rows["against"] == "transmm") & rows["verdict"].map(is_better), "experiment"]
-    )
-    worse = [own for own in effects if own.look == WORSE]
-    sentences = (_count(effects, held), _largest(effects), _reach(runs))
-    return Answer(
-        dataset, _word(len(better), held, len(worse)), [text for text in sentences if text], warnings(runs), effects
-    )
+    said = tally(pd.Series([own.verdict for own in effects]))
+    held = sum(own.held for own in effects if is_better(own.verdict))
+    sentences = (_count(effects, said, held), _largest(effects), _reach(runs))
+    return Answer(dataset, _word(said, held), [text for text in sentences if text], warnings(runs), effects)
 
 
-def _word(better: int, held: int, worse: int) -> str:
-    if better:
-        return YES if held == better and not worse else MIXED
-    return NO if worse else UNSHOWN
+def _word(said: Tally, held: int) -> str:
+    if said.better:
+        return YES if held == said.better and not said.worse else MIXED
+    return NO if said.worse else UNSHOWN
 
 
 def _effects(runs: pd.DataFrame, frame: pd.DataFrame, measures: Mapping[str, Measure]) -> Iterator[Effect]:
@@ -140,7 +135,8 @@ def _effects(runs: pd.DataFrame, frame: pd.DataFrame, measures: Mapping[str, Mea
     for measure in measures.values():
         rows, of_runs = rows_of(shown, measure), rows_of(single, measure)
         for row in rows[rows["against"] == "transmm"].to_dict("records"):
-            controls = rows[(rows["experiment"] == row["experiment"]) & rows["against"].isin(CONTROLS)]
+            gate = rows[rows["experiment"] == row["experiment"]]
+            controls = gate[gate["against"].isin(CONTROLS)]
             controls = controls[(controls["verdict"] != IDENTICAL) & ~controls["verdict"].str.startswith(UNTESTABLE)]
             own = of_runs[(of_runs["experiment"] == row["experiment"]) & (of_runs["against"] == "transmm")]
             change, low, high = _percent(row, measure)
@@ -148,7 +144,7 @@ def _effects(runs: pd.DataFrame, frame: pd.DataFrame, measures: Mapping[str, Mea
                 gated_what(pd.Series(row)) + strength(pd.Series(row), runs), measure.metric.title, measure.fill, change, low, high,
                 tuple(own["improvement_pct"].dropna()) if len(own) > 1 else (), row["verdict"],
                 None if pd.isna(row["p_adjusted"]) else float(row["p_adjusted"]),
-                int(own["n"].sum()), (int(controls["verdict"].str.startswith(BETTER).sum()), len(controls)),
+                int(own["n"].sum()), (int(controls["verdict"].str.startswith(BETTER).sum()), len(controls)), beats_controls(gate),
             )  # fmt: skip
 
 
@@ -164,26 +160,25 @@ def _percent(row: Mapping[str, Any], measure: Measure) -> tuple[float | None, fl
     return float(row["improvement_pct"]), float(low), float(high)
 
 
-def _count(effects: Sequence[Effect], held: int) -> str:
-    better = sum(is_better(own.verdict) for own in effects)
-    qualified = sum(own.look == BETTER for own in effects) - better
-    worse = sum(own.look == WORSE for own in effects)
+def _count(effects: Sequence[Effect], said: Tally, held: int) -> str:
     untested = sum(own.verdict.startswith(UNTESTABLE) for own in effects)
-    rest = len(effects) - better - qualified - worse - untested
+    rest = said.total - said.better - said.qualified - said.worse - untested
     fills = len({own.fill for own in effects} - {""})
     asked = [_many(len({own.gate for own in effects}), "gate") + " against TransMM"]
     asked += [_many(len({own.metric for own in effects}), "metric"), *([_many(fills, "fill")] if fills else [])]
-    found = [f"better in {better} of {_many(len(effects), 'comparison')}"]
-    if qualified:
-        found.append(f"better in values only in {qualified} (the spread of the values, not the order of the patches)")
-    found.append(f"worse in {worse}")
+    found = [f"better in {said.better} of {_many(said.total, 'comparison')}"]
+    if said.qualified:
+        found.append(
+            f"better in values only in {said.qualified} (the spread of the values, not the order of the patches)"
+        )
+    found.append(f"worse in {said.worse}")
     if untested:
         found.append(f"not testable in {untested}")
     if rest:
         found.append(f"no difference shown in {rest}")
     text = f"{', '.join(asked)}: {', '.join(found)}"
-    if better:
-        text += f". Every control is beaten too in {held} of these {better}" if better > 1 else (
+    if said.better:
+        text += f". Every control is beaten too in {held} of these {said.better}" if said.better > 1 else (
             f". Every control is {'' if held else 'not '}beaten too there"
         )  # fmt: skip
     return f"{text}."
@@ -218,7 +213,7 @@ def _reach(runs: pd.DataFrame) -> str:
         for fill, own in whole.groupby("fill", sort=False)
     ]
     number = len(runs[["dataset", "seed"]].drop_duplicates())
-    text = f"Verdicts rest on {_listed(parts)}" if parts else f"Verdicts rest on {runs['n'].max()} images"
+    text = f"Verdicts rest on {listed(parts)}" if parts else f"Verdicts rest on {runs['n'].max()} images"
     text += f", in {_many(number, 'run')}" + (
         " with another split, model and SAEs each" if number > 1 else " with one seed"
     )
@@ -229,10 +224,6 @@ def _reach(runs: pd.DataFrame) -> str:
         f"an effect below {smallest:.2f} standard deviations would often be missed{' in a run' if number > 1 else ''}"
     )
     return f"{text}; {missed}."
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _many(number: int, what: str) -> str:

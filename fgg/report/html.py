@@ -5,6 +5,7 @@ The templates are in ``templates/``; Jinja escapes all values inserted into them
 
 from __future__ import annotations
 
+import base64
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -128,41 +129,25 @@ def table_page(
     lead = [column for column in first if column in frame and column not in same]
     shown = lead or [str(column) for column in frame if column not in same]
     frame = frame[shown + [column for column in frame if column not in shown]]
-    numeric = {
-        str(column): pd.api.types.is_numeric_dtype(values) and values.dtype != bool for column, values in frame.items()
-    }
-    extra = {column: "" if column in shown else "more" for column in numeric}
-    key = next(iter(numeric))
-    heads = [
-        Column(
-            column,
-            _kinds("n" if number else "", "key" if column == key else "", extra[column]),
-            columns.get(column, ""),
-        )
-        for column, number in numeric.items()
-    ]
+    numbers = {str(c) for c, values in frame.items() if pd.api.types.is_numeric_dtype(values) and values.dtype != bool}
+    # The classes of a column's head and cells.
+    kinds = {str(c): _kinds(n=str(c) in numbers, key=place == 0, more=c not in shown) for place, c in enumerate(frame)}
+    heads = [Column(column, kind, columns.get(column, "")) for column, kind in kinds.items()]
+    targets = {column: (links or {}).get(column, [""] * len(frame)) for column in kinds}
     rows = [
-        Row(
-            _look(row),
-            [
-                _cell(str(column), value, numeric[str(column)], key, extra[str(column)])._replace(
-                    link=links[str(column)][place] if links and column in links else ""
-                )
-                for column, value in row.items()
-            ],
-        )
+        Row(_look(row), [_cell(column, row[column], kind, targets[column][place]) for column, kind in kinds.items()])
         for place, row in enumerate(frame.to_dict("records"))
     ]
     filters = {c: sorted({written(value)[1] for value in frame[c]} - {""}) for c in FILTERED if c in shown}
     return render(
-        "table", title=title, about=markdown(text), file=name, columns=heads, rows=rows, more=any(extra.values()),
+        "table", title=title, about=markdown(text), file=name, columns=heads, rows=rows, more=len(shown) < len(kinds),
         same=[(c, text) for c, text in same.items() if text and (c in CONTEXT or c in first)],
         filters=[(c, values) for c, values in filters.items() if 1 < len(values) <= MOST_CHOICES],
     )  # fmt: skip
 
 
-def _kinds(*names: str) -> str:
-    return " ".join(name for name in names if name)
+def _kinds(**given: bool) -> str:
+    return " ".join(kind for kind, is_given in given.items() if is_given)
 
 
 def _look(row: Mapping[Any, Any]) -> str:
@@ -174,12 +159,12 @@ def _look(row: Mapping[Any, Any]) -> str:
     return BETTER if gain > 0 else WORSE
 
 
-def _cell(name: str, value: Any, number: bool, key: str, extra: str) -> Cell:
+def _cell(name: str, value: Any, kind: str, link: str) -> Cell:
     exact, text = written(value)
     if name in P_VALUES and exact and float(exact) < 0.001:
         text = "< 0.001"
-    kinds = {"n": number, "key": name == key, "v": name in MARKED, "mark": name == "verdict", "long": len(text) > LONG}
-    return Cell(_kinds(*(kind for kind, given in kinds.items() if given), extra), exact, text)
+    own = _kinds(v=name in MARKED, mark=name == "verdict", long=len(text) > LONG)
+    return Cell(" ".join(filter(None, (kind, own))), exact, text, link)
 
 
 def written(value: Any) -> tuple[str, str]:
@@ -193,6 +178,11 @@ def written(value: Any) -> tuple[str, str]:
         text = f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
         return repr(value), text.replace("-", "−")
     return str(value), str(value)
+
+
+def data_uri(data: bytes, kind: str) -> str:
+    """The bytes of a picture as an address that holds them; ``kind`` is the format, such as ``webp``."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def text_page(title: str, text: str) -> str:

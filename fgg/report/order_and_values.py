@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 
-from fgg.comparison.strata import MEASURABLE
+from fgg.comparison.strata import ALL, MEASURABLE
 from fgg.faithfulness.measures import Measure
 from fgg.report.metrics_shown import measures_in, rows_of
 
@@ -47,19 +48,29 @@ def order_and_values(decomposition: pd.DataFrame, known: Mapping[str, Measure]) 
     yield ""
 
 
+def random_srg(frame: pd.DataFrame) -> Iterator[tuple[dict[str, Any], float, bool]]:
+    """Rows of the SRG of random maps on all images, the reach of their error (99.9 %), and whether 0 is inside, as it must be.
+
+    Args:
+        frame: the comparison's rows.
+    """
+    rows = frame[(frame["metric"] == "srg") & (frame["experiment"] == "random") & (frame["stratum"] == ALL)]
+    for row in rows[rows["sem"].notna()].to_dict("records"):
+        reach = float(CHECK_QUANTILE * row["sem"])
+        yield row, reach, abs(row["mean"]) <= reach
+
+
 def random_check(frame: pd.DataFrame) -> Iterator[str]:
     """A check of the metrics on every run: the SRG of random maps must be 0.
 
     Args:
-        frame: the comparison's rows on all images.
+        frame: the comparison's rows.
     """
-    rows = frame[(frame["metric"] == "srg") & (frame["experiment"] == "random") & frame["sem"].notna()]
-    if rows.empty:
+    found = list(random_srg(frame))
+    if not found:
         return
     yield from ("## Built-in check", "")
-    for _, row in rows.iterrows():
-        reach = float(CHECK_QUANTILE * row["sem"])
-        passed = abs(row["mean"]) <= reach
+    for row, reach, passed in found:
         yield (
             f"- `{row['dataset']}`, seed {row['seed']}, fill {row['fill']}: SRG of random maps {row['mean']:+.4f} ± {reach:.4f} "
             f"(99.9 %): {'0 is inside, as it must be' if passed else '**0 is outside: do not trust this run**'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from fgg.comparison.strata import ALL, MEASURABLE
+from fgg.comparison.strata import MEASURABLE
 from fgg.faithfulness.measures import Measure
 from fgg.report.experiment_names import label, varies
-from fgg.report.html import written
+from fgg.report.html import data_uri, written
 from fgg.report.metrics_shown import rows_of
-from fgg.report.order_and_values import CHECK_QUANTILE
+from fgg.report.order_and_values import random_srg
 from fgg.tables import read_csv
 
 TITLES = {
@@ -65,9 +64,8 @@ def alerts(comparison: pd.DataFrame) -> list[str]:
             found.append(
                 f"{dataset}: {skipped} files could not be used; data/prepared/{dataset}/dataset.json names them."
             )
-    random = comparison[(comparison["experiment"] == "random") & (comparison["metric"] == "srg")]
-    for row in random[(random["stratum"] == ALL) & random["sem"].notna()].to_dict("records"):
-        if abs(row["mean"]) > CHECK_QUANTILE * row["sem"]:
+    for row, _, passed in random_srg(comparison):
+        if not passed:
             found.append(
                 f"{row['dataset']}, seed {row['seed']}, fill {row['fill']}: random maps have an SRG of {row['mean']:+.4f}, which "
                 "must be 0 within its error. Do not trust this run."
@@ -211,7 +209,7 @@ def _thumbnail(path: Path, width: int = WIDTH) -> tuple[str, int, int]:
     small.thumbnail((width, 4 * width), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="jpeg", quality=QUALITY)
-    return _uri(buffer.getvalue(), "jpeg"), small.width, small.height
+    return data_uri(buffer.getvalue(), "jpeg"), small.width, small.height
 
 
 def pictures(results: Path, datasets: list[str], drawn: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -231,12 +229,8 @@ def pictures(results: Path, datasets: list[str], drawn: Mapping[str, str]) -> li
 def _figure(path: Path) -> str:
     """A figure as a data URI: the SVG file, or the PNG beside it if the SVG is large, such as one that holds many maps."""
     if path.stat().st_size <= LARGE:
-        return _uri(path.read_bytes(), "svg+xml")
+        return data_uri(path.read_bytes(), "svg+xml")
     return _thumbnail(path.with_suffix(".png"), 2 * WIDTH)[0]
-
-
-def _uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
 def feature_pages(folders: list[Path], results: Path) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from terminals import Clock, Terminal
 
 from fgg.pipeline import live_line
 from fgg.pipeline.live_line import ERASE, LiveLine, RunProgress, last_steps
@@ -55,20 +56,6 @@ class Event(enum.Enum):
     JOB_INFO = "job_info"
     JOB_FINISHED = "job_finished"
     JOB_ERROR = "job_error"
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-class Clock:
-    """Seconds that pass when told."""
-
-    now = 100.0
-
-    def __call__(self):
-        return self.now
 
 
 def tell(line: LiveLine, event: Event, **more) -> None:
