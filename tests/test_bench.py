@@ -55,6 +55,7 @@ def test_the_benchmark_measures_every_ratio(monkeypatch, tmp_path, capsys):
     ):
         assert found[group][key] > 0
     assert max(found["c_metrics"]["largest_deviation"].values()) < 1e-5
+    assert found["d_sweep"]["largest_deviation"] < 1e-4, "maps of the plain gate, scored by the plain metrics"
     assert found["intervals"]["largest_gap"] < 0.1, "SciPy's resamples are others, the intervals are nearly the same"
     shown = capsys.readouterr().out
     assert "(a) perturbed forward" in shown and "25% of the time of its 1 jobs" in shown

@@ -107,3 +107,40 @@ def test_a_forward_that_somebody_has_set_is_kept(make_model, make_images):
     with fast_products(model):
         assert layer.forward is own
     assert layer.forward is own
+
+
+def test_a_sum_inside_a_product_is_the_sum_after_it():
+    x, weight, bias, other = draw(3, 7, 8), draw(5, 8), draw(5), draw(3, 7, 5)
+    for own in (bias, None):
+        torch.testing.assert_close(linear(x, weight, own, plus=other), linear(x, weight, own) + other)
+    with torch.enable_grad():
+        asked = x.clone().requires_grad_()
+        linear(asked, weight, bias, plus=other).sum().backward()
+    torch.testing.assert_close(asked.grad, weight.sum(0).expand_as(x))
+
+
+@pytest.mark.parametrize(
+    "place", ["attn", "attn.proj", "attn.attn_drop", "mlp", "mlp.fc1", "norm1", "norm2", "drop_path1"]
+)
+def test_a_block_is_joined_only_where_nobody_looks_between(make_model, make_images, place):
+    model, seen = make_model(), []
+    model.blocks[1].get_submodule(place).register_forward_hook(lambda *_given: seen.append(place))
+    images = make_images(model)
+    with torch.inference_mode():
+        wanted = model(images)
+        calls = len(seen)
+        with fast_products(model):
+            if place == "attn.attn_drop":
+                model.blocks[1].attn.fused_attn = False
+            inside = model(images)
+    torch.testing.assert_close(inside, wanted, atol=1e-5, rtol=1e-5)
+    assert len(seen) == calls + 1 if place != "attn.attn_drop" else len(seen) == 1
+
+
+def test_a_block_with_layer_scale_is_not_joined(make_model, make_images):
+    model = make_model(init_values=0.1)
+    images = make_images(model)
+    with torch.inference_mode():
+        wanted = model(images)
+        with fast_products(model):
+            torch.testing.assert_close(model(images), wanted, atol=1e-5, rtol=1e-5)

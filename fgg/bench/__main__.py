@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from fgg.attribution.attribute import attribute
-from fgg.bench import limits, peers, plain, stages
+from fgg.bench import limits, peers, plain, stages, sweep
 from fgg.bench.processes import memory, startup, work_through
 from fgg.bench.timing import in_turn, rate, side_by_side, timed
 from fgg.faithfulness import faithfulness_correlation, pixel_flipping, saco
@@ -178,16 +177,7 @@ def measure(name: str, device: torch.device, seconds: float, precision: str) -> 
         },
     }
     if size["sweep"]:
-        few = subsets[: len(images)]
-        one, twelve = (timed(partial(sweep, model, images, few, bins, count), device)[0] for count in (1, 12))
-        slow = timed(partial(plain_sweep, unfused, images, few, bins), device)[0]
-        found["d_sweep"] = {
-            "one_seconds": one,
-            "twelve_seconds": twelve,
-            "twelve_over_one": twelve / one,
-            "plain_experiment_seconds": slow,
-            "ratio_to_plain": 12 * slow / twelve,
-        }
+        found["d_sweep"] = sweep.compare(model, unfused, images, subsets[: len(images)], bins, device)
         found["peers"] = beside_peers(size, images, device)
         found["training"] = stages.training(size, device, most)
         found["sae_training"] = stages.sae_training(limits.shapes(model)["width"], device, most)
@@ -208,24 +198,6 @@ def beside_peers(size: dict[str, Any], images: torch.Tensor, device: torch.devic
         seconds = in_turn({"seconds": ours, "peer_seconds": theirs}, device, PEER_ROUNDS)
         found[name] = {**seconds, "ratio": seconds["peer_seconds"] / seconds["seconds"]}
     return found
-
-
-def plain_sweep(model, images, subsets, bins: int) -> None:
-    """Do what one experiment costs without any sharing: the plain map of each image, and all metrics of its own."""
-    relevance = torch.stack([plain.transmm(model, image[None]) for image in images])
-    maps = relevance.cpu().numpy().astype(np.float64)
-    plain.all_metrics(model, images.cpu().numpy(), maps, subsets.numpy(), bins)
-
-
-def sweep(model, images, subsets, bins: int, experiments: int) -> None:
-    """Do what the workflow does for several experiments: the model's responses once, the rest for each experiment."""
-    engine = Perturber(model, images)
-    answers = faithfulness_correlation.responses(engine, subsets)
-    for _ in range(experiments):
-        relevance = attribute(model, images).relevance
-        saco.evaluate(engine, relevance, bins=bins)
-        pixel_flipping.evaluate(engine, relevance)
-        faithfulness_correlation.correlate(relevance, subsets, answers)
 
 
 def show(name: str, found: dict[str, Any]) -> None:

@@ -5,10 +5,14 @@ It is the baseline of the benchmark and an independent check of the numbers.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from timm.models.vision_transformer import VisionTransformer
+
+from fgg.attribution.gate import Gate
 
 
 def probabilities(model: VisionTransformer, images: np.ndarray) -> np.ndarray:
@@ -36,9 +40,17 @@ def filled(images: np.ndarray, patches: np.ndarray, side: int) -> np.ndarray:
     return out
 
 
-def transmm(model: VisionTransformer, image: torch.Tensor) -> torch.Tensor:
-    """TransMM of one image (1, C, H, W) for the predicted class, with T x T matrices throughout: (N,)."""
+def transmm(
+    model: VisionTransformer, image: torch.Tensor, gate: Gate | None = None, sae: Any | None = None
+) -> torch.Tensor:
+    """TransMM of one image (1, C, H, W) for the predicted class, perhaps gated, with T x T matrices throughout: (N,).
+
+    Args:
+        sae: the SAE of every gated layer.
+    """
     kept: list[torch.Tensor] = []
+    residuals: dict[int, torch.Tensor] = {}
+    prefix = model.num_prefix_tokens
 
     def keep(_module, _inputs, output):
         output.retain_grad()
@@ -48,15 +60,41 @@ def transmm(model: VisionTransformer, image: torch.Tensor) -> torch.Tensor:
     for block in model.blocks:
         block.attn.fused_attn = False
         handles.append(block.attn.attn_drop.register_forward_hook(keep))
+    for layer in () if gate is None else gate.layers:
+
+        def keep_residual(_module, _inputs, output, layer=layer):
+            output.retain_grad()
+            residuals[layer] = output
+
+        handles.append(model.blocks[layer].register_forward_hook(keep_residual))
     logits = model(image)
     for handle in handles:
         handle.remove()
     model.zero_grad()
     logits[0, logits[0].argmax()].backward()
     total = torch.eye(kept[0].shape[-1], device=image.device)
-    for attention in kept:
-        total = total + (attention * attention.grad).clamp(min=0)[0].mean(0).detach() @ total
-    return total[0, model.num_prefix_tokens :]
+    for layer, attention in enumerate(kept):
+        cam = (attention * attention.grad).clamp(min=0)[0].mean(0).detach()
+        if gate is not None and layer in residuals:
+            cam[:, prefix:] *= _gate(residuals[layer][0, prefix:], residuals[layer].grad[0, prefix:], gate, sae)
+        total = total + cam @ total
+    return total[0, prefix:]
+
+
+def _gate(residual: torch.Tensor, gradient: torch.Tensor, gate: Gate, sae: Any) -> torch.Tensor:
+    """The gate of each patch (N,), from residual and gradient (N, D), with codes and feature gradients (N, F) formed."""
+    residual = residual.detach()
+    if gate.construction == "no_sae":
+        score = (residual * gradient).sum(1)
+    else:
+        decoder = sae.W_dec
+        if gate.shuffle_decoder:
+            decoder = decoder[torch.randperm(len(decoder), generator=torch.Generator().manual_seed(gate.shuffle_seed))]
+        codes, slopes = sae.encode(residual), gradient @ decoder.T
+        parts = {"combined": codes * slopes, "activation_only": codes, "gradient_only": slopes}
+        score = parts[gate.construction].sum(1)
+    centred = score - score.median()
+    return gate.clamp_max ** torch.tanh(gate.alpha * centred / (1.4826 * (centred.abs().median() + 1e-8)))
 
 
 def all_metrics(

@@ -71,7 +71,7 @@ def run(model_folder: Path, images: Path, settings: dict[str, Any], output: Path
     with arithmetic(settings["precision"], device):
         for rows in batches(len(split), size, "responses"):
             own = split.part(rows)
-            engine = Perturber(model, ahead.batch(rows))
+            engine = Perturber(model, ahead.batch(rows), compiled=settings.get("compile", False))
             chosen = explained_class(settings.get("target", PREDICTED), own.labels, record["classes"])
             target = class_of(engine, None if chosen is None else chosen.to(device))
             columns = {"predicted": engine.clean.argmax(-1), "target": target}

@@ -127,7 +127,8 @@ class Scorer:
 
     def _engines_of(self, rows: slice) -> dict[str, Perturber]:
         images = self._inputs.batch(rows)
-        engine, ids, seed = Perturber(self._model, images), self._split.image_ids[rows], self._settings["seed"]
+        engine = Perturber(self._model, images, compiled=self._settings.get("compile", False))
+        ids, seed = self._split.image_ids[rows], self._settings["seed"]
         engine.passes = self.passes
         size = patch_size(self._model)
         fills = {fill: make_fill(fill, images, size, self._channels, ids, seed) for fill in self._fills}

@@ -22,6 +22,7 @@ from fgg.models.architectures import attention_modules, mixing, slope_of_mixing
 from fgg.models.call_arguments import class_numbers
 from fgg.models.finite_logits import check_finite
 from fgg.models.onednn_linear import fast_products
+from fgg.models.onednn_products import onednn_products
 from fgg.models.vit import check_images, check_layers
 
 
@@ -64,15 +65,15 @@ class Captured:
 
 
 @contextlib.contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no parameter gradients, and `fast_products` inside the block; everything is restored afterwards."""
+def at_rest(model: nn.Module, fast: bool = True) -> Iterator[None]:
+    """Eval mode, no parameter gradients, and with ``fast`` `fast_products` inside the block; everything is restored after."""
     training = [(module, module.training) for module in model.modules()]
     requires = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     model.eval()
     for parameter, _ in requires:
         parameter.requires_grad_(False)
     try:
-        with fast_products(model):
+        with fast_products(model) if fast else contextlib.nullcontext():
             yield
     finally:
         for module, flag in training:
@@ -202,6 +203,7 @@ def capture(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(at_rest(model))
+        stack.enter_context(onednn_products())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(backward))
         for index, block in enumerate(model.blocks):

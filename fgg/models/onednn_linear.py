@@ -16,7 +16,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import Attention, Mlp
+from timm.layers import Attention, DropPath, Mlp
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -25,6 +26,8 @@ from fgg.models.onednn_attention import attention
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 # The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
 _PRODUCT = getattr(_OPERATORS, "_linear_pointwise", None)
+# The same with a sum, which is added before the result is written.
+_SUM = getattr(_PRODUCT, "binary", None)
 # Brings a weight into the layout of the product's kernel, which `_PRODUCT` else does at each call.
 _REORDERED = getattr(_OPERATORS, "_reorder_linear_weight", None)
 # Weights in another form, by place, shape and version; each entry keeps its original, so that no place is reused.
@@ -59,34 +62,51 @@ def bf16_products() -> Iterator[None]:
         _rounded = before
 
 
+def low_precision() -> bool:
+    """Whether `bf16_products` applies here."""
+    return _rounded is not None
+
+
 def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, gelu: bool = False, low: bool = False, keep: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    gelu: bool = False,
+    low: bool = False,
+    keep: bool = False,
+    plus: Tensor | None = None,
 ) -> Tensor:
     """X W^T + b for x (..., I), weight (O, I), bias (O,): (..., O); with ``gelu``, its exact GELU.
 
     Neither weight nor bias gets a gradient.
 
     Args:
+        plus: (..., O), added to the result; not with ``gelu`` or ``keep``.
         low: whether `bf16_products` applies.
         keep: leave a product in bfloat16 as it is, for another product or for `attention`.
     """
     graph = x.requires_grad and torch.is_grad_enabled()
     if low and _rounded is not None and weight.dtype == torch.float32 and x.device.type == "cpu" and not graph:
         y = _linear(x.bfloat16(), _bf16(weight), None if bias is None else _bf16(bias), gelu)
-        return y if keep else y.float()
-    return _linear(x, weight, bias, gelu)
+        y = y if keep else y.float()
+        return y if plus is None else y.add_(plus)
+    return _linear(x, weight, bias, gelu, plus)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
-    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False, plus: Tensor | None = None) -> Tensor:
+    suits = x.device.type == "cpu" and x.dtype == weight.dtype and x.numel() > 0 and not torch.compiler.is_compiling()
     if _PRODUCT is None or not suits or not _fast(x.dtype) or torch.is_autocast_enabled("cpu"):
         y = functional.linear(x, weight, bias)
     elif x.requires_grad and torch.is_grad_enabled():
         y = _Product.apply(x, weight, bias)
     else:
         weight = _in_layout(weight, x.numel() // max(1, x.shape[-1]))
-        return _PRODUCT(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
-    return functional.gelu(y) if gelu else y
+        if plus is not None and _SUM is not None and plus.dtype == x.dtype:
+            return _SUM(x, plus, weight, bias, "add")
+        y = _PRODUCT(x, weight, bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+        return y if plus is None else y + plus
+    y = functional.gelu(y) if gelu else y
+    return y if plus is None else y + plus
 
 
 def _fast(dtype: torch.dtype) -> bool:
@@ -122,7 +142,7 @@ def _in_layout(weight: Tensor, rows: int) -> Tensor:
 def _key(weight: Tensor) -> tuple[Any, ...]:
     # Tensors that are made in inference mode have no version; here they are copies in bfloat16, which nobody changes.
     version = None if weight.is_inference() else weight._version
-    return weight.data_ptr(), tuple(weight.shape), version, weight.dtype
+    return weight.data_ptr(), tuple(weight.shape), weight.stride(), version, weight.dtype
 
 
 class _Product(torch.autograd.Function):
@@ -168,6 +188,8 @@ def _forward(module: nn.Module, low: bool) -> Callable[..., Tensor] | None:
         return partial(_mlp, module, low)
     if type(module) is Attention and getattr(module, "gate", None) is None:
         return partial(_attention, module, low)
+    if type(module) is Block and _standard(module):
+        return partial(_block, module)
     return None
 
 
@@ -183,6 +205,50 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
+def _standard(block: Block) -> bool:
+    """Whether a block consists of what `after_attention` replaces, with no forward that somebody has set."""
+    attn, mlp = block.attn, block.mlp
+    nothing = (block.ls1, block.ls2, block.drop_path1, block.drop_path2)
+    return (
+        type(attn) is Attention
+        and getattr(attn, "gate", None) is None
+        and type(attn.qkv) is type(attn.proj) is nn.Linear
+        and type(mlp) is Mlp
+        and _plain(mlp)
+        and all(type(module) in (nn.Identity, DropPath) for module in nothing)
+        and not any("forward" in vars(module) for module in block.modules())
+    )
+
+
+def _block(block: Block, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+    """The forward of timm's block, with the residual sums inside the products where nobody looks between."""
+    if attn_mask is not None or is_causal or not block.attn.fused_attn or not _unseen(block, x):
+        return type(block).forward(block, x, attn_mask, is_causal)
+    return after_attention(block, x, _mixed(block.attn, True, block.norm1(x)))
+
+
+def _unseen(block: Any, x: Tensor) -> bool:
+    """Whether a block that `fast_products` has changed is at rest, without a gradient, and nobody sees its modules' calls."""
+    if getattr(vars(block).get("forward"), "func", None) is not _block or block.training:
+        return False
+    attn, mlp = block.attn, block.mlp
+    called = (attn, attn.qkv, attn.attn_drop, attn.proj, attn.proj_drop, mlp, block.ls1, block.ls2)
+    inside = (mlp.fc1, mlp.act, mlp.drop1, mlp.norm, mlp.fc2, mlp.drop2, block.drop_path1, block.drop_path2)
+    graph = x.requires_grad and torch.is_grad_enabled()
+    return not graph and not any(_hooked(module) for module in (*called, *inside))
+
+
+def after_attention(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
+    """The rest of a pre-norm block, given what its heads have mixed (B, T, H d) for the tokens x."""
+    attn, mlp = block.attn, block.mlp
+    if not _unseen(block, x):
+        x = x + block.ls1(attn.proj(attn.norm(mixed)))
+        return x + block.ls2(mlp(block.norm2(x)))
+    x = linear(attn.norm(mixed), attn.proj.weight, attn.proj.bias, low=True, plus=x)
+    hidden = linear(block.norm2(x), mlp.fc1.weight, mlp.fc1.bias, gelu=True, low=True, keep=True)
+    return linear(hidden, mlp.fc2.weight, mlp.fc2.bias, low=True, plus=x)
+
+
 def _attention(
     module: Attention, low: bool, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
@@ -190,12 +256,17 @@ def _attention(
     graph = torch.is_grad_enabled() and x.requires_grad
     if graph or attn_mask is not None or is_causal or module.training or not module.fused_attn:
         return type(module).forward(module, x, attn_mask, is_causal)
+    return module.proj(module.norm(_mixed(module, low, x)))
+
+
+def _mixed(module: Attention, low: bool, x: Tensor) -> Tensor:
+    """What the heads of an attention mix, (B, T, H d), for its normed input."""
     if low and type(module.qkv) is nn.Linear and not _hooked(module.qkv):
         qkv = linear(x, module.qkv.weight, module.qkv.bias, low=True, keep=type(module.q_norm) is nn.Identity)
     else:
         qkv = module.qkv(x)
     q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return module.proj(module.norm(attention(module.q_norm(q), module.k_norm(k), v)))
+    return attention(module.q_norm(q), module.k_norm(k), v)
 
 
 def _mlp(mlp: Mlp, low: bool, x: Tensor) -> Tensor:

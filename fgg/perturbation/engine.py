@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -24,13 +25,18 @@ from fgg.models.call_arguments import plain
 from fgg.models.capture import at_rest
 from fgg.models.device import ROWS, fitting, halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
-from fgg.models.onednn_linear import Kept, reordered_weights
+from fgg.models.onednn_linear import Kept, low_precision, reordered_weights
 from fgg.models.vit import check_images, patch_size
+from fgg.perturbation.compiled import in_one_shape
 from fgg.perturbation.fills import Fill, impute
+from fgg.perturbation.known_rows import KnownRows, independent
+from fgg.perturbation.known_rows import names as names_of
+from fgg.perturbation.one_map import OneMap
 from fgg.perturbation.passes import Passes
 from fgg.perturbation.token_path import Tokens, allows_tokens
 
 MOST_REMEMBERED = 2**26  # number of logits that an engine keeps
+_independent: weakref.WeakKeyDictionary[VisionTransformer, dict[tuple, bool]] = weakref.WeakKeyDictionary()
 
 
 class Perturber:
@@ -41,6 +47,7 @@ class Perturber:
         images: normalised float (B, C, H, W).
         rows: perturbed images per forward pass; None chooses a number from the model and the device.
         path: ``tokens``, ``pixels``, or None for the faster one that the model allows.
+        compiled: whether passes run through `torch.compile`, except those of removal, whose tokens are of any number.
 
     Attributes:
         fill: what replaces a patch in `logits`; None fills with the mean over channels and pixels.
@@ -51,7 +58,12 @@ class Perturber:
     """
 
     def __init__(
-        self, model: VisionTransformer, images: Tensor, rows: int | None = None, path: str | None = None
+        self,
+        model: VisionTransformer,
+        images: Tensor,
+        rows: int | None = None,
+        path: str | None = None,
+        compiled: bool = False,
     ) -> None:
         check_images(model, images)
         self.model = model
@@ -63,12 +75,14 @@ class Perturber:
             raise FggError(f"path {path!r} is unknown; choose 'tokens' or 'pixels', or None for the faster one")
         if path == "tokens" and not allows_tokens(model):
             raise FggError("the patch embedding of this model does not allow the token path; use the pixel path")
+        self.compiled = compiled
         self.path = path or ("tokens" if allows_tokens(model) else "pixels")
         self.mean = self.images.float().mean((1, 2, 3))
         self.fill: Fill | None = None
         self.passes = Passes()
         self._memory: dict[tuple[str, bytes], Tensor] = {}
-        self._of_map: dict[bytes, Tensor] | None = None  # what `for_one_map` keeps
+        self._map: OneMap | None = None
+        self._known: dict[str, KnownRows] = {}  # by fill; for engines whose rows are independent
         self._weights: Kept = {}
         with self._evaluating():
             self._tokens = Tokens(model, self.images, exact=True) if self.path == "tokens" else None
@@ -85,11 +99,12 @@ class Perturber:
     def for_one_map(self) -> Perturber:
         """The same engine for all questions about a batch of maps: it computes a version that several contain once.
 
-        A question is computed without the versions that are known. What an answer is in its last bits therefore depends
-        on the earlier questions about the same maps, and on nothing else.
+        Where the rows of a pass are independent of one another (`fgg.perturbation.known_rows`), so it does for a version
+        that other maps of the images contain. Elsewhere, what an answer is in its last bits depends on the earlier
+        questions about the same maps, and on nothing else.
         """
         other = copy.copy(self)
-        other._of_map = {}
+        other._map = OneMap(self.passes)
         return other
 
     def logits(self, masks: Tensor, fill: Tensor | None = None) -> Tensor:
@@ -109,20 +124,12 @@ class Perturber:
         if fill is not None or self.fill is None:
             return self._answered(masks, fill)
         packed = np.packbits(masks.cpu().numpy(), axis=-1)
-        if self._of_map is None:
+        if self._map is None:
             return self._remembered(masks, packed)
-        names = [hashlib.sha256(packed[:, version].tobytes()).digest() for version in range(packed.shape[1])]
-        new = {name: version for version, name in enumerate(names) if name not in self._of_map}
-        self.passes.repeated += len(masks) * (len(names) - len(new))
-        if len(new) == len(names):
-            found = self._remembered(masks, packed)
-            self._of_map |= dict(zip(names, found.unbind(1), strict=True))
-            return found
-        if new:
-            chosen = list(new.values())
-            found = self._remembered(masks[:, chosen], packed[:, chosen])
-            self._of_map |= dict(zip(new, found.unbind(1), strict=True))
-        return torch.stack([self._of_map[name] for name in names], dim=1)
+        if self._independent():
+            owners = np.repeat(np.arange(len(masks)), masks.shape[1])
+            return self._by_rows(masks.flatten(0, 1), packed, owners, whole=masks).view(*masks.shape[:2], -1)
+        return self._map.by_versions(packed, lambda chosen: self._remembered(masks[:, chosen], packed[:, chosen]))
 
     def single_logits(self, images: Tensor, masks: Tensor) -> Tensor:
         """Logits of one version of each named image, with the engine's own fill; an image may be named several times.
@@ -134,7 +141,51 @@ class Perturber:
         Returns:
             float32 (R, K), as `logits` gives them.
         """
-        return self._remembered(masks[:, None], np.packbits(masks[:, None].cpu().numpy(), axis=-1), images)[:, 0]
+        packed = np.packbits(masks[:, None].cpu().numpy(), axis=-1)
+        if self.fill is not None and self._map is not None and self._independent():
+            return self._by_rows(masks, packed, images.cpu().numpy())
+        return self._remembered(masks[:, None], packed, images)[:, 0]
+
+    def _independent(self) -> bool:
+        """Whether a row's logits are the same in any pass; tried out once for each model and kind of fill, on a CPU only."""
+        if self.images.device.type != "cpu" or self.fill is None or not len(self.images):
+            return False
+        own = _independent.setdefault(self.model, {})
+        place = self.fill.kind, self.rows, self.path, self.compiled, low_precision()
+        if place not in own:
+            own[place] = self.fill.kind != "imputation" and independent(
+                lambda masks, owners: self._answered(masks, None, owners),
+                *(len(self.images), self.patches, self.rows),
+                same_number=self.fill.kind == "removal",
+            )
+        return own[place]
+
+    def _by_rows(self, masks: Tensor, packed: np.ndarray, owners: np.ndarray, whole: Tensor | None = None) -> Tensor:
+        """Logits (n, K) of versions (n, N) of the images with the numbers (n,); those that are known are not computed.
+
+        Args:
+            packed: the bits of the masks.
+            whole: the same masks as (B, V, N), if they are those of all images.
+        """
+        assert self.fill is not None and self._map is not None
+        known = self._known.setdefault(self.fill.name, KnownRows())
+        if len(known) * self.model.num_classes > MOST_REMEMBERED:
+            known = self._known[self.fill.name] = KnownRows()
+
+        def compute(places: list[int]) -> Tensor:
+            chosen = torch.tensor(places, device=masks.device)
+            self._count(masks[chosen])
+            if whole is not None and len(places) == len(masks):
+                return self._answered(whole, None).flatten(0, 1)
+            return self._answered(masks[chosen][:, None], None, torch.from_numpy(owners).to(masks.device)[chosen])[:, 0]
+
+        return self._map.by_rows(names_of(owners, packed.reshape(len(masks), packed.shape[-1])), known, compute)
+
+    def _count(self, masks: Tensor) -> None:
+        """Count versions (…, N) that are computed."""
+        versions, tokens = masks[..., 0].numel(), self.patches + self.model.num_prefix_tokens
+        removal = self.fill is not None and self.fill.kind == "removal"
+        self.passes.add(versions, versions * tokens, int(masks.sum()) if removal else 0)
 
     def _remembered(self, masks: Tensor, packed: np.ndarray, owners: Tensor | None = None) -> Tensor:
         """Logits of masks, computed unless the same question was asked before.
@@ -152,9 +203,7 @@ class Perturber:
         if sum(known.numel() for known in self._memory.values()) > MOST_REMEMBERED:
             self._memory.clear()
         self._memory[question] = self._answered(masks, None, owners)
-        versions, tokens = masks.shape[0] * masks.shape[1], self.patches + self.model.num_prefix_tokens
-        removed = np.unpackbits(packed).sum() if self.fill is not None and self.fill.kind == "removal" else 0
-        self.passes.add(versions, versions * tokens, int(removed))
+        self._count(masks)
         return self._memory[question]
 
     def _answered(self, masks: Tensor, fill: Tensor | None, owners: Tensor | None = None) -> Tensor:
@@ -180,7 +229,7 @@ class Perturber:
             for rows, chosen in self._plan(batch, versions) if out is None else ():
                 part, images = masks[rows, chosen], rows if owners is None else owners[rows]
                 if kind != "imputation" and self._tokens is not None:
-                    logits = self._tokens.forward(images, part)
+                    logits = self._tokens.forward(images, part, self.rows if self.compiled else None)
                 else:
                     logits = self._pixels(images, part, kind, values)
                 if out is None:
@@ -209,7 +258,8 @@ class Perturber:
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:
-        with at_rest(self.model), torch.inference_mode(), reordered_weights(self._weights):
+        # torch.compile chooses the products itself.
+        with at_rest(self.model, fast=not self.compiled), torch.inference_mode(), reordered_weights(self._weights):
             yield
 
     def _plan(self, batch: int, versions: int) -> Iterator[tuple[slice, slice]]:
@@ -230,10 +280,17 @@ class Perturber:
             return rows.repeat_interleave(width, -1)
 
         if kind == "imputation":
-            return self.model(
-                impute(pixels, spread(masks), self.fill.noise[images] if self.fill else None).flatten(0, 1)
-            )
+            noise = self.fill.noise[images] if self.fill else None
+            return self._whole(impute(pixels, spread(masks), noise).flatten(0, 1))
         own = values[images].to(pixels.dtype)
         filled = own[:, None] if kind == "image" else spread(own)[:, None, None]
         versions = torch.where(spread(masks)[:, :, None], filled, pixels[:, None])
-        return self.model(versions.flatten(0, 1))
+        return self._whole(versions.flatten(0, 1))
+
+    def _whole(self, pixels: Tensor) -> Tensor:
+        return in_one_shape(from_pixels, self.model, pixels, self.rows) if self.compiled else self.model(pixels)
+
+
+def from_pixels(model: VisionTransformer, pixels: Tensor) -> Tensor:
+    """Logits (n, K) of images (n, C, H, W)."""
+    return model(pixels)

@@ -12,6 +12,7 @@ class Passes:
     Attributes:
         skipped: steps of a curve that its tolerance made unnecessary.
         repeated: versions that an earlier question about the same map contained.
+        shared: versions that another map of the same images contains.
         remembered: versions whose whole question was answered for another map with the same order.
         computed: versions that the model has read.
         tokens: tokens of these versions.
@@ -20,6 +21,7 @@ class Passes:
 
     skipped: int = 0
     repeated: int = 0
+    shared: int = 0
     remembered: int = 0
     computed: int = 0
     tokens: int = 0
@@ -28,7 +30,7 @@ class Passes:
     @property
     def asked(self) -> int:
         """All versions that the metrics are defined by."""
-        return self.skipped + self.repeated + self.remembered + self.computed
+        return self.skipped + self.repeated + self.shared + self.remembered + self.computed
 
     def add(self, versions: int, tokens: int, removed: int = 0) -> None:
         """Count versions that are computed, all their tokens, and how many of these were removed."""
@@ -39,6 +41,7 @@ class Passes:
     def __str__(self) -> str:
         parts = {
             "with the same order as another map": self.remembered,
+            "of another map": self.shared,
             "in an earlier question about the map": self.repeated,
             "skipped by a tolerance": self.skipped,
         }

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from fgg.models.architectures import after, logits_of
 from fgg.models.architectures import embedded as embedded_tokens
 from fgg.models.onednn_attention import attention
-from fgg.models.onednn_linear import linear
+from fgg.models.onednn_linear import after_attention, linear
 from fgg.models.vit import head_tokens, pools_prefix
+from fgg.perturbation.compiled import in_one_shape
 
 
 def allows_tokens(model: VisionTransformer) -> bool:
@@ -73,15 +74,21 @@ class Tokens:
         """Set the filled half of the table to the patches of other images (B, C, H, W)."""
         self.table = self._pair(self.clean, self._row(self._normed(self.model.patch_embed.proj(images))))
 
-    def forward(self, images: slice | Tensor, masks: Tensor) -> Tensor:
-        """Logits of versions given by masks (b, v, N) of the images, a slice or their numbers (b,): (b * v, K)."""
+    def forward(self, images: slice | Tensor, masks: Tensor, fixed: int | None = None) -> Tensor:
+        """Logits of versions given by masks (b, v, N) of the images, a slice or their numbers (b,): (b * v, K).
+
+        Args:
+            fixed: run compiled passes of exactly so many rows.
+        """
         batch, versions, _ = masks.shape
         table = self.table if isinstance(images, Tensor) else self.table[images]
         owners = images if isinstance(images, Tensor) else torch.arange(batch, device=masks.device)
         index = self.identity + self.tokens * torch.nn.functional.pad(masks, (self.prefix, 0)).long()
         index = index + 2 * self.tokens * owners[:, None, None]
         rows = table.flatten(0, 1).index_select(0, index.flatten()).view(batch * versions, self.tokens, -1)
-        return self._blocks(rows)
+        if fixed is None:
+            return self._blocks(rows)
+        return in_one_shape(from_table if self.first else from_tokens, self.model, rows, fixed)
 
     def without(self, masks: Tensor, rows: int, owners: Tensor | None = None) -> Tensor:
         """Logits of versions (B, V, N) whose masked patches are left out: float32 (B, V, K).
@@ -110,11 +117,12 @@ class Tokens:
 
     def _blocks(self, rows: Tensor, kept: Tensor | None = None) -> Tensor:
         """Logits of rows of the table, (n, T, …) to (n, K); ``kept`` (n, k) are the patches that are left, None for all."""
-        if not self.first:
-            return rest_of_rows(self.model, rows, 0, kept)
-        block, width = self.model.blocks[0], self.clean.shape[-1]
-        x = _attend(block, rows[..., :width], attention(*_heads(block.attn, rows[..., width:])))
-        return rest_of_rows(self.model, x, 1, kept)
+        run = from_table if self.first else from_tokens
+        if (
+            len(rows) == 1 and rows.device.type == "cpu"
+        ):  # products of one row are computed otherwise than those of several
+            return run(self.model, rows.repeat(2, 1, 1), None if kept is None else kept.repeat(2, 1))[:1]
+        return run(self.model, rows, kept)
 
     def _normed(self, features: Tensor) -> Tensor:
         """Patch features (B, D, h, w) in the layout and norm of timm's patch embedding."""
@@ -137,6 +145,18 @@ class Tokens:
         return torch.cat([tokens, block.attn.qkv(block.norm1(tokens)).to(tokens.dtype)], dim=-1)
 
 
+def from_table(model: VisionTransformer, rows: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Logits (n, K) of tokens with their queries, keys and values in the first block, (n, T, D + 3 H d)."""
+    block, width = model.blocks[0], model.embed_dim
+    x = after_attention(block, rows[..., :width], attention(*_heads(block.attn, rows[..., width:])))
+    return rest_of_rows(model, x, 1, kept)
+
+
+def from_tokens(model: VisionTransformer, tokens: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Logits (n, K) of tokens (n, T, D)."""
+    return rest_of_rows(model, tokens, 0, kept)
+
+
 def moved(values: Tensor, device: torch.device) -> Tensor:
     """Values of the CPU on a device; a GPU fetches them while the CPU goes on."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
@@ -146,12 +166,6 @@ def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, H, T, d) from the fused projection (B, T, 3 H d)."""
     q, k, v = qkv.unflatten(-1, (-1, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
     return attn.q_norm(q), attn.k_norm(k), v
-
-
-def _attend(block: Block, x: Tensor, mixed: Tensor) -> Tensor:
-    """The rest of a pre-norm block, given what its heads have mixed (B, T, H d) for the tokens x."""
-    x = x + block.ls1(block.attn.proj(block.attn.norm(mixed)))
-    return x + block.ls2(block.mlp(block.norm2(x)))
 
 
 def rest_of_rows(model: VisionTransformer, tokens: Tensor, first: int, kept: Tensor | None = None) -> Tensor:
@@ -186,10 +200,13 @@ def class_row(block: Block, x: Tensor, rows: int = 1) -> Tensor:
     if not isinstance(attn.k_norm, nn.Identity):
         kv = linear(normed, weight[width:], None if bias is None else bias[width:], low=True)
         k, v = kv.unflatten(-1, (2, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-        return _attend(block, x[:, :rows], attention(q, attn.k_norm(k), v))
-    of_keys, of_values = weight[width:].unflatten(0, (2, attn.num_heads, attn.head_dim))
-    sought = (q @ of_keys).flatten(1, 2)  # (B, heads x rows, D)
+        return after_attention(block, x[:, :rows], attention(q, attn.k_norm(k), v))
+    heads = int(attn.num_heads)
+    of_keys, of_values = weight[width : 2 * width], weight[2 * width :]
+    # One product for all heads, of which each reads its own part: a batch of small products would depend on the batch.
+    wide = q[:, :, :, None] * torch.eye(heads, dtype=q.dtype, device=q.device)[:, None, :, None]
+    sought = linear(wide.flatten(3), of_keys.t()).flatten(1, 2)  # (B, heads x rows, D)
     found = ((sought @ normed.transpose(1, 2)) * attn.scale).softmax(-1) @ normed
-    mixed = found.unflatten(1, (attn.num_heads, rows)) @ of_values.transpose(1, 2)
-    mixed = mixed.transpose(1, 2).flatten(2)
-    return _attend(block, x[:, :rows], mixed if bias is None else mixed + bias[2 * width :])
+    mixed = linear(found, of_values).unflatten(1, (heads, rows)).unflatten(3, (heads, -1))
+    mixed = mixed.diagonal(dim1=1, dim2=3).permute(0, 1, 3, 2).flatten(2)
+    return after_attention(block, x[:, :rows], mixed if bias is None else mixed + bias[2 * width :])

@@ -79,7 +79,7 @@ class Parameters:
         """A param: the settings of a scoring job for this package's metrics, or for the one that the wildcard names."""
 
         def of(wildcards: Any) -> str:
-            keys = ("metrics", "protocol", "sample", *RUN_KEYS, limit)
+            keys = ("metrics", "protocol", "sample", *RUN_KEYS, *self._compiled(), limit)
             own = pick(self._study.config, self._study.settings[wildcards.dataset], keys)
             fills = self._study.fills[wildcards.dataset]
             metrics = {
@@ -96,7 +96,8 @@ class Parameters:
 
         def of(wildcards: Any) -> str:
             dataset = wildcards.dataset
-            own = pick(self._study.config, self._study.settings[dataset], (*EXPLAINED_KEYS, *RUN_KEYS, limit))
+            keys = (*EXPLAINED_KEYS, *RUN_KEYS, *self._compiled(), limit)
+            own = pick(self._study.config, self._study.settings[dataset], keys)
             own["fills"] = all_fills(self._study.fills[dataset]) or ["mean"]
             if any("responses" in metric.needs for metric in self._study.metrics[dataset].values()):
                 block = self._study.settings[dataset]["metrics"]["faithfulness_correlation"] or {}
@@ -105,6 +106,10 @@ class Parameters:
             return as_json(own)
 
         return of
+
+    def _compiled(self) -> tuple[str, ...]:
+        """The key ``compile``, which is among a job's settings only if it is asked for."""
+        return ("compile",) if self._study.config["compile"] else ()
 
     def prepare_settings(self, wildcards: Any) -> str:
         """The settings of the job that prepares a dataset; sample, masks and cues are among them only if there are any."""

@@ -208,7 +208,7 @@ def test_a_map_does_not_depend_on_other_maps(plain, pictures):
     before = shared.passes.computed
     assert all(torch.equal(own.logits(each), answer) for each, answer in zip(questions, expected, strict=True))
     assert shared.passes.computed == before, "a map with the same questions has computed them all"
-    assert shared.passes.remembered
+    assert shared.passes.shared
 
 
 def test_removal_counts_tokens(plain, pictures):
