@@ -9,7 +9,8 @@ from torch.nn import functional
 
 from fgg.models import onednn_linear
 from fgg.models.capture import at_rest
-from fgg.models.onednn_linear import fast_products, linear
+from fgg.models.fast_products import fast_products
+from fgg.models.onednn_linear import linear
 
 SHAPES = [((5, 7), 3), ((2, 9, 16), 33), ((1, 1, 24), 72), ((3, 4, 5, 6), 1)]
 

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from fgg.errors import FggError
 from fgg.models.capture import at_rest, attention_module, unfused
+from fgg.models.fast_products import joined_mlp
 from fgg.models.onednn_linear import linear
 from fgg.models.zero_shot import ZeroShotHead
 
@@ -42,12 +43,12 @@ def differentiable(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def taken_apart(model: VisionTransformer) -> Iterator[None]:
-    """Inside the block, MLPs that `fgg.models.onednn_linear.fast_products` has joined run module by module.
+    """Inside the block, MLPs that `fgg.models.fast_products` has joined run module by module.
 
     A joined MLP calls no hooks of its modules. `fast_products` joins none whose modules have hooks already.
     """
-    joined = [(block.mlp, vars(block.mlp).get("forward")) for block in model.blocks if hasattr(block, "mlp")]
-    own = [(mlp, one) for mlp, one in joined if isinstance(one, partial) and one.func.__module__ == linear.__module__]
+    mlps = [block.mlp for block in model.blocks if hasattr(block, "mlp")]
+    own = [(mlp, mlp.forward) for mlp in mlps if joined_mlp(mlp)]
     for mlp, _ in own:
         del mlp.forward
     try:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from fgg.errors import FggError
 from fgg.models.architectures import attention_modules, mixing, slope_of_mixing
 from fgg.models.call_arguments import class_numbers
+from fgg.models.fast_products import fast_products
 from fgg.models.finite_logits import check_finite
-from fgg.models.onednn_linear import fast_products
 from fgg.models.onednn_products import onednn_products
 from fgg.models.vit import check_images, check_layers
 

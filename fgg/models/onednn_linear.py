@@ -11,17 +11,12 @@ stay in float32, and so does everything that has a gradient.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from timm.layers import Attention, DropPath, Mlp
-from timm.models.vision_transformer import Block
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
-
-from fgg.models.onednn_attention import attention
 
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 # The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
@@ -60,6 +55,11 @@ def bf16_products() -> Iterator[None]:
         yield
     finally:
         _rounded = before
+
+
+def available() -> bool:
+    """Whether this PyTorch has oneDNN's products."""
+    return _PRODUCT is not None
 
 
 def low_precision() -> bool:
@@ -157,119 +157,3 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (weight,) = ctx.saved_tensors
         return linear(gradients[0], weight.t().contiguous()), None, None
-
-
-@contextlib.contextmanager
-def fast_products(model: nn.Module) -> Iterator[None]:
-    """Inside the block, the model's linear layers use `linear` and its attentions `attention`; no parameter gets a gradient."""
-    inside = {module for block in getattr(model, "blocks", ()) for module in block.modules()}
-    found = ((module, _forward(module, module in inside)) for module in model.modules())
-    changed = [(module, forward) for module, forward in found if forward is not None]
-    for module, forward in changed:
-        module.forward = forward  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        for module, _ in changed:
-            del module.forward
-
-
-def _forward(module: nn.Module, low: bool) -> Callable[..., Tensor] | None:
-    """The faster forward of a module; None if there is none, or if the module's forward has been replaced already.
-
-    Args:
-        low: whether `bf16_products` applies to the module.
-    """
-    if _PRODUCT is None or "forward" in vars(module):
-        return None
-    if type(module) is nn.Linear:
-        return lambda x: linear(x, module.weight, module.bias, low=low)
-    if type(module) is Mlp and _plain(module):
-        return partial(_mlp, module, low)
-    if type(module) is Attention and getattr(module, "gate", None) is None:
-        return partial(_attention, module, low)
-    if type(module) is Block and _standard(module):
-        return partial(_block, module)
-    return None
-
-
-def _plain(mlp: Mlp) -> bool:
-    """Whether an MLP is linear, exact GELU, linear, with nothing in between and no hook that would be bypassed."""
-    parts = (mlp.fc1, mlp.act, mlp.norm, mlp.fc2)
-    kinds = (nn.Linear, nn.GELU, nn.Identity, nn.Linear)
-    exact = all(type(part) is kind for part, kind in zip(parts, kinds, strict=True)) and mlp.act.approximate == "none"
-    return exact and not any(_hooked(part) for part in (*parts, mlp.drop1, mlp.drop2))
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _standard(block: Block) -> bool:
-    """Whether a block consists of what `after_attention` replaces, with no forward that somebody has set."""
-    attn, mlp = block.attn, block.mlp
-    nothing = (block.ls1, block.ls2, block.drop_path1, block.drop_path2)
-    return (
-        type(attn) is Attention
-        and getattr(attn, "gate", None) is None
-        and type(attn.qkv) is type(attn.proj) is nn.Linear
-        and type(mlp) is Mlp
-        and _plain(mlp)
-        and all(type(module) in (nn.Identity, DropPath) for module in nothing)
-        and not any("forward" in vars(module) for module in block.modules())
-    )
-
-
-def _block(block: Block, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """The forward of timm's block, with the residual sums inside the products where nobody looks between."""
-    if attn_mask is not None or is_causal or not block.attn.fused_attn or not _unseen(block, x):
-        return type(block).forward(block, x, attn_mask, is_causal)
-    return after_attention(block, x, _mixed(block.attn, True, block.norm1(x)))
-
-
-def _unseen(block: Any, x: Tensor) -> bool:
-    """Whether a block that `fast_products` has changed is at rest, without a gradient, and nobody sees its modules' calls."""
-    if getattr(vars(block).get("forward"), "func", None) is not _block or block.training:
-        return False
-    attn, mlp = block.attn, block.mlp
-    called = (attn, attn.qkv, attn.attn_drop, attn.proj, attn.proj_drop, mlp, block.ls1, block.ls2)
-    inside = (mlp.fc1, mlp.act, mlp.drop1, mlp.norm, mlp.fc2, mlp.drop2, block.drop_path1, block.drop_path2)
-    graph = x.requires_grad and torch.is_grad_enabled()
-    return not graph and not any(_hooked(module) for module in (*called, *inside))
-
-
-def after_attention(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
-    """The rest of a pre-norm block, given what its heads have mixed (B, T, H d) for the tokens x."""
-    attn, mlp = block.attn, block.mlp
-    if not _unseen(block, x):
-        x = x + block.ls1(attn.proj(attn.norm(mixed)))
-        return x + block.ls2(mlp(block.norm2(x)))
-    x = linear(attn.norm(mixed), attn.proj.weight, attn.proj.bias, low=True, plus=x)
-    hidden = linear(block.norm2(x), mlp.fc1.weight, mlp.fc1.bias, gelu=True, low=True, keep=True)
-    return linear(hidden, mlp.fc2.weight, mlp.fc2.bias, low=True, plus=x)
-
-
-def _attention(
-    module: Attention, low: bool, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
-) -> Tensor:
-    """The forward of timm's attention, by oneDNN where neither the attention matrix nor a gradient is asked for."""
-    graph = torch.is_grad_enabled() and x.requires_grad
-    if graph or attn_mask is not None or is_causal or module.training or not module.fused_attn:
-        return type(module).forward(module, x, attn_mask, is_causal)
-    return module.proj(module.norm(_mixed(module, low, x)))
-
-
-def _mixed(module: Attention, low: bool, x: Tensor) -> Tensor:
-    """What the heads of an attention mix, (B, T, H d), for its normed input."""
-    if low and type(module.qkv) is nn.Linear and not _hooked(module.qkv):
-        qkv = linear(x, module.qkv.weight, module.qkv.bias, low=True, keep=type(module.q_norm) is nn.Identity)
-    else:
-        qkv = module.qkv(x)
-    q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return attention(module.q_norm(q), module.k_norm(k), v)
-
-
-def _mlp(mlp: Mlp, low: bool, x: Tensor) -> Tensor:
-    """The forward of an MLP in eval mode, where dropout does nothing."""
-    hidden = linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True, low=low, keep=True)
-    return linear(hidden, mlp.fc2.weight, mlp.fc2.bias, low=low)

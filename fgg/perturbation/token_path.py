@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from fgg.models.architectures import after, logits_of
 from fgg.models.architectures import embedded as embedded_tokens
+from fgg.models.joined_block import after_attention
 from fgg.models.onednn_attention import attention
-from fgg.models.onednn_linear import after_attention, linear
+from fgg.models.onednn_linear import linear
 from fgg.models.vit import head_tokens, pools_prefix
 from fgg.perturbation.compiled import in_one_shape
 

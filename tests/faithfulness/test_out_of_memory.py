@@ -28,7 +28,7 @@ def test_perturbed_rows_are_halved_until_they_fit(model, images, capsys):
     engine = Perturber(model, images, rows=40)
     forward = engine._tokens.forward
 
-    def small(chosen, part):
+    def small(chosen, part, *_fixed):
         if part.shape[0] * part.shape[1] > 7:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return forward(chosen, part)
