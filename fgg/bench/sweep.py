@@ -24,6 +24,7 @@ from fgg.models.vit import patch_size
 from fgg.perturbation.engine import Perturber
 from fgg.perturbation.fills import make_fill
 
+ROUNDS = 3
 EXPANSION, K = 8, 24  # of the SAE, as in the default study
 KINDS = (
     ("combined", False),
@@ -105,7 +106,7 @@ def compare(
             "plain": partial(plain_experiment, unfused, images, subsets, bins, each[-5], sae),
         },
         device,
-        2,
+        ROUNDS,
     )
     gaps = []
     for gate, own in zip(each[1:3], sweep(model, images, subsets, bins, wanted[1:3]), strict=True):

@@ -36,6 +36,7 @@ from fgg.perturbation.passes import Passes
 from fgg.perturbation.token_path import Tokens, allows_tokens
 
 MOST_REMEMBERED = 2**26  # number of logits that an engine keeps
+NAME = 64  # what the name of a version takes in memory, in logits
 _independent: weakref.WeakKeyDictionary[VisionTransformer, dict[tuple, bool]] = weakref.WeakKeyDictionary()
 
 
@@ -156,7 +157,7 @@ class Perturber:
             own[place] = self.fill.kind != "imputation" and independent(
                 lambda masks, owners: self._answered(masks, None, owners),
                 *(len(self.images), self.patches, self.rows),
-                same_number=self.fill.kind == "removal",
+                removal=self.fill.kind == "removal",
             )
         return own[place]
 
@@ -169,7 +170,7 @@ class Perturber:
         """
         assert self.fill is not None and self._map is not None
         known = self._known.setdefault(self.fill.name, KnownRows())
-        if len(known) * self.model.num_classes > MOST_REMEMBERED:
+        if len(known) * max(self.model.num_classes, NAME) > MOST_REMEMBERED:
             known = self._known[self.fill.name] = KnownRows()
 
         def compute(places: list[int]) -> Tensor:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+EIGHTHS = (1, 2, 4, 6, 7)  # of the patches, which are removed when removal is tried out
+
 
 class KnownRows:
     """Logits of single versions, by name; see `names`."""
@@ -51,22 +53,25 @@ def names(owners: np.ndarray, packed: np.ndarray) -> list[bytes]:
 
 
 def independent(
-    answer: Callable[[Tensor, Tensor], Tensor], images: int, patches: int, rows: int, same_number: bool
+    answer: Callable[[Tensor, Tensor], Tensor], images: int, patches: int, rows: int, removal: bool
 ) -> bool:
     """Whether rows have the same logits, bit by bit, in another order, and with fewer others in a pass.
 
     Args:
         answer: logits (n, 1, K) of masks (n, 1, N) of the images with the numbers (n,), at most ``rows`` in a pass.
-        same_number: whether all masks have to name the same number of patches.
+        removal: whether versions share a pass only if their masks name the same number of patches.
     """
     generator = torch.Generator().manual_seed(0)
-    number = rows + 1
+    number = 2 * rows + 1 if removal else rows + 1
     drawn = torch.rand(number, patches, generator=generator)
-    masks = (drawn.argsort(1) < patches // 2) if same_number else drawn < 0.5
+    masks = drawn < 0.5
+    if removal:
+        counts = torch.tensor([patches * share // 8 for share in EIGHTHS])[torch.arange(number) % len(EIGHTHS)]
+        masks = drawn.argsort(1).argsort(1) < counts[:, None]
     owners = torch.arange(number) % images
     order = torch.randperm(number, generator=generator)
     expected = answer(masks[:, None], owners)[order]
-    for parts in ([order], order.split(max(1, rows // 2))):
+    for parts in ([order], order.split(max(1, number // 2))):
         found = torch.cat([answer(masks[part, None], owners[part]) for part in parts])
         if not torch.equal(found, expected):
             return False
