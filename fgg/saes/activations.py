@@ -223,7 +223,8 @@ def residual(model: VisionTransformer, images: Tensor, layer: int) -> Tensor:
 
     handle = model.blocks[layer].register_forward_hook(keep)
     try:
-        with at_rest(model), torch.no_grad():
+        # PyTorch's own passes: a training carries last bits on, and a faster pass would make other SAEs.
+        with at_rest(model, fast=False), torch.no_grad():
             model(images)
     except _Reached:
         pass
