@@ -225,11 +225,7 @@ def show(name: str, found: dict[str, Any]) -> None:
         f"  (c) three metrics           {found['c_metrics']['ratio_to_plain']:.2f} x the plain implementation, {share('c_metrics')}"
     )
     if "d_sweep" in found:
-        sweep_ = found["d_sweep"]
-        print(f"  (d) twelve experiments      {sweep_['twelve_over_one']:.2f} x the time of one,")
-        print(
-            f"                              {sweep_['ratio_to_plain']:.2f} x as fast as twelve by the plain implementation"
-        )
+        sweep.show(found["d_sweep"])
     if "training" in found:
         print(
             f"  training                    {found['training']['images_per_second']:.0f} images/s, {share('training')}"

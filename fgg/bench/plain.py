@@ -5,6 +5,7 @@ It is the baseline of the benchmark and an independent check of the numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,12 @@ def filled(images: np.ndarray, patches: np.ndarray, side: int) -> np.ndarray:
 
 
 def transmm(
-    model: VisionTransformer, image: torch.Tensor, gate: Gate | None = None, sae: Any | None = None
+    model: VisionTransformer, image: torch.Tensor, gate: Gate | None = None, saes: Mapping[int, Any] | None = None
 ) -> torch.Tensor:
     """TransMM of one image (1, C, H, W) for the predicted class, perhaps gated, with T x T matrices throughout: (N,).
 
     Args:
-        sae: the SAE of every gated layer.
+        saes: layer -> SAE, for every gated layer.
     """
     kept: list[torch.Tensor] = []
     residuals: dict[int, torch.Tensor] = {}
@@ -75,8 +76,8 @@ def transmm(
     total = torch.eye(kept[0].shape[-1], device=image.device)
     for layer, attention in enumerate(kept):
         cam = (attention * attention.grad).clamp(min=0)[0].mean(0).detach()
-        if gate is not None and layer in residuals:
-            cam[:, prefix:] *= _gate(residuals[layer][0, prefix:], residuals[layer].grad[0, prefix:], gate, sae)
+        if gate is not None and saes is not None and layer in residuals:
+            cam[:, prefix:] *= _gate(residuals[layer][0, prefix:], residuals[layer].grad[0, prefix:], gate, saes[layer])
         total = total + cam @ total
     return total[0, prefix:]
 

@@ -279,3 +279,17 @@ def test_the_learning_curve_is_of_validation_images(sae_folder, sae_settings):
     own = sae_settings["train"]
     assert curve[-1]["tokens"] == own["tokens"] // own["batch_size"] * own["batch_size"]
     assert curve[0]["explained_variance"] < curve[-1]["explained_variance"]
+
+
+def test_residuals_are_those_of_pytorchs_own_passes(make_model, make_images):
+    """Bit by bit, so that a faster pass of the metrics makes no other SAEs; training modes are given back."""
+    model = make_model(img_size=64, patch_size=8).train()
+    images = make_images(model)
+    found = residual(model, images, 1)
+    assert model.training
+    kept = []
+    handle = model.eval().blocks[1].register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    with torch.no_grad():
+        model(images)
+    handle.remove()
+    assert torch.equal(found, kept[0])
