@@ -10,9 +10,8 @@ import torch
 from fgg.models import onednn_attention
 from fgg.models.capture import at_rest
 from fgg.models.onednn_attention import attention, suits
-from fgg.models.onednn_products import exact
 
-usable = pytest.mark.skipif(not exact(), reason="this PyTorch or CPU has no such products")
+usable = pytest.mark.skipif(not onednn_attention._X86, reason="this processor takes PyTorch's attention")
 
 
 def draw(images: int, heads: int, queries: int, keys: int, depth: int, width: int, scale: float = 1.0):
@@ -107,6 +106,6 @@ def test_a_model_at_rest_has_the_same_logits(make_model, make_images, monkeypatc
         wanted = model(images)
         with at_rest(model):
             torch.testing.assert_close(model(images), wanted, atol=1e-5, rtol=1e-4)
-        monkeypatch.setattr(onednn_attention, "exact", lambda: False)
+        monkeypatch.setattr(onednn_attention, "_X86", False)
         with at_rest(model):
             torch.testing.assert_close(model(images), wanted, atol=1e-5, rtol=1e-4)

@@ -36,7 +36,7 @@ class Waits(TorchDispatchMode):
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """The kernels of CPUs alone are switched off."""
-    monkeypatch.setattr(onednn_attention, "exact", lambda: False)
+    monkeypatch.setattr(onednn_attention, "_X86", False)
 
 
 def waits(call) -> Counter[str]:
