@@ -16,6 +16,7 @@ from fgg.models.checkpoint_files import first_line
 
 BACKEND = "inductor"
 MODE = "reduce-overhead"  # CUDA graphs on a GPU
+MOST_ROWS = 256  # in a pass; the last pass of a question is filled up, so larger ones would waste more
 Pass = Callable[[nn.Module, Tensor], Tensor]
 
 

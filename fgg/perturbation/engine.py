@@ -27,7 +27,7 @@ from fgg.models.device import ROWS, fitting, halved, rows_per_batch
 from fgg.models.finite_logits import check_finite
 from fgg.models.onednn_linear import Kept, low_precision, reordered_weights
 from fgg.models.vit import check_images, patch_size
-from fgg.perturbation.compiled import in_one_shape
+from fgg.perturbation.compiled import MOST_ROWS, in_one_shape
 from fgg.perturbation.fills import Fill, impute
 from fgg.perturbation.known_rows import KnownRows, independent
 from fgg.perturbation.known_rows import names as names_of
@@ -69,7 +69,8 @@ class Perturber:
         check_images(model, images)
         self.model = model
         self.images = plain(images)
-        self.rows = rows or fitting(rows_per_batch(model, images.device), ROWS, model)
+        most = rows_per_batch(model, images.device)
+        self.rows = rows or fitting(min(most, MOST_ROWS) if compiled else most, ROWS, model)
         self.grid = tuple(size // patch for size, patch in zip(images.shape[2:], patch_size(model), strict=True))
         self.patches = self.grid[0] * self.grid[1]
         if path not in (None, "tokens", "pixels"):

@@ -119,9 +119,8 @@ class Tokens:
     def _blocks(self, rows: Tensor, kept: Tensor | None = None) -> Tensor:
         """Logits of rows of the table, (n, T, …) to (n, K); ``kept`` (n, k) are the patches that are left, None for all."""
         run = from_table if self.first else from_tokens
-        if (
-            len(rows) == 1 and rows.device.type == "cpu"
-        ):  # products of one row are computed otherwise than those of several
+        # On a CPU, products of one row are computed otherwise than those of several.
+        if len(rows) == 1 and rows.device.type == "cpu":
             return run(self.model, rows.repeat(2, 1, 1), None if kept is None else kept.repeat(2, 1))[:1]
         return run(self.model, rows, kept)
 
