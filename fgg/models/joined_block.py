@@ -97,4 +97,5 @@ def plain_mlp(mlp: Mlp) -> bool:
 
 
 def hooked(module: nn.Module) -> bool:
+    """Whether somebody sees the calls of a module."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
