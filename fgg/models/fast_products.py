@@ -39,14 +39,21 @@ def _forward(module: nn.Module, low: bool) -> Callable[..., Tensor] | None:
     if not available() or "forward" in vars(module):
         return None
     if type(module) is nn.Linear:
-        return lambda x: linear(x, module.weight, module.bias, low=low)
+        return partial(_linear, module, low)
     if type(module) is Mlp and plain_mlp(module):
         return partial(_mlp, module, low)
     if type(module) is Attention and getattr(module, "gate", None) is None:
-        return partial(_attention, module, low)
+        return partial(_attention, module, low and type(module.qkv) is nn.Linear and "forward" not in vars(module.qkv))
     if type(module) is Block and joinable(module):
         return JoinedBlock(module)
     return None
+
+
+def set_by_others(module: nn.Module) -> bool:
+    """Whether somebody else than `fast_products` has set the forward of a module."""
+    forward = vars(module).get("forward")
+    own = isinstance(forward, JoinedBlock) or (isinstance(forward, partial) and forward.func in OWN)
+    return forward is not None and not own
 
 
 def joined_mlp(module: nn.Module) -> bool:
@@ -62,12 +69,12 @@ def _attention(
     graph = is_grad_enabled() and x.requires_grad
     if graph or attn_mask is not None or is_causal or module.training or not module.fused_attn:
         return type(module).forward(module, x, attn_mask, is_causal)
-    return module.proj(module.norm(_mixed(module, low, x)))
+    return module.proj_drop(module.proj(module.norm(_mixed(module, low, x))))
 
 
 def _mixed(module: Attention, low: bool, x: Tensor) -> Tensor:
     """What the heads of an attention mix, (B, T, H d), for its normed input."""
-    if low and type(module.qkv) is nn.Linear and not hooked(module.qkv):
+    if low and not hooked(module.qkv):
         qkv = linear(x, module.qkv.weight, module.qkv.bias, low=True, keep=type(module.q_norm) is nn.Identity)
     else:
         qkv = module.qkv(x)
@@ -75,7 +82,14 @@ def _mixed(module: Attention, low: bool, x: Tensor) -> Tensor:
     return attention(module.q_norm(q), module.k_norm(k), v)
 
 
+def _linear(module: nn.Linear, low: bool, x: Tensor) -> Tensor:
+    return linear(x, module.weight, module.bias, low=low)
+
+
 def _mlp(mlp: Mlp, low: bool, x: Tensor) -> Tensor:
     """The forward of an MLP in eval mode, where dropout does nothing."""
     hidden = linear(x, mlp.fc1.weight, mlp.fc1.bias, gelu=True, low=low, keep=True)
     return linear(hidden, mlp.fc2.weight, mlp.fc2.bias, low=low)
+
+
+OWN = (_attention, _linear, _mlp)

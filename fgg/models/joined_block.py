@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from fgg.models.onednn_attention import attention
 from fgg.models.onednn_linear import linear
 
+ALL: Any = nn.modules.module  # where hooks of all modules are kept
+DROPPING = (nn.Identity, nn.Dropout, DropPath)  # what does nothing in eval mode
+
 
 class JoinedBlock:
     """The forward of a block whose modules are `joinable`; it takes timm's own forward where that could be told apart."""
@@ -25,10 +28,8 @@ class JoinedBlock:
         self._block: Any = block
         self._inside = tuple(block.modules())[1:]
         self._heads = attn.num_heads
-        self._qkv, self._proj, self._fc1, self._fc2 = (
-            (layer.weight, layer.bias) for layer in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2)
-        )
-        self._whole = type(attn.q_norm) is nn.Identity
+        self._qkv, self._proj, self._fc1, self._fc2 = attn.qkv, attn.proj, mlp.fc1, mlp.fc2
+        self._whole = type(attn.q_norm) is type(attn.k_norm) is nn.Identity
 
     def __call__(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """See timm's Block."""
@@ -36,7 +37,7 @@ class JoinedBlock:
         if attn_mask is not None or is_causal or not self.unseen(x):
             return type(block).forward(block, x, attn_mask, is_causal)
         attn = block.attn
-        qkv = linear(normed(block.norm1, x), *self._qkv, low=True, keep=self._whole)
+        qkv = linear(normed(block.norm1, x), self._qkv.weight, self._qkv.bias, low=True, keep=self._whole)
         q, k, v = qkv.unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
         if not self._whole:
             q, k = attn.q_norm(q), attn.k_norm(k)
@@ -46,15 +47,17 @@ class JoinedBlock:
         """Whether the block is at rest, without a gradient, and nobody sees the calls of its modules."""
         if (x.requires_grad and torch.is_grad_enabled()) or self._block.training or not self._block.attn.fused_attn:
             return False
-        return not any(module._forward_hooks or module._forward_pre_hooks for module in self._inside)
+        return not (ALL._global_forward_hooks or ALL._global_forward_pre_hooks) and not any(
+            module._forward_hooks or module._forward_pre_hooks for module in self._inside
+        )
 
     def rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of the block, given what its heads have mixed (B, T, H d) for the tokens x."""
         norm, block = self._block.attn.norm, self._block
         mixed = mixed if type(norm) is nn.Identity else norm(mixed)
-        x = linear(mixed, *self._proj, low=True, plus=x)
-        hidden = linear(normed(block.norm2, x), *self._fc1, gelu=True, low=True, keep=True)
-        return linear(hidden, *self._fc2, low=True, plus=x)
+        x = linear(mixed, self._proj.weight, self._proj.bias, low=True, plus=x)
+        hidden = linear(normed(block.norm2, x), self._fc1.weight, self._fc1.bias, gelu=True, low=True, keep=True)
+        return linear(hidden, self._fc2.weight, self._fc2.bias, low=True, plus=x)
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:
@@ -76,26 +79,33 @@ def after_attention(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
 def joinable(block: Block) -> bool:
     """Whether a block consists of what `JoinedBlock` replaces, with no forward that somebody has set."""
     attn, mlp = block.attn, block.mlp
-    nothing = (block.ls1, block.ls2, block.drop_path1, block.drop_path2)
     return (
         type(attn) is Attention
         and getattr(attn, "gate", None) is None
         and type(attn.qkv) is type(attn.proj) is nn.Linear
         and type(mlp) is Mlp
         and plain_mlp(mlp)
-        and all(type(module) in (nn.Identity, DropPath) for module in nothing)
+        and all(type(scale) is nn.Identity for scale in (block.ls1, block.ls2))
+        and all(type(module) in DROPPING for module in (attn.proj_drop, block.drop_path1, block.drop_path2))
         and not any("forward" in vars(module) for module in block.modules())
     )
 
 
 def plain_mlp(mlp: Mlp) -> bool:
-    """Whether an MLP is linear, exact GELU, linear, with nothing in between and no hook that would be bypassed."""
+    """Whether an MLP is linear, exact GELU, linear, with nothing in between, and nobody sees or has replaced its parts."""
     parts = (mlp.fc1, mlp.act, mlp.norm, mlp.fc2)
     kinds = (nn.Linear, nn.GELU, nn.Identity, nn.Linear)
     exact = all(type(part) is kind for part, kind in zip(parts, kinds, strict=True)) and mlp.act.approximate == "none"
-    return exact and not any(hooked(part) for part in (*parts, mlp.drop1, mlp.drop2))
+    drops = (mlp.drop1, mlp.drop2)
+    return (
+        exact
+        and all(type(drop) in DROPPING for drop in drops)
+        and not any(hooked(part) or "forward" in vars(part) for part in (*parts, *drops))
+    )
 
 
 def hooked(module: nn.Module) -> bool:
     """Whether somebody sees the calls of a module."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or ALL._global_forward_hooks or ALL._global_forward_pre_hooks
+    )

@@ -29,7 +29,7 @@ class OneMap:
         """Logits (n, K) of versions of single images; ``compute`` gives those at some places of the list."""
         new = {name: place for place, name in reversed(list(enumerate(wanted))) if name not in known}
         places = sorted(new.values())
-        of_map = set(wanted) - self._rows
+        of_map = {name for name in wanted if name not in self._rows or name not in known}
         self._passes.repeated += len(wanted) - len(of_map)
         self._passes.shared += len(of_map) - len(places)
         self._rows.update(wanted)

@@ -11,6 +11,8 @@ Symbols: B images, V versions of each, N patches, T tokens, D width, K classes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block, VisionTransformer
@@ -18,7 +20,8 @@ from torch import Tensor, nn
 
 from fgg.models.architectures import after, logits_of
 from fgg.models.architectures import embedded as embedded_tokens
-from fgg.models.joined_block import after_attention
+from fgg.models.fast_products import set_by_others
+from fgg.models.joined_block import DROPPING, after_attention, hooked
 from fgg.models.onednn_attention import attention
 from fgg.models.onednn_linear import linear
 from fgg.models.vit import head_tokens, pools_prefix
@@ -30,15 +33,22 @@ def allows_tokens(model: VisionTransformer) -> bool:
     embed = model.patch_embed
     if type(embed) is not PatchEmbed or embed.dynamic_img_pad or not isinstance(embed.proj, nn.Conv2d):
         return False
+    if hooked(embed) or set_by_others(embed):
+        return False
     proj = embed.proj
     plain = proj.stride == proj.kernel_size and set(proj.padding) == {0} and set(proj.dilation) == {1}
     # Patch dropout draws the tokens of a training model at random; in eval mode it has no effect.
     return plain and proj.groups == 1
 
 
-def is_standard(block: nn.Module) -> bool:
-    """Whether a block is timm's pre-norm block, whose parts this module calls one by one."""
-    return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+def is_standard(block: Any) -> bool:
+    """Whether a block is timm's pre-norm block, whose parts this module calls one by one, and nobody sees or has replaced it."""
+    if type(block) is not Block or type(block.attn) is not Attention or getattr(block.attn, "gate", None) is not None:
+        return False
+    attn, drops = block.attn, (block.attn.proj_drop, block.drop_path1, block.drop_path2)
+    if type(attn.qkv) is not nn.Linear or any(type(drop) not in DROPPING for drop in drops):
+        return False
+    return not any(hooked(module) or set_by_others(module) for module in (block, attn, attn.qkv, attn.k_norm, *drops))
 
 
 class Tokens:

@@ -85,3 +85,25 @@ def test_rows_of_the_default_model_are_independent(make_model, make_images, kind
                 engine._answered(masks[image : image + 1, version : version + 1], None, owner)[0, 0],
                 together[image, version],
             )
+
+
+def test_removal_of_odd_heads_is_not_shared(make_model, make_images):
+    """With few tokens left, PyTorch's attention gives rows of heads 10 wide other bits in another place of a pass."""
+    model = make_model(embed_dim=20, num_heads=2)
+    images = make_images(model)
+    engine = Perturber(model, images)
+    assert not engine.using(make_fill("removal", images, (8, 8)))._independent()
+
+
+def test_no_versions_and_other_draws_of_a_fill(make_model, make_images):
+    model = make_model()
+    images = make_images(model)
+    engine = Perturber(model, images)
+    masks = drawn(len(images), 3, model.patch_embed.num_patches)
+    mean = engine.using(make_fill("mean", images, (8, 8))).for_one_map()
+    assert mean.logits(masks[:, :0]).shape == (len(images), 0, model.num_classes)
+    assert mean.single_logits(torch.tensor([], dtype=torch.long), masks[:0, 0]).shape == (0, model.num_classes)
+    names_ = [str(number) for number in range(len(images))]
+    first, second = (make_fill("noise", images, (8, 8), None, names_, seed) for seed in (0, 1))
+    found = [engine.using(fill).for_one_map().logits(masks) for fill in (first, second)]
+    assert not torch.equal(*found)
