@@ -10,7 +10,7 @@ from timm.layers import Attention, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, is_grad_enabled, nn
 
-from fgg.models.joined_block import JoinedBlock, hooked, joinable, plain_mlp
+from fgg.models.joined_block import JoinedBlock, heads, hooked, joinable, plain_mlp, projected
 from fgg.models.onednn_attention import attention
 from fgg.models.onednn_linear import available, linear
 
@@ -74,12 +74,8 @@ def _attention(
 
 def _mixed(module: Attention, low: bool, x: Tensor) -> Tensor:
     """What the heads of an attention mix, (B, T, H d), for its normed input."""
-    if low and not hooked(module.qkv):
-        qkv = linear(x, module.qkv.weight, module.qkv.bias, low=True, keep=type(module.q_norm) is nn.Identity)
-    else:
-        qkv = module.qkv(x)
-    q, k, v = qkv.unflatten(-1, (3, module.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    return attention(module.q_norm(q), module.k_norm(k), v)
+    qkv = projected(module, x) if low and not hooked(module.qkv) else module.qkv(x)
+    return attention(*heads(module, qkv))
 
 
 def _linear(module: nn.Linear, low: bool, x: Tensor) -> Tensor:

@@ -27,29 +27,20 @@ class JoinedBlock:
         attn, mlp = block.attn, block.mlp
         self._block: Any = block
         self._inside = tuple(block.modules())[1:]
-        self._heads = attn.num_heads
-        self._qkv, self._proj, self._fc1, self._fc2 = attn.qkv, attn.proj, mlp.fc1, mlp.fc2
-        self._whole = type(attn.q_norm) is type(attn.k_norm) is nn.Identity
+        self._proj, self._fc1, self._fc2 = attn.proj, mlp.fc1, mlp.fc2
 
     def __call__(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """See timm's Block."""
         block = self._block
         if attn_mask is not None or is_causal or not self.unseen(x):
             return type(block).forward(block, x, attn_mask, is_causal)
-        attn = block.attn
-        qkv = linear(normed(block.norm1, x), self._qkv.weight, self._qkv.bias, low=True, keep=self._whole)
-        q, k, v = qkv.unflatten(-1, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)
-        if not self._whole:
-            q, k = attn.q_norm(q), attn.k_norm(k)
-        return self.rest(x, attention(q, k, v))
+        return self.rest(x, attention(*heads(block.attn, projected(block.attn, normed(block.norm1, x)))))
 
     def unseen(self, x: Tensor) -> bool:
         """Whether the block is at rest, without a gradient, and nobody sees the calls of its modules."""
         if (x.requires_grad and torch.is_grad_enabled()) or self._block.training or not self._block.attn.fused_attn:
             return False
-        return not (ALL._global_forward_hooks or ALL._global_forward_pre_hooks) and not any(
-            module._forward_hooks or module._forward_pre_hooks for module in self._inside
-        )
+        return not any(hooked(module) for module in self._inside)
 
     def rest(self, x: Tensor, mixed: Tensor) -> Tensor:
         """The rest of the block, given what its heads have mixed (B, T, H d) for the tokens x."""
@@ -58,6 +49,18 @@ class JoinedBlock:
         x = linear(mixed, self._proj.weight, self._proj.bias, low=True, plus=x)
         hidden = linear(normed(block.norm2, x), self._fc1.weight, self._fc1.bias, gelu=True, low=True, keep=True)
         return linear(hidden, self._fc2.weight, self._fc2.bias, low=True, plus=x)
+
+
+def projected(attn: Any, x: Tensor) -> Tensor:
+    """Queries, keys and values of an attention (B, T, 3 H d), in bfloat16 inside `bf16_products` if no norm follows."""
+    bare = type(attn.q_norm) is type(attn.k_norm) is nn.Identity
+    return linear(x, attn.qkv.weight, attn.qkv.bias, low=True, keep=bare)
+
+
+def heads(attn: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, H, T, d) from the fused projection (B, T, 3 H d)."""
+    q, k, v = qkv.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return attn.q_norm(q), attn.k_norm(k), v
 
 
 def normed(norm: Any, x: Tensor) -> Tensor:

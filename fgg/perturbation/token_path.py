@@ -22,6 +22,7 @@ from fgg.models.architectures import after, logits_of
 from fgg.models.architectures import embedded as embedded_tokens
 from fgg.models.fast_products import set_by_others
 from fgg.models.joined_block import DROPPING, after_attention, hooked
+from fgg.models.joined_block import heads as split_heads
 from fgg.models.onednn_attention import attention
 from fgg.models.onednn_linear import linear
 from fgg.models.vit import head_tokens, pools_prefix
@@ -158,7 +159,7 @@ class Tokens:
 def from_table(model: VisionTransformer, rows: Tensor, kept: Tensor | None = None) -> Tensor:
     """Logits (n, K) of tokens with their queries, keys and values in the first block, (n, T, D + 3 H d)."""
     block, width = model.blocks[0], model.embed_dim
-    x = after_attention(block, rows[..., :width], attention(*_heads(block.attn, rows[..., width:])))
+    x = after_attention(block, rows[..., :width], attention(*split_heads(block.attn, rows[..., width:])))
     return rest_of_rows(model, x, 1, kept)
 
 
@@ -170,12 +171,6 @@ def from_tokens(model: VisionTransformer, tokens: Tensor, kept: Tensor | None = 
 def moved(values: Tensor, device: torch.device) -> Tensor:
     """Values of the CPU on a device; a GPU fetches them while the CPU goes on."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
-
-
-def _heads(attn: Attention, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, H, T, d) from the fused projection (B, T, 3 H d)."""
-    q, k, v = qkv.unflatten(-1, (-1, attn.num_heads, attn.head_dim)).permute(2, 0, 3, 1, 4)
-    return attn.q_norm(q), attn.k_norm(k), v
 
 
 def rest_of_rows(model: VisionTransformer, tokens: Tensor, first: int, kept: Tensor | None = None) -> Tensor:

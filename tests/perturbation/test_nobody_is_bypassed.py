@@ -39,6 +39,13 @@ class LowRank(nn.Module):
         return self.base(x) + x @ self.change.T
 
 
+def replace(model: nn.Module, place: str, new) -> None:
+    """Put another module in a place of every block, made from the one that is there."""
+    for block in model.blocks:
+        parent, _, name = place.partition(".")
+        setattr(block.get_submodule(parent), name, new(block.get_submodule(place)))
+
+
 def agrees(model: nn.Module, images: torch.Tensor, before: torch.Tensor) -> None:
     """Passes of the engine are the model's own, and not those of the model before the change."""
     with torch.no_grad():
@@ -83,18 +90,14 @@ def test_forwards_that_somebody_has_set(plain, block, place):
 @pytest.mark.parametrize("place", ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"])
 def test_wrapped_layers(plain, place):
     model, images, before = plain
-    for block in model.blocks:
-        parent, _, name = place.partition(".")
-        setattr(block.get_submodule(parent), name, LowRank(block.get_submodule(place)))
+    replace(model, place, LowRank)
     agrees(model, images, before)
 
 
 @pytest.mark.parametrize("place", ["attn.proj_drop", "mlp.drop1", "mlp.drop2", "attn.k_norm"])
 def test_other_modules_in_places_that_do_nothing(plain, place):
     model, images, before = plain
-    for block in model.blocks:
-        parent, _, name = place.partition(".")
-        setattr(block.get_submodule(parent), name, nn.Tanh())
+    replace(model, place, lambda _before: nn.Tanh())
     agrees(model, images, before)
 
 
