@@ -28,6 +28,31 @@ def test_the_setting_is_given_back():
 
 
 @known
+def test_overlapping_blocks_restore_the_setting():
+    """As two threads do: the first to begin is the first to end."""
+    before = products._MATMUL.fp32_precision
+    first, second = products.onednn_products(), products.onednn_products()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert (products._MATMUL.fp32_precision == products.ALLOWED) == products.exact()
+    second.__exit__(None, None, None)
+    assert products._MATMUL.fp32_precision == before
+
+
+@known
+def test_an_inherited_setting_is_still_inherited():
+    try:
+        torch.backends.mkldnn.fp32_precision = "ieee"
+        with products.onednn_products():
+            pass
+        torch.backends.mkldnn.fp32_precision = products.ALLOWED
+        assert products._MATMUL.fp32_precision == products.ALLOWED
+    finally:
+        torch.backends.mkldnn.fp32_precision = products.INHERITED
+
+
+@known
 @pytest.mark.parametrize(
     "shape", [(48, 101, 32, 101), (48, 101, 101, 32), (3, 197, 64, 197), (1, 577, 577, 64), (7, 5, 3, 2)]
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fgg.attribution.patches import to_patches
 from fgg.models.architectures import after, logits_of
-from fgg.models.capture import at_rest, usable
+from fgg.models.capture import Captured, at_rest, capture, fast_graphs, usable
 from fgg.models.vit import at_patches, check_layers, patch_size
 
 Logits = Callable[[Tensor], Tensor]
@@ -50,7 +50,7 @@ def at_places(
     Raises:
         FggError: a layer beyond the depth.
     """
-    with at_rest(model), torch.inference_mode(False):
+    with at_rest(model), fast_graphs(model, images), torch.inference_mode(False):
         images = usable(images)
         if layers is None:
             relevance = to_patches(explain(model, images, None).detach(), patch_size(model))
@@ -75,6 +75,44 @@ def input_times_gradient(
 ) -> Tensor:
     """Input times the gradient of the target's logit, (B, N), at the places that `at_places` describes."""
     return at_places(model, images, layers, gates, lambda logits, x, _layer: x * gradient(logits, x, target))
+
+
+def of_one_pass(
+    model: VisionTransformer,
+    images: Tensor,
+    target: Tensor | None,
+    layers: Sequence[int] | None,
+    gates: Mapping[int, Tensor],
+    explain: Callable[[Tensor, Tensor], Tensor],
+    root: bool = False,
+) -> tuple[Tensor, Captured]:
+    """Relevance of the patches (B, N) by one forward and one backward pass, and what the pass captured.
+
+    Args:
+        target: int64 (B,); None means the predicted class.
+        layers: blocks after which relevance is measured and then added; None measures it at the pixels.
+        gates: layer -> (B, N).
+        explain: takes inputs and the gradient of the target's logit there, both pixels (B, C, H, W) or the patches'
+            tokens (B, N, D). Returns the relevance of each of their elements, whose sum is that of a patch.
+        root: take the square root of each sum, for relevances that are squares.
+
+    Raises:
+        FggError: a layer beyond the depth.
+    """
+    if layers is None:
+        seen = capture(model, images, target, input_gradient=True)
+        assert seen.input_gradient is not None
+        relevance = to_patches(explain(usable(images), seen.input_gradient), patch_size(model))
+        return relevance.sqrt() if root else relevance, seen
+    seen = capture(model, images, target, layers=tuple(layers))
+    total = None
+    for layer in layers:
+        relevance = explain(at_patches(model, seen.residuals[layer]), at_patches(model, seen.gradients[layer])).sum(-1)
+        relevance = relevance.sqrt() if root else relevance
+        relevance = relevance * gates[layer] if layer in gates else relevance
+        total = relevance if total is None else total + relevance
+    assert total is not None
+    return total, seen
 
 
 def tokens_after(model: VisionTransformer, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:

@@ -93,12 +93,13 @@ class Method:
         """The forward and backward passes per image with these options; None where the method does not state them.
 
         The first forward pass finds the class. All others are made once for each of the method's ``layers``, if it has
-        any, and begin at the tokens there; they count as whole ones, and one pass more finds these tokens.
+        any, and begin at the tokens there; they count as whole ones, and one pass more finds these tokens. A method with
+        a pass of its own serves all layers with it.
         """
         if self.forward_passes is None or self.backward_passes is None:
             return self.forward_passes, self.backward_passes
         given = {**self.declaration.defaults, **(options or {})}
-        layers = len(given.get("layers") or ())
+        layers = 0 if self.own_pass else len(given.get("layers") or ())
         places = max(1, layers)
         repeats = patches if self.repeats == PATCHES else int(given[self.repeats]) if self.repeats else 0
         forward = 1 + bool(layers) + places * (self.forward_passes - 1 + repeats)

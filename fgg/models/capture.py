@@ -22,7 +22,7 @@ from fgg.models.architectures import attention_modules, mixing, slope_of_mixing
 from fgg.models.call_arguments import class_numbers
 from fgg.models.fast_products import fast_products
 from fgg.models.finite_logits import check_finite
-from fgg.models.onednn_products import onednn_products
+from fgg.models.onednn_products import exact, onednn_products
 from fgg.models.vit import check_images, check_layers
 
 
@@ -93,6 +93,21 @@ def unfused(module: Any) -> Iterator[None]:
         yield
     finally:
         module.fused_attn = before
+
+
+@contextlib.contextmanager
+def fast_graphs(model: VisionTransformer, images: Tensor) -> Iterator[None]:
+    """Inside the block, passes of the images that are differentiated use `onednn_products`, if this machine has them.
+
+    The CPU's fused attention takes three times as long in a graph with these products, so the matrix is formed.
+    """
+    with contextlib.ExitStack() as stack:
+        if images.device.type == "cpu" and exact():
+            stack.enter_context(onednn_products())
+            for block in model.blocks:
+                for module in attention_modules(block):
+                    stack.enter_context(unfused(module))
+        yield
 
 
 def usable(images: Tensor) -> Tensor:
@@ -206,6 +221,8 @@ def capture(
         stack.enter_context(onednn_products())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(backward))
+        if backward:
+            stack.enter_context(fast_graphs(model, images))
         for index, block in enumerate(model.blocks):
             for module in attention_modules(block):
                 if cams or attention or last_attention or (backward and index == 0):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,22 +18,26 @@ import torch
 
 _MATMUL: Any = getattr(torch.backends.mkldnn, "matmul", None)
 ALLOWED = "bf16"
+INHERITED = "none"  # products then follow torch.backends.mkldnn.fp32_precision, whose value they show
 LARGEST_ERROR = 1e-4  # of sums of some 100 products of normal numbers; float32 errs by 2e-5, bfloat16 by .1
 SHAPES = ((6, 101, 32, 101), (6, 101, 101, 32), (2, 197, 64, 197), (1, 33, 64, 5))
 
 
+_lock = threading.Lock()
+_inside: list[str] = []  # the setting to restore, once for each block that is open
+
+
 @contextlib.contextmanager
 def onednn_products() -> Iterator[None]:
-    """Inside the block, batched float32 products on the CPU are oneDNN's, if `exact`; the setting is the process's."""
+    """Inside the block, batched float32 products on the CPU are oneDNN's, if `exact`.
+
+    The setting is the process's. Blocks may overlap, as those of several threads do: the last one to end restores it.
+    """
     if not exact():
         yield
         return
-    before = _MATMUL.fp32_precision
-    _MATMUL.fp32_precision = ALLOWED
-    try:
+    with _permission():
         yield
-    finally:
-        _MATMUL.fp32_precision = before
 
 
 @functools.lru_cache(maxsize=1)
@@ -44,13 +49,25 @@ def exact() -> bool:
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or amx():
         return False
     generator = torch.Generator().manual_seed(0)
-    before = _MATMUL.fp32_precision
-    try:
+    with _permission(), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        return all(_error(generator, *shape) < LARGEST_ERROR for shape in SHAPES)
+
+
+@contextlib.contextmanager
+def _permission() -> Iterator[None]:
+    with _lock:
+        own = _MATMUL.fp32_precision
+        if not _inside and own == torch.backends.mkldnn.fp32_precision:
+            own = INHERITED
+        _inside.append(_inside[0] if _inside else own)
         _MATMUL.fp32_precision = ALLOWED
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return all(_error(generator, *shape) < LARGEST_ERROR for shape in SHAPES)
+    try:
+        yield
     finally:
-        _MATMUL.fp32_precision = before
+        with _lock:
+            before = _inside.pop()
+            if not _inside:
+                _MATMUL.fp32_precision = before
 
 
 def _error(generator: torch.Generator, groups: int, rows: int, inner: int, columns: int) -> float:

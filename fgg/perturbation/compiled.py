@@ -27,7 +27,7 @@ def in_one_shape(run: Pass, model: nn.Module, inputs: Tensor, rows: int) -> Tens
         run: a function at the top level of a module, which is compiled once for each model and shape.
 
     Raises:
-        FggError: PyTorch cannot compile it on this machine.
+        FggError: PyTorch cannot compile it on this machine, or cannot write to its cache.
     """
     parts = []
     for part in inputs.split(rows):
@@ -41,6 +41,11 @@ def in_one_shape(run: Pass, model: nn.Module, inputs: Tensor, rows: int) -> Tens
             raise FggError(
                 f"compile: PyTorch cannot compile the passes of this model ({reason}); it needs a C++ compiler "
                 "on this machine. Install one, or set `compile: false`"
+            ) from error
+        except OSError as error:
+            raise FggError(
+                f"compile: PyTorch cannot keep what it compiles ({first_line(error)}). Set TORCHINDUCTOR_CACHE_DIR to a "
+                "folder that can be written, or set `compile: false`"
             ) from error
         parts.append(found[: len(part)].clone())  # the next replay of a graph writes to the same memory
     return torch.cat(parts) if len(parts) > 1 else parts[0]

@@ -65,3 +65,13 @@ def test_a_machine_that_cannot_compile_is_told_what_to_do(make_model, make_image
     model = make_model()
     with pytest.raises(FggError, match=r"no compiler here.*set `compile: false`"):
         Perturber(model, make_images(model), compiled=True)
+
+
+def test_a_cache_that_cannot_be_written_is_named(make_model, make_images, monkeypatch):
+    def full(*_given):
+        raise OSError(30, "Read-only file system", "/cache/x")
+
+    monkeypatch.setattr(compiled, "_compiled", lambda _run, _backend: full)
+    model = make_model()
+    with pytest.raises(FggError, match=r"Read-only file system: '/cache/x'\)\. Set TORCHINDUCTOR_CACHE_DIR"):
+        Perturber(model, make_images(model), compiled=True)
