@@ -115,15 +115,16 @@ def test_the_noise_of_smoothgrad():
 @pytest.mark.parametrize(("layers", "baseline"), [(None, -0.4), *((layers, 0.0) for layers in LAYERS)], ids=str)
 def test_integrated_gradients(layers, baseline, model, images, places, capsys):
     target = torch.tensor([0, 1, 2, 3])
-    expected, residual = 0, 0
+    expected, residual, scale = 0, 0, 0  # for the scale, see input x gradient
     for logits, x in places(layers):
         found, delta = captum.attr.IntegratedGradients(logits).attribute(
             x, baselines=baseline, target=target, n_steps=16, return_convergence_delta=True
         )
         expected, residual = expected + per_patch(model, found), residual - delta
+        scale = scale + per_patch(model, found.abs().float())
     given = {"target": target, "layers": layers, "steps": 16, "baseline": baseline}
     out = fgg.attribute(model, images, "integrated_gradients", **given)
-    near(out.relevance, expected.detach().float(), "captum IntegratedGradients", capsys)
+    near(out.relevance, expected.detach().float(), "captum IntegratedGradients", capsys, scale)
     torch.testing.assert_close(out.columns["completeness_residual"], residual.detach().float(), atol=2e-4, rtol=1e-3)
 
 
