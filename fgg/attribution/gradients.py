@@ -53,17 +53,15 @@ def at_places(
     with at_rest(model), fast_graphs(model, images), torch.inference_mode(False):
         images = usable(images)
         if layers is None:
-            relevance = to_patches(explain(model, images, None).detach(), patch_size(model))
-            return relevance.sqrt() if root else relevance
+            return _of_pixels(model, explain(model, images, None), root)
         check_layers(model, tuple(layers))
-        tokens, total = tokens_after(model, images, layers), None
-        for layer in layers:
-            relevance = at_patches(model, explain(rest_of(model, layer), tokens[layer], layer).detach()).sum(-1)
-            relevance = relevance.sqrt() if root else relevance
-            relevance = relevance * gates[layer] if layer in gates else relevance
-            total = relevance if total is None else total + relevance
-        assert total is not None
-        return total
+        tokens = tokens_after(model, images, layers)
+        return _added(
+            layers,
+            gates,
+            lambda layer: at_patches(model, explain(rest_of(model, layer), tokens[layer], layer)),
+            root,
+        )
 
 
 def input_times_gradient(
@@ -92,8 +90,8 @@ def of_one_pass(
         target: int64 (B,); None means the predicted class.
         layers: blocks after which relevance is measured and then added; None measures it at the pixels.
         gates: layer -> (B, N).
-        explain: takes inputs and the gradient of the target's logit there, both pixels (B, C, H, W) or the patches'
-            tokens (B, N, D). Returns the relevance of each of their elements, whose sum is that of a patch.
+        explain: takes inputs and the gradient of the target's logit there, both pixels (B, C, H, W) or tokens
+            (B, T, D). Returns the relevance of each of their elements, whose sum is that of a patch.
         root: take the square root of each sum, for relevances that are squares.
 
     Raises:
@@ -102,17 +100,33 @@ def of_one_pass(
     if layers is None:
         seen = capture(model, images, target, input_gradient=True)
         assert seen.input_gradient is not None
-        relevance = to_patches(explain(usable(images), seen.input_gradient), patch_size(model))
-        return relevance.sqrt() if root else relevance, seen
+        return _of_pixels(model, explain(usable(images), seen.input_gradient), root), seen
     seen = capture(model, images, target, layers=tuple(layers))
+    found = _added(
+        layers,
+        gates,
+        lambda layer: at_patches(model, explain(seen.residuals[layer], seen.gradients[layer])),
+        root,
+    )
+    return found, seen
+
+
+def _of_pixels(model: VisionTransformer, elements: Tensor, root: bool) -> Tensor:
+    """The relevance of the patches (B, N) from that of their pixels (B, C, H, W)."""
+    relevance = to_patches(elements.detach(), patch_size(model))
+    return relevance.sqrt() if root else relevance
+
+
+def _added(layers: Sequence[int], gates: Mapping[int, Tensor], elements: Callable[[int], Tensor], root: bool) -> Tensor:
+    """The relevance of the patches (B, N), gated and added, from that of their tokens' elements (B, N, D) at each layer."""
     total = None
     for layer in layers:
-        relevance = explain(at_patches(model, seen.residuals[layer]), at_patches(model, seen.gradients[layer])).sum(-1)
+        relevance = elements(layer).detach().sum(-1)
         relevance = relevance.sqrt() if root else relevance
         relevance = relevance * gates[layer] if layer in gates else relevance
         total = relevance if total is None else total + relevance
     assert total is not None
-    return total, seen
+    return total
 
 
 def tokens_after(model: VisionTransformer, images: Tensor, layers: Sequence[int]) -> dict[int, Tensor]:

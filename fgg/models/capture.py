@@ -218,11 +218,9 @@ def capture(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(at_rest(model))
-        stack.enter_context(onednn_products())
+        stack.enter_context(fast_graphs(model, images) if backward else onednn_products())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.set_grad_enabled(backward))
-        if backward:
-            stack.enter_context(fast_graphs(model, images))
         for index, block in enumerate(model.blocks):
             for module in attention_modules(block):
                 if cams or attention or last_attention or (backward and index == 0):
