@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,26 @@ def atomic(path: str | Path) -> Iterator[Path]:
         if error.errno is not None and (error.filename is None or Path(error.filename).name.startswith(prefix)):
             error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that replaces it if no error occurs.
+
+    Raises:
+        FggError: the run that started this job was killed.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        check_wanted()
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sweep(folder: Path, prefix: str) -> None:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +34,6 @@ from fgg.faithfulness.measurable import measurable_images
 from fgg.faithfulness.measures import measures
 from fgg.faithfulness.registry import Metric
 from fgg.jobs.command import add_arguments, command
-from fgg.liveness import check_wanted
 from fgg.models import model_files
 from fgg.models.device import JOB_THREADS, arithmetic, images_per_batch, resolve
 from fgg.models.vit import patch_size
@@ -44,7 +41,7 @@ from fgg.progress import batches
 from fgg.report.experiment_names import label
 from fgg.saes.provenance import model_record
 from fgg.saes.sae import load_for
-from fgg.tables import write_csv, write_json
+from fgg.tables import new_folder, write_csv, write_json
 
 
 @command
@@ -75,26 +72,6 @@ def main(argv: list[str] | None = None) -> None:
         raise FggError(f"case studies need a gate that reads SAE features; {arguments.id!r} has none of its own")
     with new_folder(arguments.output) as folder:
         run(arguments, folder)
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path`` that replaces it if no error occurs.
-
-    Raises:
-        FggError: the run that started this job was killed.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        check_wanted()
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:

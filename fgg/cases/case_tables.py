@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 
 from fgg.cases.choice import Selection
-from fgg.cases.features import BOOST, SUPPRESS
 from fgg.errors import FggError
 from fgg.tables import matrix, read_table
+
+BOOST, SUPPRESS = "BOOST", "SUPPRESS"  # what the dominant feature does to a patch
 
 MOST_CLASSES = 3  # classes named per feature and direction
 FIRST_COLUMNS = ("dataset", "experiment", "layer", "category", "rank", "image_id", "composite")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fgg.cases import case_tables, pictures
-from fgg.cases.features import BOOST, SUPPRESS
+from fgg.cases.case_tables import BOOST, SUPPRESS
 from fgg.cases.layout import Patch
 from fgg.cases.pictures import Case, Change, Names
 from fgg.data.load import Split

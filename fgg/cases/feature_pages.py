@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fgg.cases.__main__ import new_folder
 from fgg.cases.drawing import Album
 from fgg.cases.feature_lists import case_list, layer_list, percent
 from fgg.cases.feature_names import COLUMNS, NAMES_FILE, FeatureNames, read_feature_names
@@ -28,7 +27,7 @@ from fgg.errors import FggError
 from fgg.jobs.command import add_arguments, command
 from fgg.progress import progress
 from fgg.report.html import render
-from fgg.tables import read_csv, read_json, read_made_from, read_table
+from fgg.tables import new_folder, read_csv, read_json, read_made_from, read_table
 
 MOST_CLASSES = 8  # shown on a page
 MOST_CASES = 12

@@ -21,8 +21,6 @@ from fgg.attribution.gate import Gate
 from fgg.cases.prototypes import MOST_FLOATS
 from fgg.models.capture import capture
 
-BOOST, SUPPRESS = "BOOST", "SUPPRESS"
-
 
 @dataclass
 class Dominant:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import patheffects
 
 from fgg import plot
-from fgg.cases.features import BOOST, SUPPRESS
+from fgg.cases.case_tables import BOOST, SUPPRESS
 from fgg.cases.layout import LEFT, WARNING, Patch, end_of, figure, head, save, say, start_of, tile
 from fgg.report.figures import style
 

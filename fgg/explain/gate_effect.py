@@ -16,7 +16,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from fgg.attribution.gate import Gate
-from fgg.cases.features import BOOST, SUPPRESS, contributions
+from fgg.cases.case_tables import BOOST, SUPPRESS
+from fgg.cases.features import contributions
 from fgg.models.capture import capture
 from fgg.models.vit import at_patches
 from fgg.saes.codes import codes_of, decoder_of

@@ -15,6 +15,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from fgg.errors import FggError
 from fgg.models.architectures import FIXED_PATCHES
+from fgg.models.halves import side_by_side
 from fgg.models.newton_schulz import fast_newton_schulz
 from fgg.models.onednn_training import fast_training
 from fgg.models.stacked_muon import StackedMuon, stackable
@@ -88,7 +89,7 @@ def train(
                 dropping.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
             loss_sum, correct = 0.0, 0
-            with fast_training(model, settings.get("onednn", False)):
+            with fast_training(model, settings.get("onednn", False)), side_by_side(model, batch):
                 for index in order.split(batch):
                     logits = model(augment(images[index], settings, generator))
                     loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])
