@@ -28,14 +28,18 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from fgg.models.joined_block import hooked
+from fgg.models.onednn_training import available, of_weight, product
 
 THREADS = 2
 LAYERS = (nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout, DropPath)
 
 
 @contextlib.contextmanager
-def side_by_side(model: VisionTransformer, batch: int) -> Iterator[None]:
-    """Inside the block, the model's steps for ``batch`` images are computed in halves, if it can be done (`divisible`)."""
+def side_by_side(model: VisionTransformer, batch: int, onednn: bool = False) -> Iterator[None]:
+    """Inside the block, the model's steps for ``batch`` images are computed in halves, if it can be done (`divisible`).
+
+    With ``onednn``, the products of the blocks' linear layers are oneDNN's (see `fgg.models.onednn_training`).
+    """
     if torch.get_num_threads() != THREADS or batch % THREADS or not divisible(model):
         yield
         return
@@ -43,7 +47,7 @@ def side_by_side(model: VisionTransformer, batch: int) -> Iterator[None]:
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as other:
-            _replace(model.blocks, _Halves(model.blocks, other))
+            _replace(model.blocks, _Halves(model.blocks, other, onednn and available()))
             for norm in norms:
                 _replace(norm, _Norm(norm))
             yield
@@ -77,11 +81,11 @@ def divisible(model: VisionTransformer) -> bool:
 class _Halves:
     """The forward of a model's blocks, x (B, T, D) to (B, T, D), with gradients for x and for all parameters."""
 
-    def __init__(self, blocks: nn.Sequential, other: ThreadPoolExecutor) -> None:
+    def __init__(self, blocks: nn.Sequential, other: ThreadPoolExecutor, onednn: bool) -> None:
         self._blocks, self._other = blocks, other
         self._place = threading.local()
         modules = list(blocks.modules())
-        self._layers = [_Linear(module, self._place) for module in modules if type(module) is nn.Linear]
+        self._layers = [_Linear(module, self._place, onednn) for module in modules if type(module) is nn.Linear]
         self._drops = [_DropPath(module, self._place) for module in modules if type(module) is DropPath]
         for layer in self._layers:
             _replace(layer.module, layer)
@@ -166,8 +170,10 @@ class _Linear:
     With Y = X W^T + b and G the gradient of Y, the gradients of W and b are G^T X and the column sums of G.
     """
 
-    def __init__(self, module: nn.Linear, place: threading.local) -> None:
+    def __init__(self, module: nn.Linear, place: threading.local, onednn: bool) -> None:
         self.module, self._place = module, place
+        self.linear: Callable[..., Tensor] = product if onednn else functional.linear
+        self._of_weight = of_weight if onednn else _of_weight
         self.parameters = [each for each in (module.weight, module.bias) if each is not None]
         self.inputs = self.outputs = torch.empty(0)
         self.gradients: list[Tensor] = []
@@ -184,7 +190,7 @@ class _Linear:
     def product(self) -> None:
         """Form the gradients of the parameters."""
         rows, sums = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
-        self.gradients = [sums.t().mm(rows), sums.sum(0)][: len(self.parameters)]
+        self.gradients = [self._of_weight(rows, sums), sums.sum(0)][: len(self.parameters)]
 
 
 class _Deferred(torch.autograd.Function):
@@ -192,13 +198,14 @@ class _Deferred(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: _Linear, rows: slice) -> Tensor:
         ctx.layer, ctx.rows = layer, rows
         layer.inputs[rows] = x
-        return functional.linear(layer.inputs[rows], layer.module.weight, layer.module.bias)
+        return layer.linear(layer.inputs[rows], layer.module.weight, layer.module.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.layer.outputs[ctx.rows] = gradient
-        return ctx.layer.outputs[ctx.rows] @ ctx.layer.module.weight, None, None
+        layer = ctx.layer
+        layer.outputs[ctx.rows] = gradient
+        return layer.linear(layer.outputs[ctx.rows], layer.module.weight.t()), None, None
 
 
 class _DropPath:
@@ -237,6 +244,10 @@ _OURS = (_Halves, _Linear, _DropPath, _Norm)
 
 def _replace(module: Any, forward: Callable[[Tensor], Tensor]) -> None:
     module.forward = forward
+
+
+def _of_weight(rows: Tensor, gradient: Tensor) -> Tensor:
+    return gradient.t().mm(rows)
 
 
 def _rows(x: Tensor, number: int) -> slice:

@@ -62,7 +62,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight, bias)
+        return product(x, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -71,16 +71,23 @@ class _Linear(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad
         outputs, inputs = weight.shape
         rows, g = x.reshape(-1, inputs), gradient.reshape(-1, outputs)
-        of_x = _product(g, weight.t()).view(x.shape) if for_x else None
-        of_weight = None
-        if for_weight and outputs > inputs:  # the first operand, which is transposed in memory, is the smaller one
-            of_weight = _product(rows.t(), g.t()).t()
-        elif for_weight:
-            of_weight = _product(g.t(), rows.t())
-        return of_x, of_weight, g.sum(0) if for_bias else None
+        of_x = product(g, weight.t()).view(x.shape) if for_x else None
+        return of_x, of_weight(rows, g) if for_weight else None, g.sum(0) if for_bias else None
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def of_weight(rows: Tensor, gradient: Tensor) -> Tensor:
+    """The gradient G^T X of W (O, I) by oneDNN, for X (n, I) and G (n, O)."""
+    if gradient.shape[1] > rows.shape[1]:  # the first operand, which is transposed in memory, is the smaller one
+        return product(rows.t(), gradient.t()).t()
+    return product(gradient.t(), rows.t())
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """X W^T + b by oneDNN, which copies X unless its rows are contiguous, and takes W with any strides."""
     assert _PRODUCT is not None
     return _PRODUCT(x, weight, bias, "none", [], "")
+
+
+def available() -> bool:
+    """Whether PyTorch has oneDNN's product."""
+    return _PRODUCT is not None

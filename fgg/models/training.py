@@ -60,7 +60,7 @@ def train(
     if not batch:
         raise FggError("the training split has no images")
     generator = torch.Generator().manual_seed(seed)
-    seen = len(images) // batch * batch * settings["epochs"]
+    seen, onednn = len(images) // batch * batch * settings["epochs"], settings.get("onednn", False)
     with (
         _seeded(generator, images.device),
         fast_newton_schulz(images.device),
@@ -89,7 +89,7 @@ def train(
                 dropping.prob = 0.0
             order = torch.randperm(len(images), generator=generator)[: per_epoch * batch].to(images.device)
             loss_sum, correct = 0.0, 0
-            with fast_training(model, settings.get("onednn", False)), side_by_side(model, batch):
+            with side_by_side(model, batch, onednn), fast_training(model, onednn):
                 for index in order.split(batch):
                     logits = model(augment(images[index], settings, generator))
                     loss = functional.cross_entropy(logits, labels[index], label_smoothing=settings["label_smoothing"])

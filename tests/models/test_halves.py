@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fgg.models import halves, training
+from fgg.models import halves, onednn_training, training
 from fgg.models.halves import side_by_side
-from fgg.models.onednn_training import fast_training
+from fgg.models.onednn_training import available, fast_training, product
 from fgg.models.training import train
 from fgg.models.vit import load_model
 
@@ -79,11 +79,12 @@ def threads_of(model):
     ],
     ids=lambda changes: ", ".join(changes) or "plain",
 )
-def test_gradients_are_pytorchs(changes):
+@pytest.mark.parametrize("onednn", [False, True])
+def test_gradients_are_pytorchs(changes, onednn):
     model = made(**changes)
     assert len(threads_of(model)) == 2
     expected = step(model, contextlib.nullcontext())
-    found = step(model, side_by_side(model, 4))
+    found = step(model, side_by_side(model, 4, onednn))
     assert found.keys() == expected.keys()
     largest = max(each.norm() for each in expected.values())
     for name, gradient in found.items():  # other processors may order the sums of undivided products in another way
@@ -116,9 +117,9 @@ def test_the_trained_model(seed, monkeypatch):
     }  # fmt: skip
     used = []
 
-    def watched(model, batch):
+    def watched(model, batch, onednn):
         used.append(halves.divisible(model))
-        return side_by_side(model, batch)
+        return side_by_side(model, batch, onednn)
 
     def trained():
         return train(ARCHITECTURE, KWARGS, images(40), torch.arange(40) % 3, 3, settings, seed)
@@ -127,7 +128,7 @@ def test_the_trained_model(seed, monkeypatch):
     (one, history), (again, repeated) = trained(), trained()
     assert used == [True] * 6 and history == repeated and torch.get_num_threads() == 2
     assert all(torch.equal(one.state_dict()[name], value) for name, value in again.state_dict().items())
-    monkeypatch.setattr(training, "side_by_side", lambda model, batch: contextlib.nullcontext())
+    monkeypatch.setattr(training, "side_by_side", lambda *_: contextlib.nullcontext())
     plain, _ = trained()
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(one.state_dict()[name], value, rtol=1e-3, atol=1e-4)
@@ -161,12 +162,29 @@ def test_other_cases_are_left_to_pytorch(case):
         assert forwards(model) == before and torch.get_num_threads() == threads
 
 
-def test_with_onednns_products_nothing_is_divided():
+def test_a_model_with_onednns_products_is_left_as_it_is():
     model = made()
     with fast_training(model, True):
         before = forwards(model)
         with side_by_side(model, 4):
             assert forwards(model) == before
+
+
+@pytest.mark.skipif(not available(), reason="PyTorch without oneDNN")
+def test_onednn_forms_all_products_of_the_blocks_when_told(monkeypatch):
+    model, seen = made(), []
+
+    def counted(x, weight, bias=None):
+        seen.append(tuple(x.shape))
+        return product(x, weight, bias)
+
+    monkeypatch.setattr(halves, "product", counted)
+    monkeypatch.setattr(onednn_training, "product", counted)
+    step(model, side_by_side(model, 4, True))
+    assert len(seen) == 4 * 2 * (2 + 2 + 1)  # layers of two blocks: both halves there and back, and the weights once
+    seen.clear()
+    step(model, side_by_side(model, 4))
+    assert not seen
 
 
 def test_the_model_is_as_before_after_an_error():
