@@ -31,6 +31,9 @@ from fgg.models.joined_block import hooked
 from fgg.models.onednn_training import available, of_weight, product
 
 THREADS = 2
+MOST_FLOATS = (
+    2**27
+)  # that linear layers keep of a batch, half a gigabyte; with more, operations are long, and nothing is gained
 LAYERS = (nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout, DropPath)
 
 
@@ -40,7 +43,8 @@ def side_by_side(model: VisionTransformer, batch: int, onednn: bool = False) -> 
 
     With ``onednn``, the products of the blocks' linear layers are oneDNN's (see `fgg.models.onednn_training`).
     """
-    if torch.get_num_threads() != THREADS or batch % THREADS or not divisible(model):
+    small = divisible(model) and batch * _kept(model) <= MOST_FLOATS
+    if torch.get_num_threads() != THREADS or batch % THREADS or not small:
         yield
         return
     norms = [norm for norm in model.children() if isinstance(norm, nn.LayerNorm)]
@@ -56,6 +60,13 @@ def side_by_side(model: VisionTransformer, batch: int, onednn: bool = False) -> 
             if isinstance(vars(module).get("forward"), _OURS):
                 del module.forward
         torch.set_num_threads(THREADS)
+
+
+def _kept(model: VisionTransformer) -> int:
+    """The floats that the linear layers of the blocks keep of an image."""
+    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
+    layers = (module for module in model.blocks.modules() if isinstance(module, nn.Linear))
+    return tokens * sum(layer.in_features + layer.out_features for layer in layers)
 
 
 def divisible(model: VisionTransformer) -> bool:
@@ -101,6 +112,8 @@ class _Halves:
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """What the last block returns for x (B, T, D), and the input and the output of each half, for `backward`."""
+        if len(x) % THREADS:
+            raise ValueError(f"a batch of {len(x)} images has no halves")
         for layer in self._layers:
             layer.allocate(x)
         for drop in self._drops:

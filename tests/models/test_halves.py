@@ -162,6 +162,21 @@ def test_other_cases_are_left_to_pytorch(case):
         assert forwards(model) == before and torch.get_num_threads() == threads
 
 
+def test_large_models_are_left_to_pytorch(monkeypatch):
+    model = made()  # two blocks, 17 tokens, 24 wide
+    kept = 2 * 17 * (24 + 72 + 24 + 24 + 24 + 48 + 48 + 24)
+    for most, divided in ((4 * kept, True), (4 * kept - 1, False)):
+        monkeypatch.setattr(halves, "MOST_FLOATS", most)
+        with side_by_side(model, 4):
+            assert ("forward" in vars(model.blocks)) == divided
+
+
+def test_a_batch_without_halves_is_an_error():
+    model = made()
+    with side_by_side(model, 4), pytest.raises(ValueError, match="3 images"):
+        model(images(3))
+
+
 def test_a_model_with_onednns_products_is_left_as_it_is():
     model = made()
     with fast_training(model, True):
