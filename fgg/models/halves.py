@@ -2,14 +2,14 @@
 
 A step of a small model consists of hundreds of short operations. When PyTorch divides each of them between two threads, these
 wait for each other hundreds of times, and for milliseconds if something else needs a core. Here each thread takes half of the
-images through all blocks and back, and they meet three times. A step of the default model takes 52 ms instead of 51 to 58, and
-86 ms instead of 186 while another process keeps one of the two cores busy (AMD EPYC, Zen 5).
+images through all blocks and back, and they meet three times: docs/speed.md has the gain.
 
 What sums over all images is not divided: the products that are the gradients of linear layers are shared out whole, once both
-halves have come back (`_Linear`). Layer norms sum over each half, as PyTorch's two threads do. So the trained model is the one
-that PyTorch trains with two threads: byte for byte on that machine.
+halves have come back (`_Linear`). Layer norms sum over each half, as PyTorch's two threads do. What lies outside the blocks is
+left to PyTorch. So the trained model is the one that PyTorch trains with two threads: byte for byte on an AMD EPYC (Zen 5).
 
-Models with other layers in their blocks, hooks, GPUs, odd numbers of images and other numbers of threads are left to PyTorch.
+A pass is divided only if the thread that has entered `side_by_side` takes an even batch through all blocks of a known model in
+training. All other passes are timm's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import torch
@@ -41,51 +41,49 @@ LAYERS = (nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout, 
 def side_by_side(model: VisionTransformer, batch: int, onednn: bool = False) -> Iterator[None]:
     """Inside the block, the model's steps for ``batch`` images are computed in halves, if it can be done (`divisible`).
 
-    With ``onednn``, the products of the blocks' linear layers are oneDNN's (see `fgg.models.onednn_training`).
+    Its layers, hooks and dropouts are looked at once, when the block is entered. With ``onednn``, the products of the blocks'
+    linear layers are oneDNN's (see `fgg.models.onednn_training`).
     """
-    small = divisible(model) and batch * _kept(model) <= MOST_FLOATS
-    if torch.get_num_threads() != THREADS or batch % THREADS or not small:
+    if torch.get_num_threads() != THREADS or batch % THREADS or not divisible(model, batch):
         yield
         return
-    norms = [norm for norm in model.children() if isinstance(norm, nn.LayerNorm)]
-    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as other:
+        with ThreadPoolExecutor(1) as other:
             _replace(model.blocks, _Halves(model.blocks, other, onednn and available()))
-            for norm in norms:
-                _replace(norm, _Norm(norm))
             yield
     finally:
         for module in model.modules():
-            if isinstance(vars(module).get("forward"), _OURS):
+            if isinstance(vars(module).get("forward"), _Halves | _Linear | _DropPath):
                 del module.forward
-        torch.set_num_threads(THREADS)
 
 
-def _kept(model: VisionTransformer) -> int:
-    """The floats that the linear layers of the blocks keep of an image."""
-    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
-    layers = (module for module in model.blocks.modules() if isinstance(module, nn.Linear))
-    return tokens * sum(layer.in_features + layer.out_features for layer in layers)
-
-
-def divisible(model: VisionTransformer) -> bool:
+def divisible(model: VisionTransformer, batch: int) -> bool:
     """Whether a model's blocks consist of layers that this module knows, in float32 on a CPU, with nothing hooked or replaced."""
-    modules, blocks = list(model.modules()), model.blocks
-    inside = [
-        module for block in blocks for module in block.modules() if not isinstance(module, Block | Attention | Mlp)
-    ]
+    blocks = model.blocks
+    if type(blocks) is not nn.Sequential or not all(_plain(block) for block in blocks):
+        return False
+    modules = list(model.modules())
+    layers = [module for module in blocks.modules() if type(module) is nn.Linear]
+    calls = [module for _, module in blocks.named_modules(remove_duplicate=False) if type(module) is nn.Linear]
+    tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     return (
-        type(blocks) is nn.Sequential
-        and len(blocks) > 0
-        and all(type(block) is Block and type(block.attn) is Attention and type(block.mlp) is Mlp for block in blocks)
-        and all(block.attn.fused_attn for block in blocks)
-        and all(type(module) in LAYERS for module in inside)
+        0 < len(layers) == len(calls)  # each linear layer keeps one batch
+        and batch * tokens * sum(layer.in_features + layer.out_features for layer in layers) <= MOST_FLOATS
         and not any(isinstance(module, nn.Dropout) and module.p > 0 for module in modules)
         and not any(hooked(module) or module._backward_hooks or module._backward_pre_hooks for module in modules)
-        and not any("forward" in vars(module) for module in modules)
+        and not any("forward" in vars(module) or module._compiled_call_impl is not None for module in modules)
         and all(p.device.type == "cpu" and p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
         and not model.grad_checkpointing
+    )
+
+
+def _plain(block: nn.Module) -> bool:
+    return (
+        type(block) is Block
+        and type(block.attn) is Attention
+        and type(block.mlp) is Mlp
+        and bool(block.attn.fused_attn)
+        and all(type(m) in LAYERS for m in block.modules() if m not in (block, block.attn, block.mlp))
     )
 
 
@@ -93,8 +91,8 @@ class _Halves:
     """The forward of a model's blocks, x (B, T, D) to (B, T, D), with gradients for x and for all parameters."""
 
     def __init__(self, blocks: nn.Sequential, other: ThreadPoolExecutor, onednn: bool) -> None:
-        self._blocks, self._other = blocks, other
-        self._place = threading.local()
+        self._blocks, self._other, self._owner = blocks, other, threading.get_ident()
+        self._place = _Place()
         modules = list(blocks.modules())
         self._layers = [_Linear(module, self._place, onednn) for module in modules if type(module) is nn.Linear]
         self._drops = [_DropPath(module, self._place) for module in modules if type(module) is DropPath]
@@ -102,18 +100,27 @@ class _Halves:
             _replace(layer.module, layer)
         for drop in self._drops:
             _replace(drop.module, drop)
-        of_layers = {id(each) for own in self._layers for each in own.parameters}
-        self._others = [each for each in blocks.parameters() if id(each) not in of_layers]
-        self._parameters = [each for own in self._layers for each in own.parameters] + self._others
         self._last: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _Blocks.apply(x, self, *self._parameters)
+        divided = (
+            threading.get_ident() == self._owner
+            and self._blocks.training
+            and torch.is_grad_enabled()
+            and x.dtype == torch.float32
+            and len(x) % THREADS == 0 < x.numel()
+            and not torch.is_autocast_enabled("cpu")
+        )
+        return _Blocks.apply(x, self, *self.parameters()) if divided else nn.Sequential.forward(self._blocks, x)
+
+    def parameters(self) -> list[Tensor]:
+        """Those of linear layers first."""
+        of_layers = [each for layer in self._layers for each in layer.parameters]
+        known = {id(each) for each in of_layers}
+        return of_layers + [each for each in self._blocks.parameters() if id(each) not in known]
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """What the last block returns for x (B, T, D), and the input and the output of each half, for `backward`."""
-        if len(x) % THREADS:
-            raise ValueError(f"a batch of {len(x)} images has no halves")
         for layer in self._layers:
             layer.allocate(x)
         for drop in self._drops:
@@ -121,17 +128,16 @@ class _Halves:
         kept: dict[int, tuple[Tensor, Tensor]] = {}
 
         def half(number: int) -> None:
-            self._place.rows = rows = _rows(x, number)
-            leaf = x[rows].detach().requires_grad_()
-            with torch.enable_grad():
+            leaf = x[_rows(x, number)].detach().requires_grad_()
+            with self._place.of(_rows(x, number)), torch.enable_grad():
                 kept[number] = leaf, nn.Sequential.forward(self._blocks, leaf)
 
         self._both(half)
         self._last = [kept[number] for number in range(THREADS)]
-        return torch.cat([out.detach() for _, out in self._last]), self._last
+        return _joined([out.detach() for _, out in self._last]), self._last
 
-    def backward(self, halves: list[tuple[Tensor, Tensor]], gradient: Tensor) -> list[Tensor]:
-        """The gradients of x and of the parameters, given that of the last block's output (B, T, D)."""
+    def backward(self, halves: list[tuple[Tensor, Tensor]], others: list[Tensor], gradient: Tensor) -> list[Tensor]:
+        """The gradients of x, of the linear layers' parameters and of the others, given that of the output (B, T, D)."""
         if halves is not self._last:
             raise RuntimeError(
                 "the linear layers keep their inputs for the last batch alone; go back before the next one"
@@ -140,7 +146,7 @@ class _Halves:
 
         def half(number: int) -> None:
             leaf, out = halves[number]
-            found[number] = torch.autograd.grad(out, [leaf, *self._others], gradient[_rows(gradient, number)])
+            found[number] = torch.autograd.grad(out, [leaf, *others], gradient[_rows(gradient, number)])
 
         self._both(half)
         left = iter(self._layers)
@@ -152,29 +158,53 @@ class _Halves:
         self._both(products)
         (first, *one), (second, *two) = (found[number] for number in range(THREADS))
         of_layers = [each for layer in self._layers for each in layer.gradients]
-        return [torch.cat([first, second]), *of_layers, *(a + b for a, b in zip(one, two, strict=True))]
+        return [_joined([first, second]), *of_layers, *(a + b for a, b in zip(one, two, strict=True))]
 
     def _both(self, task: Callable[[int], None]) -> None:
         """Call a task with 0 here and with 1 on the other thread; both have ended when this returns or raises."""
-        running = self._other.submit(task, 1)
+
+        def alone(number: int) -> None:
+            torch.set_num_threads(1)
+            task(number)
+
+        running = self._other.submit(alone, 1)
         try:
-            task(0)
+            alone(0)
         finally:
-            running.result()
+            wait([running])
+            torch.set_num_threads(THREADS)
+        running.result()
 
 
 class _Blocks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, halves: _Halves, *parameters: Tensor) -> Tensor:
         ctx.halves = halves
+        ctx.save_for_backward(*parameters)  # PyTorch sees if one is changed before the way back
         out, ctx.kept = halves.forward(x)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        of_x, *of_parameters = ctx.halves.backward(ctx.kept, gradient)
+        parameters = ctx.saved_tensors
+        others = parameters[sum(len(layer.parameters) for layer in ctx.halves._layers) :]
+        of_x, *of_parameters = ctx.halves.backward(ctx.kept, list(others), gradient)
         return of_x, None, *of_parameters
+
+
+class _Place(threading.local):
+    """The images that this thread is taking through the blocks; None outside of a divided pass."""
+
+    rows: slice | None = None
+
+    @contextlib.contextmanager
+    def of(self, rows: slice) -> Iterator[None]:
+        self.rows = rows
+        try:
+            yield
+        finally:
+            self.rows = None
 
 
 class _Linear:
@@ -183,16 +213,21 @@ class _Linear:
     With Y = X W^T + b and G the gradient of Y, the gradients of W and b are G^T X and the column sums of G.
     """
 
-    def __init__(self, module: nn.Linear, place: threading.local, onednn: bool) -> None:
+    def __init__(self, module: nn.Linear, place: _Place, onednn: bool) -> None:
         self.module, self._place = module, place
         self.linear: Callable[..., Tensor] = product if onednn else functional.linear
         self._of_weight = of_weight if onednn else _of_weight
-        self.parameters = [each for each in (module.weight, module.bias) if each is not None]
         self.inputs = self.outputs = torch.empty(0)
         self.gradients: list[Tensor] = []
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _Deferred.apply(x, self, self._place.rows)
+        rows = self._place.rows
+        return nn.Linear.forward(self.module, x) if rows is None else _Deferred.apply(x, self, rows)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weight, and bias if there is one."""
+        return [each for each in (self.module.weight, self.module.bias) if each is not None]
 
     def allocate(self, x: Tensor) -> None:
         """Memory for a batch with the tokens of x (B, T, D)."""
@@ -224,7 +259,7 @@ class _Deferred(torch.autograd.Function):
 class _DropPath:
     """The forward of timm's DropPath, drawn for the whole batch at once."""
 
-    def __init__(self, module: DropPath, place: threading.local) -> None:
+    def __init__(self, module: DropPath, place: _Place) -> None:
         self.module, self._place = module, place
         self._scale: Tensor | None = None
 
@@ -238,21 +273,9 @@ class _DropPath:
                 self._scale.div_(keep)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._place.rows is None:
+            return DropPath.forward(self.module, x)
         return x if self._scale is None else x * self._scale[self._place.rows]
-
-
-class _Norm:
-    """The forward of a layer norm outside of the blocks, in halves."""
-
-    def __init__(self, module: nn.LayerNorm) -> None:
-        self._module = module
-
-    def __call__(self, x: Tensor) -> Tensor:
-        forward = type(self._module).forward
-        return torch.cat([forward(self._module, half) for half in x.chunk(THREADS)])
-
-
-_OURS = (_Halves, _Linear, _DropPath, _Norm)
 
 
 def _replace(module: Any, forward: Callable[[Tensor], Tensor]) -> None:
@@ -267,3 +290,10 @@ def _rows(x: Tensor, number: int) -> slice:
     """The images of a half."""
     length = len(x) // THREADS
     return slice(number * length, (number + 1) * length)
+
+
+def _joined(halves: list[Tensor]) -> Tensor:
+    """The halves of a tensor (B, T, D) in the layout that they have, on which the order of later sums depends."""
+    first = halves[0]
+    whole = first.new_empty_strided((THREADS * len(first), *first.shape[1:]), first.stride())
+    return torch.cat(halves, out=whole)
