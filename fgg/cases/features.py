@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from fgg import gating
 from fgg.attribution.gate import Gate
-from fgg.cases.case_tables import BOOST as BOOST
+from fgg.cases.case_tables import BOOST as BOOST  # `features.BOOST` has been this module's name for it
 from fgg.cases.case_tables import SUPPRESS as SUPPRESS
 from fgg.cases.prototypes import MOST_FLOATS
 from fgg.models.capture import capture

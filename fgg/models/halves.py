@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
@@ -31,9 +31,8 @@ from fgg.models.joined_block import hooked
 from fgg.models.onednn_training import available, of_weight, product
 
 THREADS = 2
-MOST_FLOATS = (
-    2**27
-)  # that linear layers keep of a batch, half a gigabyte; with more, operations are long, and nothing is gained
+# What linear layers keep of a batch, half a gigabyte. With more, operations are long, and nothing is gained.
+MOST_FLOATS = 2**27
 LAYERS = (nn.Linear, nn.LayerNorm, LayerNorm, nn.GELU, nn.Identity, nn.Dropout, DropPath)
 
 
@@ -108,7 +107,8 @@ class _Halves:
             and self._blocks.training
             and torch.is_grad_enabled()
             and x.dtype == torch.float32
-            and len(x) % THREADS == 0 < x.numel()
+            and len(x) % THREADS == 0
+            and x.numel() > 0
             and not torch.is_autocast_enabled("cpu")
         )
         return _Blocks.apply(x, self, *self.parameters()) if divided else nn.Sequential.forward(self._blocks, x)
@@ -136,12 +136,15 @@ class _Halves:
         self._last = [kept[number] for number in range(THREADS)]
         return _joined([out.detach() for _, out in self._last]), self._last
 
-    def backward(self, halves: list[tuple[Tensor, Tensor]], others: list[Tensor], gradient: Tensor) -> list[Tensor]:
-        """The gradients of x, of the linear layers' parameters and of the others, given that of the output (B, T, D)."""
+    def backward(
+        self, halves: list[tuple[Tensor, Tensor]], parameters: Sequence[Tensor], gradient: Tensor
+    ) -> list[Tensor]:
+        """The gradients of x and of the parameters, in the order of `parameters`, given that of the output (B, T, D)."""
         if halves is not self._last:
             raise RuntimeError(
                 "the linear layers keep their inputs for the last batch alone; go back before the next one"
             )
+        others = parameters[sum(len(layer.parameters) for layer in self._layers) :]
         found: dict[int, tuple[Tensor, ...]] = {}
 
         def half(number: int) -> None:
@@ -187,9 +190,7 @@ class _Blocks(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        parameters = ctx.saved_tensors
-        others = parameters[sum(len(layer.parameters) for layer in ctx.halves._layers) :]
-        of_x, *of_parameters = ctx.halves.backward(ctx.kept, list(others), gradient)
+        of_x, *of_parameters = ctx.halves.backward(ctx.kept, ctx.saved_tensors, gradient)
         return of_x, None, *of_parameters
 
 
@@ -261,21 +262,15 @@ class _DropPath:
 
     def __init__(self, module: DropPath, place: _Place) -> None:
         self.module, self._place = module, place
-        self._scale: Tensor | None = None
+        self._scale = torch.empty(0)
 
     def draw(self, x: Tensor) -> None:
-        """Draw as timm's `drop_path` does: a scale for each image of x, 0 or 1 / share kept."""
-        keep = 1 - self.module.drop_prob
-        self._scale = None
-        if self.module.drop_prob > 0 and self.module.training:
-            self._scale = x.new_empty(len(x), 1, 1).bernoulli_(keep)
-            if self.module.scale_by_keep and keep > 0:
-                self._scale.div_(keep)
+        """Draw a scale for each image of x: 0, or 1 / share kept."""
+        self._scale = DropPath.forward(self.module, x.new_ones(len(x), 1, 1))
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._place.rows is None:
-            return DropPath.forward(self.module, x)
-        return x if self._scale is None else x * self._scale[self._place.rows]
+        rows = self._place.rows
+        return DropPath.forward(self.module, x) if rows is None else x * self._scale[rows]
 
 
 def _replace(module: Any, forward: Callable[[Tensor], Tensor]) -> None:
