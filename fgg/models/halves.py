@@ -25,10 +25,9 @@ from timm.layers import Attention, DropPath, LayerNorm, Mlp
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 from fgg.models.joined_block import hooked
-from fgg.models.onednn_training import available, of_weight, product
+from fgg.models.training_products import ONEDNN, PYTORCH, available, like_pytorch
 
 THREADS = 2
 # What linear layers keep of a batch, half a gigabyte. With more, operations are long, and nothing is gained.
@@ -41,7 +40,7 @@ def side_by_side(model: VisionTransformer, batch: int, onednn: bool = False) -> 
     """Inside the block, the model's steps for ``batch`` images are computed in halves, if it can be done (`divisible`).
 
     Its layers, hooks and dropouts are looked at once, when the block is entered. With ``onednn``, the products of the blocks'
-    linear layers are oneDNN's (see `fgg.models.onednn_training`).
+    linear layers are oneDNN's (see `fgg.models.training_products`).
     """
     if torch.get_num_threads() != THREADS or batch % THREADS or not divisible(model, batch):
         yield
@@ -215,9 +214,8 @@ class _Linear:
     """
 
     def __init__(self, module: nn.Linear, place: _Place, onednn: bool) -> None:
-        self.module, self._place = module, place
-        self.linear: Callable[..., Tensor] = product if onednn else functional.linear
-        self._of_weight = of_weight if onednn else _of_weight
+        self.module, self._place, self._onednn = module, place, onednn
+        self.products = PYTORCH
         self.inputs = self.outputs = torch.empty(0)
         self.gradients: list[Tensor] = []
 
@@ -232,14 +230,18 @@ class _Linear:
 
     def allocate(self, x: Tensor) -> None:
         """Memory for a batch with the tokens of x (B, T, D)."""
-        if self.inputs.shape[:2] != x.shape[:2]:
-            self.inputs = x.new_empty(*x.shape[:2], self.module.in_features)
-            self.outputs = x.new_empty(*x.shape[:2], self.module.out_features)
+        if self.inputs.shape[:2] == x.shape[:2]:
+            return
+        inputs, outputs = self.module.in_features, self.module.out_features
+        self.inputs, self.outputs = x.new_empty(*x.shape[:2], inputs), x.new_empty(*x.shape[:2], outputs)
+        rows = len(x) * x.shape[1]
+        bias = self.module.bias is not None
+        self.products = ONEDNN if self._onednn else like_pytorch(rows // THREADS, rows, inputs, outputs, bias, 1)
 
     def product(self) -> None:
         """Form the gradients of the parameters."""
         rows, sums = self.inputs.flatten(0, 1), self.outputs.flatten(0, 1)
-        self.gradients = [self._of_weight(rows, sums), sums.sum(0)][: len(self.parameters)]
+        self.gradients = [self.products.of_weight(rows, sums), sums.sum(0)][: len(self.parameters)]
 
 
 class _Deferred(torch.autograd.Function):
@@ -247,14 +249,14 @@ class _Deferred(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: _Linear, rows: slice) -> Tensor:
         ctx.layer, ctx.rows = layer, rows
         layer.inputs[rows] = x
-        return layer.linear(layer.inputs[rows], layer.module.weight, layer.module.bias)
+        return layer.products.forward(layer.inputs[rows], layer.module.weight, layer.module.bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         layer = ctx.layer
         layer.outputs[ctx.rows] = gradient
-        return layer.linear(layer.outputs[ctx.rows], layer.module.weight.t()), None, None
+        return layer.products.of_input(layer.outputs[ctx.rows], layer.module.weight), None, None
 
 
 class _DropPath:
@@ -275,10 +277,6 @@ class _DropPath:
 
 def _replace(module: Any, forward: Callable[[Tensor], Tensor]) -> None:
     module.forward = forward
-
-
-def _of_weight(rows: Tensor, gradient: Tensor) -> Tensor:
-    return gradient.t().mm(rows)
 
 
 def _rows(x: Tensor, number: int) -> slice:

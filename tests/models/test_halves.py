@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fgg.models import halves, onednn_training, training
+from fgg.models import halves, training, training_products
 from fgg.models.halves import side_by_side
-from fgg.models.onednn_training import available, fast_training, product
+from fgg.models.onednn_training import fast_training
 from fgg.models.training import train
+from fgg.models.training_products import available
 from fgg.models.vit import load_model
 
 ARCHITECTURE = "vit_tiny_patch16_224"
@@ -282,14 +283,13 @@ def test_a_model_with_onednns_products_is_left_as_it_is():
 
 @pytest.mark.skipif(not available(), reason="PyTorch without oneDNN")
 def test_onednn_forms_all_products_of_the_blocks_when_told(monkeypatch):
-    model, seen = made(), []
+    model, seen, own = made(), [], training_products._PRODUCT
 
-    def counted(x, weight, bias=None):
+    def counted(x, *others):
         seen.append(tuple(x.shape))
-        return product(x, weight, bias)
+        return own(x, *others)
 
-    monkeypatch.setattr(halves, "product", counted)
-    monkeypatch.setattr(onednn_training, "product", counted)
+    monkeypatch.setattr(training_products, "_PRODUCT", counted)
     step(model, side_by_side(model, 4, True))
     assert len(seen) == 4 * 2 * (2 + 2 + 1)  # layers of two blocks: both halves there and back, and the weights once
     seen.clear()

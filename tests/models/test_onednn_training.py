@@ -1,11 +1,11 @@
-"""Linear layers by oneDNN in training: results and gradients are PyTorch's own, and the model leaves as it came."""
+"""Linear layers with faster products in training: results and gradients are PyTorch's, and the model leaves as it came."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fgg.models import onednn_training, training
+from fgg.models import training, training_products
 from fgg.models.onednn_training import fast_training, linear
 from fgg.models.training import train
 from fgg.models.vit import load_model
@@ -71,7 +71,7 @@ def test_other_cases_are_pytorchs_own(case, monkeypatch):
     def unexpected(*arguments):
         raise AssertionError("oneDNN's product was used")
 
-    monkeypatch.setattr(onednn_training, "_PRODUCT", None if case == "without the operator" else unexpected)
+    monkeypatch.setattr(training_products, "_PRODUCT", None if case == "without the operator" else unexpected)
     dtype = {"double": torch.float64, "bfloat16": torch.bfloat16}.get(case, torch.float32)
     x = drawn(*{"vector": (4,), "empty": (0, 4)}.get(case, (3, 4)), dtype=dtype)
     weight, bias = drawn(2, 4, seed=1, dtype=dtype), drawn(2, seed=2, dtype=dtype)
@@ -92,13 +92,13 @@ def steps(model, context):
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-@pytest.mark.skipif(onednn_training._PRODUCT is None, reason="PyTorch without oneDNN")
+@pytest.mark.skipif(training_products._PRODUCT is None, reason="PyTorch without oneDNN")
 def test_a_models_gradients(monkeypatch):
     model = load_model(ARCHITECTURE, {**KWARGS, "patch_drop_rate": 0.5}, num_classes=3).train()
     expected = steps(model, torch.enable_grad())
     calls = []
-    product = onednn_training._PRODUCT
-    monkeypatch.setattr(onednn_training, "_PRODUCT", lambda *each: calls.append(each[0].shape) or product(*each))
+    product = training_products._PRODUCT
+    monkeypatch.setattr(training_products, "_PRODUCT", lambda *each: calls.append(each[0].shape) or product(*each))
     found = steps(model, fast_training(model, True))
     layers = sum(type(module) is nn.Linear for module in model.modules())
     assert len(calls) == 3 * layers
@@ -106,6 +106,19 @@ def test_a_models_gradients(monkeypatch):
     largest = max(each.norm() for each in expected.values())
     for name, gradient in found.items():  # the bias of the keys changes no softmax: its gradient is rounding alone
         assert (gradient - expected[name]).norm() <= 1e-5 * expected[name].norm() + 1e-6 * largest, name
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_without_onednn_the_gradients_have_pytorchs_bytes(threads, monkeypatch):
+    monkeypatch.setattr(training_products, "FEWEST_TERMS", 1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = load_model(ARCHITECTURE, {**KWARGS, "patch_drop_rate": 0.5}, num_classes=3).train()
+        expected, found = (steps(model, context) for context in (torch.enable_grad(), fast_training(model, False)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
 def test_the_model_and_the_filling_of_memory_are_as_before():
@@ -122,13 +135,13 @@ def test_the_model_and_the_filling_of_memory_are_as_before():
     assert torch.utils.deterministic.fill_uninitialized_memory == filled
 
 
-@pytest.mark.skipif(onednn_training._PRODUCT is None, reason="PyTorch without oneDNN")
+@pytest.mark.skipif(training_products._PRODUCT is None, reason="PyTorch without oneDNN")
 def test_training_uses_it_and_repeats_its_bytes(pictures, defaults, monkeypatch):
     images, labels = pictures("train")
     settings = {**defaults["model"]["train"], "epochs": 2, "muon_learning_rate": 0.003, "onednn": True}
     inside = []
     monkeypatch.setattr(
-        training, "fast_training", lambda model, products: inside.append(products) or fast_training(model, products)
+        training, "fast_training", lambda model, onednn: inside.append(onednn) or fast_training(model, onednn)
     )
     trained = [train(ARCHITECTURE, KWARGS, images, labels, 3, settings, 0) for _ in range(2)]
     (one, history), (other, again) = trained
