@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from fgg import tables
+from fgg.data.decoded import decoded
 from fgg.data.images import decode, eight_bit
 from fgg.data.preprocess import Preprocess
 from fgg.data.stratified import apportion, keyed_order
@@ -80,7 +82,7 @@ class Split:
         Raises:
             FggError: the file lacks the column, or it or an image in it is damaged.
         """
-        return self._filled(preprocess, preprocess, indices, column, threads)
+        return self._filled(preprocess, indices, column, threads)
 
     def coverage(
         self,
@@ -113,9 +115,14 @@ class Split:
                 out[place] = area.unflatten(1, (-1, sides[1])).unflatten(0, (-1, sides[0])).mean((1, 3)).flatten()
         return out
 
-    def pixels(self, preprocess: Preprocess, indices: Sequence[int] | np.ndarray | slice | None = None) -> Tensor:
+    def pixels(
+        self,
+        preprocess: Preprocess,
+        indices: Sequence[int] | np.ndarray | slice | None = None,
+        threads: int = 1,
+    ) -> Tensor:
         """Like `tensors`, but in 0…1 and not yet standardised. Raises the same errors."""
-        return self._filled(preprocess, preprocess.pixels, indices)
+        return self._filled(preprocess, indices, threads=threads, standardise=False)
 
     def coloured(self) -> int:
         """The number of images in colour, that is, whose red, green and blue differ in a pixel. Raises like `tensors`."""
@@ -125,27 +132,43 @@ class Split:
     def _filled(
         self,
         preprocess: Preprocess,
-        make: Callable[[Image.Image], Tensor],
         indices: Sequence[int] | np.ndarray | slice | None,
         column: str = "image",
         threads: int = 1,
+        standardise: bool = True,
     ) -> Tensor:
         rows = self.rows if indices is None else self.rows[indices]
         out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
+        keeping = decoded(self.path, preprocess) if column == "image" else contextlib.nullcontext()
+        with keeping as kept:
+            missing = []
+            for place, row in enumerate(rows):
+                pixels = kept.get(row) if kept else None
+                if pixels is None:
+                    missing.append(place)
+                else:
+                    out[place] = preprocess.standardised(pixels) if standardise else pixels
 
-        def fill(entry: tuple[int, dict]) -> None:
-            image = _decode(self.path, entry[1], column)
-            out[entry[0]] = torch.nan if image is None else make(image)
+            def fill(entry: tuple[int, dict]) -> None:
+                place, image = missing[entry[0]], _decode(self.path, entry[1], column)
+                if image is None:
+                    out[place] = torch.nan
+                    return
+                pixels = preprocess.pixels(image)
+                if kept:
+                    kept.put(rows[place], pixels)
+                out[place] = preprocess.standardised(pixels) if standardise else pixels
 
-        if threads == 1:
-            for entry in self._encoded(rows, column):
-                fill(entry)
-            return out
-        # Threads that silence warnings restore each other's filters; here the first ones come back.
-        with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
-            warnings.filterwarnings("ignore", module="PIL")
-            for _ in pool.map(fill, self._encoded(rows, column)):
-                pass
+            encoded = self._encoded(rows[missing], column)
+            if threads == 1:
+                for entry in encoded:
+                    fill(entry)
+                return out
+            # Threads that silence warnings restore each other's filters; here the first ones come back.
+            with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+                warnings.filterwarnings("ignore", module="PIL")
+                for _ in pool.map(fill, encoded):
+                    pass
         return out
 
     def picture(self, i: int) -> Image.Image:

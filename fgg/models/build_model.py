@@ -72,7 +72,7 @@ def build(data: Path, settings: dict[str, Any], output: Path) -> dict[str, Any]:
     said = said_by_weights(options, shape, known, whole=dataset.get("source") == PLANTED)
     derived = derive(settings["preprocess"], shape, said)
     training = options["weights"] == "train" and not options["zero_shot"]
-    images = everything.pixels(derived.preprocess) if training else None
+    images = everything.pixels(derived.preprocess, threads=TRAINING_THREADS) if training else None
     derived = _with_statistics(derived, everything, images)
     preprocess = derived.preprocess
     history: list[dict[str, float]] = []
