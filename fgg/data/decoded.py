@@ -18,7 +18,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,10 @@ class Decoded:
 
     def get(self, row: int) -> Tensor | None:
         """The pixels (C, H, W) float32 of a row; None if no job has decoded it."""
-        record = os.pread(self._file, self._bytes + TRAILER.size, row * (self._bytes + TRAILER.size))
+        try:
+            record = os.pread(self._file, self._bytes + TRAILER.size, row * (self._bytes + TRAILER.size))
+        except OSError:
+            return None
         if len(record) < self._bytes + TRAILER.size:
             return None
         pixels = memoryview(record)[: self._bytes]
@@ -102,7 +105,7 @@ def _key(path: Path, settings: Preprocess) -> str:
     """Equal for equal pixels: a later run may find those of a run that has failed."""
     facts = path.stat()
     own = {name: value for name, value in settings.to_dict().items() if name not in ("mean", "std")}
-    file = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ino)
+    file = (str(path.resolve()), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
     return hashlib.sha256(json.dumps([file, own, _makers()], sort_keys=True).encode()).hexdigest()[:20]
 
 
@@ -110,4 +113,11 @@ def _key(path: Path, settings: Preprocess) -> str:
 def _makers() -> list[str]:
     """The versions of all that makes pixels."""
     sources = [Path(str(module.__file__)).read_bytes() for module in (grey_channels, images, preprocess)]
-    return [hashlib.sha256(b"".join(sources)).hexdigest(), *map(version, MAKERS)]
+    return [hashlib.sha256(b"".join(sources)).hexdigest(), *map(_version, MAKERS)]
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # under another name, as builds of Pillow for some processors are
+        return "unknown"

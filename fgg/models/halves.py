@@ -71,6 +71,7 @@ def divisible(model: VisionTransformer, batch: int) -> bool:
         and not any(hooked(module) or module._backward_hooks or module._backward_pre_hooks for module in modules)
         and not any("forward" in vars(module) or module._compiled_call_impl is not None for module in modules)
         and all(p.device.type == "cpu" and p.dtype == torch.float32 and p.requires_grad for p in model.parameters())
+        and all(layer.weight.is_contiguous() for layer in layers)
         and not model.grad_checkpointing
     )
 

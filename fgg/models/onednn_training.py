@@ -23,7 +23,7 @@ _memory: Any = torch.utils.deterministic
 
 @contextlib.contextmanager
 def fast_training(model: nn.Module, onednn: bool) -> Iterator[None]:
-    """Inside the block, new memory is not filled, and the model's linear layers use `linear`.
+    """Inside the block, new memory is not filled, and the model's linear layers use `linear`, which is once differentiable.
 
     With `torch.use_deterministic_algorithms`, PyTorch fills new memory with NaN, so that reading it before writing would
     give the same result each time. Nothing does so here, and filling takes 3 % of the time of a step. Layers whose forward
@@ -59,9 +59,11 @@ def _products(x: Tensor, weight: Tensor, bias: Tensor | None, onednn: bool) -> P
     known = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and x.ndim > 1
     if not available() or not known or not x.numel() or torch.is_autocast_enabled("cpu"):
         return PYTORCH
-    rows = x.numel() // x.shape[-1]
     if onednn:
         return ONEDNN
+    if not weight.is_contiguous():
+        return PYTORCH
+    rows = x.numel() // x.shape[-1]
     return like_pytorch(rows, rows, x.shape[-1], len(weight), bias is not None, torch.get_num_threads())
 
 

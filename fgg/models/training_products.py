@@ -7,7 +7,7 @@ have other last bits, and after some thousand steps the trained model is another
 On AMD processors, MKL adds 192 terms one after the other, and then the sums of these runs; from 193 to 383 terms, there are two
 runs of equal length. oneDNN adds some hundreds of terms one after the other. So its products of runs, added in MKL's order, are
 MKL's products, bit for bit. No document promises either order: `like_pytorch` compares both for each shape, and takes PyTorch's
-product where one bit differs.
+product where one bit differs. The weight must have the usual layout in memory.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _dense(weight: Tensor) -> Tensor:
 
 def _of_weight_in_runs(rows: Tensor, gradient: Tensor) -> Tensor:
     if gradient.shape[1] > rows.shape[1]:  # the first operand, which is transposed in memory, is the smaller one
-        return _of_weight_in_runs(gradient, rows).t()
+        return _of_weight_in_runs(gradient, rows).t().contiguous()
+    # For operands with gaps in memory, such as the class tokens of all images, oneDNN orders its sums in another way.
+    rows, gradient = rows.contiguous(), gradient.contiguous()
     first, *others = runs(len(rows))
     alike = 1 + sum(run.stop - run.start == first.stop for run in others)  # all but a shorter one at the end
     if alike * gradient.shape[1] * rows.shape[1] > MOST_FLOATS:

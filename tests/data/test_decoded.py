@@ -74,7 +74,7 @@ def test_mean_and_std_need_no_pixels_of_their_own(split, shared, decodings):
     assert torch.equal(split.tensors(other), split.pixels(other) / 2) and not decodings
 
 
-@pytest.mark.parametrize("change", ["size", "channels", "file", "code"])
+@pytest.mark.parametrize("change", ["size", "channels", "file", "content", "code"])
 def test_pixels_of_other_settings_files_or_code_are_not_used(split, shared, decodings, change, monkeypatch):
     split.tensors(SETTINGS)
     decodings.clear()
@@ -85,6 +85,10 @@ def test_pixels_of_other_settings_files_or_code_are_not_used(split, shared, deco
         settings = Preprocess(size=20, channels="extremes", mean=(0,) * 3, std=(1,) * 3)
     if change == "file":
         os.utime(split.path, ns=(1, 1))
+    if change == "content":  # with the time and the size of before
+        facts = split.path.stat()
+        split.path.write_bytes(split.path.read_bytes())
+        os.utime(split.path, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     if change == "code":
         monkeypatch.setattr(decoded, "_makers", lambda: ["another version"])
     split.tensors(settings)
@@ -119,13 +123,18 @@ def test_threads_share_the_file(split, shared, decodings):
     assert all(torch.equal(one, expected) for one in found) and len(decodings) == len(split)
 
 
-@pytest.mark.parametrize("fault", ["no space", "limit", "far", "no folder"])
+@pytest.mark.parametrize("fault", ["no space", "limit", "far", "no folder", "unreadable", "pipe"])
 def test_what_cannot_be_kept_is_decoded_by_each_job(split, shared, decodings, fault, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
     if fault == "no space":
         monkeypatch.setattr(os, "pwrite", full)
+    if fault == "unreadable":
+        monkeypatch.setattr(os, "pread", full)
+    if fault == "pipe":
+        (shared / "pixels").mkdir(parents=True)
+        os.mkfifo(shared / "pixels" / decoded._key(split.path, SETTINGS))
     if fault == "limit":
         monkeypatch.setattr(decoded, "MOST_BYTES", 1000)
     if fault == "far":
@@ -134,7 +143,7 @@ def test_what_cannot_be_kept_is_decoded_by_each_job(split, shared, decodings, fa
         shared.write_text("a file")
     first = split.tensors(SETTINGS)
     assert torch.equal(split.tensors(SETTINGS), first) and len(decodings) == 2 * len(split)
-    assert fault == "no folder" or sum(file.stat().st_size for file in kept(shared)) == 0
+    assert fault in ("no folder", "unreadable") or sum(file.stat().st_size for file in kept(shared)) == 0
 
 
 def test_an_image_that_is_damaged_is_still_named(split, shared, monkeypatch):
@@ -143,6 +152,14 @@ def test_an_image_that_is_damaged_is_still_named(split, shared, monkeypatch):
     )
     with pytest.raises(FggError, match=split.image_ids[0]):
         split.tensors(SETTINGS)
+
+
+def test_a_library_without_metadata_is_no_error(split, shared, monkeypatch):
+    decoded._makers.cache_clear()
+    monkeypatch.setattr(decoded, "MAKERS", ("a library that is not installed",))
+    split.tensors(SETTINGS)
+    assert "unknown" in decoded._makers()
+    decoded._makers.cache_clear()
 
 
 def test_no_file_is_left_open(split, shared):

@@ -1,5 +1,7 @@
 """Linear layers with faster products in training: results and gradients are PyTorch's, and the model leaves as it came."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -119,6 +121,32 @@ def test_without_onednn_the_gradients_have_pytorchs_bytes(threads, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_head_of_many_classes_that_reads_class_tokens_has_pytorchs_bytes():
+    torch.manual_seed(0)
+    model = load_model(ARCHITECTURE, {"img_size": 32, "depth": 1}, num_classes=100).train()
+    x, labels = drawn(512, 3, 32, 32), torch.arange(512) % 100
+    found = []
+    for context in (contextlib.nullcontext(), fast_training(model, False)):
+        model.zero_grad()
+        with context:
+            functional.cross_entropy(model(x), labels).backward()
+        found.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+def test_a_weight_with_another_layout_keeps_pytorchs_products(monkeypatch):
+    monkeypatch.setattr(training_products, "FEWEST_TERMS", 1)
+    layer, x, g = nn.Linear(500, 10), drawn(40, 500), drawn(40, 10, seed=1)
+    layer.weight.data = layer.weight.data.t().contiguous().t()
+    found = []
+    for context in (contextlib.nullcontext(), fast_training(layer, False)):
+        layer.zero_grad()
+        with context:
+            layer(x).backward(g)
+        found.append(layer.weight.grad.clone())
+    assert torch.equal(*found)
 
 
 def test_the_model_and_the_filling_of_memory_are_as_before():

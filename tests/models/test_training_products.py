@@ -110,6 +110,28 @@ def test_what_is_chosen_has_pytorchs_bytes(rows, inputs, outputs, bias, threads)
         torch.set_num_threads(before)
 
 
+def laid_out(x, layout):
+    """The same numbers with gaps between rows, with gaps in rows, transposed in memory, or rows that share their memory."""
+    if layout == "gaps between rows":
+        return torch.stack([x, x], 1)[:, 0]
+    if layout == "gaps in rows":
+        return torch.stack([x, x], 2)[..., 0]
+    return x.t().contiguous().t() if layout == "transposed" else x[:1].expand_as(x)
+
+
+@pytest.mark.parametrize("layout", ["gaps between rows", "gaps in rows", "transposed", "expanded"])
+@pytest.mark.parametrize("rows, inputs, outputs", [(520, 192, 576), (520, 96, 288), (520, 768, 192), (512, 192, 100)])
+@pytest.mark.parametrize("which", ["x", "g", "both"])
+def test_other_layouts_of_input_and_gradient_have_pytorchs_bytes(rows, inputs, outputs, layout, which):
+    given = arguments(rows, inputs, outputs)
+    (x, weight, bias), g = given["forward"], given["of_input"][0]
+    x, g = (laid_out(each, layout) if which in (name, "both") else each for name, each in (("x", x), ("g", g)))
+    chosen = like_pytorch(rows, rows, inputs, outputs, True, torch.get_num_threads())
+    for name, own in {"forward": (x, weight, bias), "of_input": (g, weight), "of_weight": (x, g)}.items():
+        found, expected = (getattr(products, name)(*own) for products in (chosen, PYTORCH))
+        assert torch.equal(found, expected) and found.is_contiguous(), name
+
+
 @needs_order
 @pytest.mark.parametrize("other", NAMES)
 def test_a_product_that_differs_in_one_bit_is_not_chosen(other, monkeypatch):
