@@ -30,6 +30,7 @@ from fgg.data import grey_channels, images, preprocess
 from fgg.data.preprocess import Preprocess
 
 MOST_BYTES = 2**30  # that a split's decoded images take on the disk
+LEAST_FREE = 2**31  # bytes of the disk that are left for everything else
 FARTHEST = 2**34  # where a record may start; on most file systems, what lies between two records takes no space
 TRAILER = struct.Struct("<II")
 MARK = 0x66676731
@@ -71,7 +72,9 @@ class Decoded:
         record = content + TRAILER.pack(MARK, zlib.crc32(content))
         place = row * len(record)
         try:
-            self._full = 512 * os.fstat(self._file).st_blocks + len(record) > MOST_BYTES
+            disk = os.fstatvfs(self._file)
+            taken, free = 512 * os.fstat(self._file).st_blocks, disk.f_bavail * disk.f_frsize
+            self._full = taken + len(record) > MOST_BYTES or free - len(record) < LEAST_FREE
             if not self._full and place <= FARTHEST:
                 os.pwrite(self._file, record, place)
         except OSError:  # no space: later jobs decode the image themselves

@@ -20,7 +20,8 @@ SETTINGS = Preprocess(size=20, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
 
 @pytest.fixture
 def shared(tmp_path, monkeypatch):
-    """The folder that jobs share."""
+    """The folder that jobs share, however full the disk is."""
+    monkeypatch.setattr(decoded, "LEAST_FREE", 0)
     monkeypatch.setenv(SHARED, str(tmp_path / "shared"))
     return tmp_path / "shared"
 
@@ -123,7 +124,7 @@ def test_threads_share_the_file(split, shared, decodings):
     assert all(torch.equal(one, expected) for one in found) and len(decodings) == len(split)
 
 
-@pytest.mark.parametrize("fault", ["no space", "limit", "far", "no folder", "unreadable", "pipe"])
+@pytest.mark.parametrize("fault", ["no space", "little space", "limit", "far", "no folder", "unreadable", "pipe"])
 def test_what_cannot_be_kept_is_decoded_by_each_job(split, shared, decodings, fault, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -135,6 +136,8 @@ def test_what_cannot_be_kept_is_decoded_by_each_job(split, shared, decodings, fa
     if fault == "pipe":
         (shared / "pixels").mkdir(parents=True)
         os.mkfifo(shared / "pixels" / decoded._key(split.path, SETTINGS))
+    if fault == "little space":
+        monkeypatch.setattr(decoded, "LEAST_FREE", 2**60)
     if fault == "limit":
         monkeypatch.setattr(decoded, "MOST_BYTES", 1000)
     if fault == "far":
