@@ -97,7 +97,9 @@ def contents(folder: Path) -> dict[Path, bytes]:
 
 def test_a_process_is_found_by_its_mark_without_its_parent(tmp_path):
     """Also one whose parent has ended."""
-    shell = f"{sys.executable} -c 'import time; time.sleep(60)' > /dev/null & echo $!"
+    started = f"{sys.executable} -c 'import time; time.sleep(60)' > /dev/null & echo $!"
+    # Between its start and its own program, the child is still called bash.
+    shell = f'{started}; while [ "$(cat /proc/$!/comm)" = bash ]; do sleep .01; done'
     done = subprocess.run(
         ["bash", "-c", shell], env={**os.environ, MARK: str(tmp_path)}, stdout=subprocess.PIPE, text=True, check=True
     )
