@@ -139,6 +139,7 @@ class Split:
     ) -> Tensor:
         rows = self.rows if indices is None else self.rows[indices]
         out = torch.empty(len(rows), preprocess.n_channels, *preprocess.output_size)
+        finished = preprocess.standardised if standardise else torch.Tensor.contiguous
         keeping = decoded(self.path, preprocess) if column == "image" else contextlib.nullcontext()
         with keeping as kept:
             missing = []
@@ -147,7 +148,7 @@ class Split:
                 if pixels is None:
                     missing.append(place)
                 else:
-                    out[place] = preprocess.standardised(pixels) if standardise else pixels
+                    out[place] = finished(pixels)
 
             def fill(entry: tuple[int, dict]) -> None:
                 place, image = missing[entry[0]], _decode(self.path, entry[1], column)
@@ -157,7 +158,7 @@ class Split:
                 pixels = preprocess.pixels(image)
                 if kept:
                     kept.put(rows[place], pixels)
-                out[place] = preprocess.standardised(pixels) if standardise else pixels
+                out[place] = finished(pixels)
 
             encoded = self._encoded(rows[missing], column)
             if threads == 1:

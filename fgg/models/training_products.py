@@ -24,7 +24,7 @@ from fgg.models.onednn_products import exact, onednn_products
 
 RUN = 192  # terms that MKL adds one after the other
 MOST_FLOATS = 2**21  # of the products of all runs, which are formed at once if they fit a cache
-FEWEST_TERMS = 2**20  # of a product: in smaller ones, calling takes longer than computing
+FEWEST_TERMS = 2**20  # of a product that is tried; PyTorch forms smaller ones in some 20 µs
 
 _OPERATORS = torch.ops.mkldnn if torch.backends.mkldnn.is_available() else None
 # The operator that torch.compile calls for linear layers on a CPU; it has no gradient.
